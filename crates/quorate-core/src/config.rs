@@ -1,0 +1,81 @@
+//! The configuration of one group's core.
+
+use std::time::Duration;
+
+use crate::types::ReplicaId;
+
+/// How a replica behaves. All replicas of a group should agree on the timings.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// This replica.
+    pub id: ReplicaId,
+    /// T: a follower that hears nothing from a leader for a time drawn from T to 2T campaigns; a
+    /// leader that hears nothing from a quorum for T steps down. Default 1 s.
+    pub election_timeout: Duration,
+    /// How often an idle leader speaks. Default 100 ms; at most a third of `election_timeout`.
+    pub heartbeat_interval: Duration,
+    /// Ask before campaigning, so that a partitioned replica does not raise terms. Default on.
+    pub pre_vote: bool,
+    /// Step down without a quorum; voters stay with a leader they hear. Default on.
+    pub check_quorum: bool,
+    /// The seed of the election timeouts. Give each replica its own.
+    pub seed: u64,
+    /// The most payload bytes in one append message; one entry always fits. Default 1 MiB.
+    pub append_bytes_max: u64,
+    /// The most appends in flight to one follower. Default 256.
+    pub inflight_messages_max: usize,
+    /// The most payload bytes in flight to one follower (one message may overshoot). Default 8 MiB.
+    pub inflight_bytes_max: u64,
+    /// The most payload bytes proposed and not yet committed; beyond it proposals are `Busy`.
+    /// Default 64 MiB.
+    pub uncommitted_bytes_max: u64,
+    /// The most payload bytes handed out for apply and not yet reported applied (one entry always
+    /// fits). Default 16 MiB.
+    pub apply_bytes_max: u64,
+    /// The most payload bytes of entries kept in memory behind the persisted and applied ones for
+    /// followers that lag. Default 16 MiB. Older ones are asked for through `Ready::fetch`.
+    pub window_bytes_max: u64,
+    /// The most waiting reads; beyond it reads are `Busy`. Default 65,536.
+    pub reads_max: usize,
+    /// The largest command in bytes; a larger one is refused. Default 8 MiB.
+    pub command_bytes_max: u64,
+}
+
+/// What is wrong with a [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The field.
+    pub field: &'static str,
+    /// What it must be.
+    pub must: &'static str,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "configuration: {} must be {}", self.field, self.must)
+    }
+}
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// The defaults for replica `id`, seeded with it.
+    #[must_use]
+    pub const fn new(id: ReplicaId) -> Self {
+        Self {
+            id,
+            election_timeout: Duration::from_secs(1),
+            heartbeat_interval: Duration::from_millis(100),
+            pre_vote: true,
+            check_quorum: true,
+            seed: id.0,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 8 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            apply_bytes_max: 16 << 20,
+            window_bytes_max: 16 << 20,
+            reads_max: 65_536,
+            command_bytes_max: 8 << 20,
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Raft for one group as a deterministic state machine without I/O.
+
+mod codec;
+mod config;
+mod entry;
+mod event;
+mod membership;
+mod message;
+mod raw_node;
+mod ready;
+mod status;
+mod types;
+
+pub use codec::*;
+pub use config::{Config, ConfigError};
+pub use entry::{Entry, EntryPayload};
+pub use event::{RaftEvent, RoleName, RoleReason, VoteRefusal};
+pub use membership::{
+    ADDRESS_BYTES_MAX, InvalidMembership, MEMBERS_MAX, Member, MemberRole, Membership, MembershipChange,
+};
+pub use message::{Append, AppendReply, Message, MessageBody, SnapshotMeta, VoteRequest};
+pub use raw_node::{
+    ChangeError, ProposeError, RawNode, ReadError, Rejected, RestoreError, Restored, SnapshotOutcome,
+    TransferError,
+};
+pub use ready::{Fetch, Persist, PersistToken, ReadOutcome, ReadTicket, Ready};
+pub use status::{ProgressName, ProgressStatus, Status};
+pub use types::{GroupId, HardState, LogId, LogIndex, MonoTime, NodeId, ReplicaId, Term};

@@ -1,0 +1,64 @@
+//! A view of the core for people and policies. Borrows; allocates nothing.
+
+use std::sync::Arc;
+
+use crate::event::RoleName;
+use crate::membership::Membership;
+use crate::types::{LogId, LogIndex, ReplicaId, Term};
+
+/// What the core looks like now.
+#[derive(Clone, Copy, Debug)]
+pub struct Status<'a> {
+    /// This replica.
+    pub id: ReplicaId,
+    /// Its role.
+    pub role: RoleName,
+    /// Its term.
+    pub term: Term,
+    /// Its vote in the term.
+    pub vote: Option<ReplicaId>,
+    /// The leader it knows.
+    pub leader: Option<ReplicaId>,
+    /// The log starts after this.
+    pub compacted: LogId,
+    /// The last entry.
+    pub last: LogId,
+    /// The highest index on this replica's disk.
+    pub persisted: LogIndex,
+    /// The highest committed index it knows.
+    pub commit: LogIndex,
+    /// The highest index reported applied.
+    pub applied: LogIndex,
+    /// The newest membership (appended, perhaps not committed).
+    pub membership: &'a Arc<Membership>,
+    /// The position of its entry.
+    pub membership_id: LogId,
+    /// Whom leadership is being handed to.
+    pub transfer_to: Option<ReplicaId>,
+    /// Payload bytes proposed and not committed.
+    pub uncommitted_bytes: u64,
+}
+
+/// What a leader knows of one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgressStatus {
+    /// Known to match up to here.
+    pub matched: LogIndex,
+    /// The next entry to send.
+    pub next: LogIndex,
+    /// How it is fed.
+    pub state: ProgressName,
+    /// Heard from within the last election timeout.
+    pub recently_active: bool,
+}
+
+/// How a leader feeds a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgressName {
+    /// Looking for the last common entry, one message at a time.
+    Probe,
+    /// Streaming.
+    Replicate,
+    /// Waiting for a snapshot to be installed.
+    Snapshot,
+}

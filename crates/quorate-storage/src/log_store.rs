@@ -1,0 +1,110 @@
+//! `LogStore`: where the hard states and logs of all groups of a node live.
+//!
+//! Submit and complete: `write` queues a batch, `flush` makes everything queued durable with one
+//! sync and then calls the batches' completions in order. `flush` blocks, so a shell runs it on the
+//! log writer's thread; reads go through [`LogReader`] from any thread meanwhile.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use quorate_core::{Entry, GroupId, HardState, LogId, LogIndex, Membership};
+
+use crate::error::LogError;
+
+/// One atomic write, for any number of groups: after a crash all of it is there or nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogBatch {
+    /// What to write, at most one item per group.
+    pub groups: Vec<GroupWrite>,
+}
+
+/// What a batch does to one group, in this order of meaning: remove, reset, truncate, append, hard state, compact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupWrite {
+    /// The group; it exists from its first write on.
+    pub group: GroupId,
+    /// Forget the group and everything in it. Nothing else may be set.
+    pub remove: bool,
+    /// Drop all entries; the log now starts after this position, whose membership is given.
+    pub reset_to: Option<(LogId, LogId, Arc<Membership>)>,
+    /// Drop entries from here on. Appending never truncates by itself.
+    pub truncate_from: Option<LogIndex>,
+    /// Entries that follow the last one without a gap.
+    pub entries: Vec<Entry>,
+    /// The new hard state.
+    pub hard_state: Option<HardState>,
+    /// Drop entries up to here (a durable snapshot covers them); membership in effect there.
+    pub compact_to: Option<(LogId, LogId, Arc<Membership>)>,
+}
+
+/// What is known of one group after opening.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupState {
+    /// The group.
+    pub group: GroupId,
+    /// The last durable hard state.
+    pub hard_state: HardState,
+    /// The log starts after this.
+    pub compacted: LogId,
+    /// The first position of each run of equal terms after `compacted`.
+    pub term_runs: Vec<LogId>,
+    /// The last index (`compacted.index` for an empty log).
+    pub last: LogIndex,
+    /// The membership at `compacted` (if any) and every membership entry after it, ascending.
+    pub memberships: Vec<(LogId, Arc<Membership>)>,
+}
+
+/// Called once when a batch is durable, or when it will never be.
+pub type WriteDone = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// A durable store for the logs of many groups.
+///
+/// # Contract
+/// * Batches become durable in the order of `write`; a batch is durable when `done(Ok)` is called.
+/// * `done` is called exactly once per batch, in order, from inside `flush` (never from `write`).
+/// * A batch that breaks the rules (gap, truncation below the compacted position, unknown shape) fails alone
+///   with `LogError::Invalid` and changes nothing.
+/// * After `LogError::Failed` the store refuses everything: the node must stop. No sync is ever retried.
+/// * `must_sync == false` batches may wait for the next sync; their `done` may be called before they
+///   are durable (a lost commit hint is harmless).
+/// * Reads see every batch whose `done(Ok)` was called.
+pub trait LogStore: Send {
+    /// The groups found on opening (and created since), ascending.
+    fn groups(&self) -> Vec<GroupState>;
+    /// Queues a batch.
+    fn write(&mut self, batch: LogBatch, must_sync: bool, done: WriteDone);
+    /// Makes everything queued durable and completes it. Returns `Err` when the store has failed for good.
+    fn flush(&mut self) -> Result<(), LogError>;
+    /// A reader that may be used from any thread.
+    fn reader(&self) -> Arc<dyn LogReader>;
+    /// Figures for metrics.
+    fn stats(&self) -> LogStats;
+}
+
+/// Reads from any thread while the writer writes.
+pub trait LogReader: Send + Sync {
+    /// Entries `range` of `group`, from the first one on, up to about `bytes_max` payload bytes but at
+    /// least one entry. Shorter than asked when the limit is reached.
+    ///
+    /// # Errors
+    /// `Compacted`: the range starts at or below the compacted position. `OutOfRange`: beyond the last. `Damaged`: a
+    /// checksum does not hold.
+    fn read(&self, group: GroupId, range: Range<LogIndex>, bytes_max: u64) -> Result<Vec<Entry>, LogError>;
+    /// The state of one group as of the last completed batch.
+    fn state(&self, group: GroupId) -> Option<GroupState>;
+}
+
+/// Running totals since opening.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Batches written.
+    pub batches: u64,
+    /// Syncs done.
+    pub syncs: u64,
+    /// Bytes handed to the disk, framing included.
+    pub bytes_written: u64,
+    /// Bytes on disk now.
+    pub bytes_on_disk: u64,
+    /// Segments on disk now.
+    pub segments: u64,
+}
