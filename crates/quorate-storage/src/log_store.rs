@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use quorate_core::{Entry, GroupId, HardState, LogId, LogIndex, Membership};
+use quorate_core::{Entry, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId};
 
 use crate::error::LogError;
 
@@ -25,6 +25,8 @@ pub struct GroupWrite {
     pub group: GroupId,
     /// Forget the group and everything in it. Nothing else may be set.
     pub remove: bool,
+    /// Which replica of the group this node is: set once, by the write that creates the group.
+    pub replica: Option<ReplicaId>,
     /// Drop all entries; the log now starts after this position, whose membership is given.
     pub reset_to: Option<(LogId, LogId, Arc<Membership>)>,
     /// Drop entries from here on. Appending never truncates by itself.
@@ -42,6 +44,8 @@ pub struct GroupWrite {
 pub struct GroupState {
     /// The group.
     pub group: GroupId,
+    /// Which replica of the group this node is (`GroupWrite::replica`; 0 if it was never said).
+    pub replica: ReplicaId,
     /// The last durable hard state.
     pub hard_state: HardState,
     /// The log starts after this.
