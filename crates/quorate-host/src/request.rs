@@ -1,0 +1,213 @@
+//! What users ask of a group, and what they get.
+
+use bytes::Bytes;
+use quorate_core::{ChangeError, LogId, LogIndex, MembershipChange, NodeId, ReplicaId};
+
+/// The shell's name for a request; every ticket is answered exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A client session: the log index of the entry that opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// How a command is kept from being applied twice when it is sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dedupe {
+    /// Not at all.
+    None,
+    /// By a session: each command of a session has its own number, from 1 on.
+    Session {
+        /// The session.
+        session: SessionId,
+        /// The command's number.
+        sequence: u64,
+        /// The client has the answers to all numbers below this one.
+        acked_below: u64,
+    },
+    /// By a key of the client's choice, remembered for a time.
+    Key {
+        /// The key, at most 255 bytes.
+        key: Bytes,
+        /// A digest of the request: the same key with another request is an error.
+        fingerprint: u64,
+    },
+}
+
+/// What a user may ask of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Replicate and apply a command.
+    Propose {
+        /// The command.
+        command: Bytes,
+        /// See there.
+        dedupe: Dedupe,
+    },
+    /// Open a client session.
+    OpenSession,
+    /// Ask the state machine.
+    Query {
+        /// The question.
+        request: Bytes,
+        /// How fresh the answer must be.
+        consistency: Consistency,
+    },
+    /// Wait until this replica has applied everything committed when the request arrived.
+    ReadIndex,
+    /// Commit an empty entry and wait until it is applied here.
+    Barrier,
+    /// Change the membership by one step and wait until it is committed.
+    ChangeMembership {
+        /// The step.
+        change: MembershipChange,
+        /// Only if the membership in effect is still the one at this position.
+        expected: Option<LogId>,
+    },
+    /// Hand leadership to this replica, or to the best one, and wait until another leads.
+    TransferLeadership {
+        /// To whom.
+        to: Option<ReplicaId>,
+    },
+    /// Campaign now.
+    Campaign,
+    /// Take a snapshot now and wait until it is durable.
+    TakeSnapshot,
+}
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// As fresh as any answer or acknowledgement given before the question was asked.
+    Linearizable,
+    /// Whatever this replica has applied, at once.
+    Stale,
+}
+
+/// A good answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The command (or barrier) was applied.
+    Applied {
+        /// Its position. For a repeated command, that of the first time.
+        id: LogId,
+        /// The state machine's response.
+        response: Bytes,
+    },
+    /// The session is open.
+    SessionOpened {
+        /// Its id.
+        session: SessionId,
+    },
+    /// The state machine's answer.
+    Queried {
+        /// Everything up to here had been applied.
+        applied: LogIndex,
+        /// The answer.
+        response: Bytes,
+    },
+    /// Everything up to here is applied here.
+    ReadIndex {
+        /// The index.
+        index: LogIndex,
+    },
+    /// The membership was committed.
+    MembershipChanged {
+        /// Its position.
+        id: LogId,
+        /// The replica concerned.
+        replica: ReplicaId,
+    },
+    /// Another replica leads.
+    Transferred {
+        /// Which.
+        leader: ReplicaId,
+    },
+    /// An election was started, if this replica may.
+    Campaigned,
+    /// The snapshot is durable.
+    SnapshotTaken {
+        /// What it covers.
+        last: LogId,
+    },
+}
+
+/// Where to find a leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderHint {
+    /// The leader.
+    pub replica: ReplicaId,
+    /// Its node.
+    pub node: NodeId,
+    /// Where clients reach it (may be empty).
+    pub client_address: String,
+}
+
+/// A bad answer. Unless it is `OutcomeUnknown`, the request had and will have **no effect**.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Ask the leader.
+    #[error("not the leader{}", hint_text(leader))]
+    NotLeader {
+        /// Who it is, as far as known.
+        leader: Option<LeaderHint>,
+    },
+    /// Too much is waiting: back off and retry.
+    #[error("busy: {what}; back off and retry")]
+    Busy {
+        /// What is full.
+        what: &'static str,
+    },
+    /// Larger than the limit.
+    #[error("{bytes} bytes are over the limit of {bytes_max}")]
+    TooLarge {
+        /// Size in bytes.
+        bytes: u64,
+        /// Limit in bytes.
+        bytes_max: u64,
+    },
+    /// It may or may not have been applied, or may yet be. Retry with the same session or key.
+    #[error("the outcome is unknown: leadership or the node was lost before it was seen to commit")]
+    OutcomeUnknown,
+    /// The session is not known (any more): expired, evicted, or never opened. Open a new one.
+    #[error("the session has expired: open a new one")]
+    SessionExpired,
+    /// The client said it had the answer to this number already.
+    #[error("the answer to this sequence number was acknowledged and forgotten")]
+    AlreadyAcknowledged,
+    /// The key was used for another request.
+    #[error("this idempotency key was used for a different request")]
+    KeyReused,
+    /// The membership change was refused.
+    #[error("membership change refused: {0:?}")]
+    Change(ChangeError),
+    /// The transfer was refused or did not succeed.
+    #[error("leadership was not transferred: {what}")]
+    Transfer {
+        /// Why.
+        what: &'static str,
+    },
+    /// A snapshot could not be taken.
+    #[error("no snapshot: {what}")]
+    Snapshot {
+        /// Why.
+        what: String,
+    },
+    /// There is no such group here.
+    #[error("no such group on this node")]
+    NoGroup,
+    /// The replica has stopped.
+    #[error("the replica has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+fn hint_text(leader: &Option<LeaderHint>) -> String {
+    match leader {
+        Some(hint) => format!(": ask node {} at {}", hint.node, hint.client_address),
+        None => ": no leader is known, retry".to_owned(),
+    }
+}
