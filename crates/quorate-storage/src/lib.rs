@@ -1,11 +1,19 @@
 //! Durable Raft logs and snapshots for many groups.
 
 mod disk;
+mod entry_window;
 mod error;
+mod group_log;
 mod log_store;
+mod mem_disk;
+mod mem_log_store;
+mod os_disk;
 mod snapshot_store;
 
 pub use disk::{Disk, DiskFile, DiskLock};
 pub use error::{Damage, LogError, SnapshotError};
 pub use log_store::{GroupState, GroupWrite, LogBatch, LogReader, LogStats, LogStore, WriteDone};
+pub use mem_disk::{DiskFault, MemDisk, SECTOR_BYTES};
+pub use mem_log_store::MemLogStore;
+pub use os_disk::OsDisk;
 pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter};
