@@ -1,0 +1,193 @@
+//! The configuration of a node: what it is, where its data lives, how it talks to its peers.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use quorate_core::NodeId;
+use quorate_host::GroupConfig;
+
+/// Which cluster a node belongs to. Written into the data directory and exchanged in every
+/// handshake, so that nodes of two clusters never talk to each other by accident.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u64);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{self}")
+    }
+}
+impl FromStr for ClusterId {
+    type Err = std::num::ParseIntError;
+    /// Parses what `Display` prints: hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(Self)
+    }
+}
+
+/// Where a node keeps its logs and snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// In this directory, created if missing and locked while the node runs.
+    Directory(PathBuf),
+    /// In memory: gone when the node stops. For tests and demonstrations.
+    Memory,
+}
+
+/// Everything a [`Node`](crate::Node) needs to start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This process. Not 0, different for every node of the cluster, and the same after a restart.
+    pub node: NodeId,
+    /// The cluster. The same on every node.
+    pub cluster: ClusterId,
+    /// Where data is kept. Default: in memory.
+    pub storage: Storage,
+    /// Where to listen for peers, `host:port`; port 0 takes a free one. Default `127.0.0.1:0`.
+    pub peer_listen: String,
+    /// Where peers reach this node, if that is not the address it listens on.
+    pub peer_advertise: Option<String>,
+    /// How to talk to peers.
+    pub transport: TransportConfig,
+    /// What a group gets that is opened without a configuration of its own.
+    pub group: GroupConfig,
+    /// Limits of the queues between the threads of this node.
+    pub queues: QueueConfig,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            node: NodeId(0),
+            cluster: ClusterId(0),
+            storage: Storage::Memory,
+            peer_listen: "127.0.0.1:0".to_owned(),
+            peer_advertise: None,
+            transport: TransportConfig::default(),
+            group: GroupConfig::default(),
+            queues: QueueConfig::default(),
+        }
+    }
+}
+
+/// Limits of the TCP transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransportConfig {
+    /// The largest frame that is sent or accepted. Default 64 MiB.
+    pub frame_bytes_max: usize,
+    /// The most bytes waiting for one peer, per connection; beyond it the oldest appends and
+    /// snapshot pieces, and the newest control messages, are dropped and counted. Default 32 MiB.
+    pub queue_bytes_max: usize,
+    /// The most unsent bytes in the socket of a consensus connection, so that heartbeats never wait
+    /// behind megabytes. Default 128 KiB.
+    pub unsent_bytes_max: u32,
+    /// How long connecting and the handshake may take together. Default 3 s.
+    pub connect_timeout: Duration,
+    /// The first pause after a failed connection; doubled up to `backoff_max`. Default 20 ms.
+    pub backoff_min: Duration,
+    /// The longest pause between two attempts. Default 1 s.
+    pub backoff_max: Duration,
+    /// A write that makes no progress for this long ends the connection. Default 10 s.
+    pub write_timeout: Duration,
+    /// The most inbound connections. Default 1,024.
+    pub connections_max: usize,
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: 64 << 20,
+            queue_bytes_max: 32 << 20,
+            unsent_bytes_max: 128 << 10,
+            connect_timeout: Duration::from_secs(3),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(10),
+            connections_max: 1024,
+        }
+    }
+}
+
+/// Limits of the queues between the threads of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// The most requests waiting for the host thread; beyond it `Busy`. Default 65,536.
+    pub requests_max: usize,
+    /// The most bytes of requests waiting for the host thread; beyond it `Busy`. Default 64 MiB.
+    pub request_bytes_max: usize,
+    /// The most bytes received from peers and not yet seen by the host thread; beyond it messages
+    /// are dropped and counted (Raft sends again). Default 64 MiB.
+    pub inbound_bytes_max: usize,
+    /// The most bytes waiting for the disk or the state machines; beyond it requests are `Busy` and
+    /// appends from peers are dropped. Default 256 MiB.
+    pub backlog_bytes_max: usize,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            requests_max: 65_536,
+            request_bytes_max: 64 << 20,
+            inbound_bytes_max: 64 << 20,
+            backlog_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// A configuration that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("configuration: {field} must be {must}")]
+pub struct ConfigError {
+    /// The field.
+    pub field: &'static str,
+    /// What it must be.
+    pub must: String,
+}
+
+impl NodeConfig {
+    /// Checks everything that can be checked without touching disk or network.
+    ///
+    /// # Errors
+    /// The first field that cannot work, and what it must be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |field, must: &str| Err(ConfigError { field, must: must.to_owned() });
+        if self.node == NodeId(0) {
+            return wrong("node", "1 or more");
+        }
+        if self.peer_listen.is_empty() {
+            return wrong("peer_listen", "an address like 127.0.0.1:7001");
+        }
+        if let Some(address) = &self.peer_advertise {
+            if address.is_empty() || address.len() > quorate_core::ADDRESS_BYTES_MAX {
+                return wrong("peer_advertise", "host:port of at most 1024 bytes");
+            }
+        }
+        let transport = &self.transport;
+        if transport.frame_bytes_max < 64 << 10 || transport.frame_bytes_max > 1 << 30 {
+            return wrong("transport.frame_bytes_max", "between 64 KiB and 1 GiB");
+        }
+        if transport.queue_bytes_max < transport.frame_bytes_max / 2 {
+            return wrong("transport.queue_bytes_max", "at least half of transport.frame_bytes_max");
+        }
+        if transport.backoff_min.is_zero() || transport.backoff_max < transport.backoff_min {
+            return wrong("transport.backoff_max", "at least transport.backoff_min, and that above zero");
+        }
+        if transport.connect_timeout.is_zero() || transport.write_timeout.is_zero() {
+            return wrong("transport.connect_timeout", "above zero, like transport.write_timeout");
+        }
+        if self.queues.requests_max == 0 {
+            return wrong("queues.requests_max", "1 or more");
+        }
+        let core = &self.group.core;
+        if core.command_bytes_max.saturating_add(64 << 10) > transport.frame_bytes_max as u64 {
+            return wrong("group.core.command_bytes_max", "64 KiB below transport.frame_bytes_max");
+        }
+        Ok(())
+    }
+}
