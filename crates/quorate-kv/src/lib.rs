@@ -1,1 +1,32 @@
-//! quorate-kv
+//! The meaning of the key-value store: what is written, what is asked, and what follows from it.
+//!
+//! ```text
+//!   KvCommand ──encode──► the log ──► KvStateMachine ──► Engine (memory, fjall)
+//!   KvQuery   ──encode───────────────────┘    │
+//!                                             └──► KvResponse, KvAnswer
+//! ```
+//!
+//! Everything here is deterministic and does no I/O of its own: the same commands give the same
+//! bytes on every replica. Engines that write to a disk live in the server.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use quorate_kv::{Condition, KvCommand, KvLimits};
+//!
+//! let command = KvCommand::Put {
+//!     key: Bytes::from_static(b"colour"),
+//!     value: Bytes::from_static(b"green"),
+//!     condition: Condition::Absent,
+//! };
+//! KvLimits::default().validate(&command)?;
+//! assert_eq!(KvCommand::decode(&command.encode())?, command);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod codec;
+mod command;
+mod limits;
+
+pub use command::{Condition, Item, KvAnswer, KvCommand, KvQuery, KvResponse};
+pub use limits::{KEY_BYTES_CAP, KvLimits, LimitError, SCAN_BYTES_CAP, VALUE_BYTES_CAP};
+pub use quorate_core::DecodeError;
