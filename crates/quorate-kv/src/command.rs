@@ -80,8 +80,8 @@ pub enum KvQuery {
         end: Option<Bytes>,
         /// At most this many items (0 counts as 1).
         limit: u32,
-        /// The page ends once its keys and values reach this many bytes, but never before one item
-        /// is in it. Capped at [`SCAN_BYTES_CAP`](crate::SCAN_BYTES_CAP).
+        /// Keys and values of a page have at most this many bytes together, unless a single item has more
+        /// (a page is never empty while there is something). At most [`SCAN_BYTES_CAP`](crate::SCAN_BYTES_CAP).
         bytes_max: u64,
     },
 }

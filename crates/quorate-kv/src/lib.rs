@@ -25,8 +25,19 @@
 
 mod codec;
 mod command;
+mod data {
+    mod snapshot;
+    mod staged;
+    pub(crate) mod state_machine;
+}
+mod engine;
+pub mod engine_conformance;
 mod limits;
+mod mem_engine;
 
 pub use command::{Condition, Item, KvAnswer, KvCommand, KvQuery, KvResponse};
+pub use data::state_machine::KvStateMachine;
+pub use engine::{Changes, Engine, EngineView, KeyRange, Stored, Visit};
 pub use limits::{KEY_BYTES_CAP, KvLimits, LimitError, SCAN_BYTES_CAP, VALUE_BYTES_CAP};
+pub use mem_engine::{MemEngine, MemEngineDisk};
 pub use quorate_core::DecodeError;
