@@ -75,9 +75,15 @@ impl GroupLog {
             if membership_at.index > position.index {
                 return Err("the membership of a reset is at or before its position");
             }
+            if position.index > LogIndex::MAX || position.term > Term::MAX {
+                return Err("positions stay below half of the range");
+            }
             (compacted, last) = (*position, *position);
         }
         if let Some(from) = write.truncate_from {
+            if from > LogIndex::MAX {
+                return Err("positions stay below half of the range");
+            }
             if from <= compacted.index {
                 return Err("truncation starts after the compacted position");
             }

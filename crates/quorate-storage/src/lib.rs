@@ -9,6 +9,7 @@ mod mem_disk;
 mod mem_log_store;
 mod os_disk;
 mod snapshot_store;
+mod wal;
 
 pub use disk::{Disk, DiskFile, DiskLock};
 pub use error::{Damage, LogError, SnapshotError};
@@ -17,3 +18,4 @@ pub use mem_disk::{DiskFault, MemDisk, SECTOR_BYTES};
 pub use mem_log_store::MemLogStore;
 pub use os_disk::OsDisk;
 pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter};
+pub use wal::{RecoveryReport, Wal, WalConfig};

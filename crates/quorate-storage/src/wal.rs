@@ -1,0 +1,159 @@
+//! The write-ahead log: one sequence of records for all groups of a node, in segment files.
+//!
+//!   write(batch) ─► queue ─► flush: check, encode ─► one vectored write ─► one sync ─► index ─► done
+//!                                         │
+//!                                         └─ segment full: sync, make the next one, go on there
+//!
+//! * One batch is one record, so it is there whole or not at all.
+//! * The index changes, and completions are called, only after the sync, in the order of `write`.
+//! * After any failed write or sync the log refuses everything (nothing is known about the file then). Only
+//!   running out of space for a new segment is survivable: nothing was touched, the batch gets `NoSpace`.
+//! * Old segments are dropped from the front as compaction empties them. State of idle groups and a few entries of
+//!   lagging ones are moved to the end of the log first ([`WalConfig::move_bytes_max`]); a group that lags with more
+//!   holds segments back until there are [`WalConfig::segments_max`] of them.
+//!
+//! Files: `record` (frames), `body` (contents), `segment` (files), `tail` (the end of the log), `flush`
+//! (one round of batches), `index` (what is live), `cleaning` (dropping segments), `recovery`
+//! (opening), `reader` (reads).
+
+mod body;
+mod cleaning;
+mod flush;
+mod index;
+mod reader;
+mod record;
+mod recovery;
+mod segment;
+mod tail;
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+pub use self::recovery::RecoveryReport;
+
+use self::cleaning::Cleaner;
+use self::flush::Queued;
+use self::index::Index;
+use self::reader::WalReader;
+use self::segment::{SegmentDirectory, SegmentHeader};
+use self::tail::Tail;
+use crate::disk::Disk;
+use crate::error::LogError;
+use crate::log_store::{GroupState, LogBatch, LogReader, LogStats, LogStore, WriteDone};
+
+/// How the log uses the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalConfig {
+    /// The length of a segment in bytes; a batch that is larger gets a segment of its own size. At least 4 KiB
+    /// and at most 1 GiB; values outside are brought to the nearest bound.
+    pub segment_bytes: u64,
+    /// How many files of dropped segments are kept for reuse.
+    pub recycled_segments_max: usize,
+    /// The oldest segment is dropped when at most this much of it is live, in bytes; that is moved.
+    pub move_bytes_max: u64,
+    /// With more segments than this the oldest one is emptied however much of it is live, as long as
+    /// at most half of this many segments' worth is live at all.
+    pub segments_max: u64,
+    /// New segments are filled with zeros this far ahead of the end, in bytes, so that a sync need not
+    /// write file system metadata.
+    pub fill_ahead_bytes: u64,
+    /// Anything that differs between data directories (their incarnation): makes the log's checksums
+    /// unguessable for those who choose what is stored, and worthless in another directory.
+    pub salt: u64,
+}
+
+impl Default for WalConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            recycled_segments_max: 2,
+            move_bytes_max: 4 << 20,
+            segments_max: 32,
+            fill_ahead_bytes: 1 << 20,
+            salt: 0,
+        }
+    }
+}
+
+/// The durable [`LogStore`].
+pub struct Wal {
+    config: WalConfig,
+    directory: SegmentDirectory,
+    index: Arc<RwLock<Index>>,
+    tail: Tail,
+    queue: Vec<Queued>,
+    /// Set once, by the first write or sync that fails.
+    failed: Option<LogError>,
+    cleaner: Cleaner,
+    stats: LogStats,
+    report: RecoveryReport,
+}
+
+impl Wal {
+    /// Opens the log in `directory`, creating it if there is none.
+    ///
+    /// # Errors
+    /// `Damaged`: acknowledged data is not what was written. `Version`: files of another version.
+    /// `NoSpace`, `Failed`: the disk does not take what opening has to write.
+    pub fn open(disk: Arc<dyn Disk>, directory: &Path, config: WalConfig) -> Result<Self, LogError> {
+        let config = WalConfig { segment_bytes: config.segment_bytes.clamp(4096, 1 << 30), ..config };
+        let (mut directory, numbers) =
+            SegmentDirectory::open(disk, directory, config.segment_bytes, config.recycled_segments_max)?;
+        let (tail, index, report) = if numbers.is_empty() {
+            let header = SegmentHeader::first(config.salt, config.segment_bytes);
+            let created = directory.create_segment(&header)?;
+            let mut index = Index::default();
+            index.add_segment(Arc::clone(&created.segment));
+            (Tail::new(created, &header), index, RecoveryReport::default())
+        } else {
+            recovery::recover(&directory, &numbers)?
+        };
+        let mut wal = Self {
+            config,
+            directory,
+            index: Arc::new(RwLock::new(index)),
+            tail,
+            queue: Vec::new(),
+            failed: None,
+            cleaner: Cleaner::Idle,
+            stats: LogStats::default(),
+            report,
+        };
+        wal.put_mark()?;
+        Ok(wal)
+    }
+
+    /// What opening has found.
+    #[must_use]
+    pub const fn recovery(&self) -> RecoveryReport {
+        self.report
+    }
+}
+
+impl LogStore for Wal {
+    fn groups(&self) -> Vec<GroupState> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).states()
+    }
+
+    fn write(&mut self, batch: LogBatch, must_sync: bool, done: WriteDone) {
+        self.queue.push(Queued { batch, must_sync, done });
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        self.flush_queue()
+    }
+
+    fn reader(&self) -> Arc<dyn LogReader> {
+        Arc::new(WalReader { index: Arc::clone(&self.index) })
+    }
+
+    fn stats(&self) -> LogStats {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let segments = index.segments.values().map(|used| used.segment.bytes);
+        LogStats {
+            bytes_on_disk: segments.sum::<u64>() + self.directory.free_bytes(),
+            segments: index.segments.len() as u64,
+            ..self.stats
+        }
+    }
+}

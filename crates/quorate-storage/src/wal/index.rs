@@ -1,0 +1,184 @@
+//! Where everything live is: per group what is known of its log and the location of every entry,
+//! per segment how much of it is still needed. Shared by the writer (who changes it after a sync)
+//! and the readers, through one lock.
+//!
+//! * 16 bytes per live entry; a group's entries are contiguous (holes exist only during recovery, while the
+//!   records that fill them are still to come).
+//! * A segment may go when no entry lies in it and no group's state was last written in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quorate_core::{GroupId, LogIndex};
+
+use super::body::{LoggedWrite, MovedGroup, Spot};
+use super::segment::Segment;
+use crate::entry_window::EntryWindow;
+use crate::group_log::GroupLog;
+use crate::log_store::{GroupState, GroupWrite};
+
+/// Where an entry's item (header included) is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Location {
+    pub(super) segment: u64,
+    pub(super) spot: Spot,
+}
+
+impl Location {
+    /// No entry yet; segments are numbered from 1.
+    const HOLE: Self = Self { segment: 0, spot: Spot { offset: 0, bytes: 0 } };
+}
+
+/// One group.
+pub(super) struct IndexedGroup {
+    pub(super) log: GroupLog,
+    pub(super) entries: EntryWindow<Location>,
+    /// The segment with the newest hard state and replica id.
+    hard_state_segment: u64,
+    /// The segment with the newest reset, compaction or move.
+    base_segment: u64,
+}
+
+/// One segment.
+pub(super) struct IndexedSegment {
+    pub(super) segment: Arc<Segment>,
+    /// Bytes of live entries in it.
+    pub(super) live_bytes: u64,
+}
+
+/// Everything live.
+#[derive(Default)]
+pub(super) struct Index {
+    pub(super) groups: BTreeMap<GroupId, IndexedGroup>,
+    pub(super) segments: BTreeMap<u64, IndexedSegment>,
+}
+
+impl Index {
+    pub(super) fn add_segment(&mut self, segment: Arc<Segment>) {
+        self.segments.insert(segment.number, IndexedSegment { segment, live_bytes: 0 });
+    }
+
+    pub(super) fn states(&self) -> Vec<GroupState> {
+        self.groups.iter().map(|(group, found)| found.log.state(*group)).collect()
+    }
+
+    /// Does what was written in `segment`; `spots` are offsets there.
+    ///
+    /// # Errors
+    /// The writer checked the write before; for recovery, what contradicts the records before it.
+    pub(super) fn apply(&mut self, logged: &LoggedWrite, segment: u64) -> Result<(), &'static str> {
+        let write = &logged.write;
+        if write.remove {
+            if let Some(group) = self.groups.remove(&write.group) {
+                release(&mut self.segments, group.entries.iter().map(|(_, location)| *location));
+            }
+            return Ok(());
+        }
+        let group = self.groups.entry(write.group).or_insert_with(|| IndexedGroup::new(segment));
+        if write.hard_state.is_some() || write.replica.is_some() {
+            group.hard_state_segment = segment;
+        }
+        if write.reset_to.is_some() || write.compact_to.is_some() {
+            group.base_segment = segment;
+        }
+        group.cut_front_and_back(write, &mut self.segments);
+        for (entry, spot) in write.entries.iter().zip(&logged.spots) {
+            let location = Location { segment, spot: *spot };
+            if entry.index() < group.entries.next() && entry.index() >= group.entries.first() {
+                return Err("an entry appears twice");
+            }
+            group
+                .entries
+                .place(entry.index(), location, Location::HOLE)
+                .map_err(|_| "entries are missing")?;
+            if let Some(used) = self.segments.get_mut(&segment) {
+                used.live_bytes += u64::from(spot.bytes);
+            }
+        }
+        if let Some((position, _, _)) = &write.compact_to
+            && position.index > group.log.compacted.index
+        {
+            release(&mut self.segments, group.entries.compact_to(position.index));
+        }
+        group.log.apply(write);
+        Ok(())
+    }
+
+    /// Records that a group's state, and the entries given, are now (also) in `segment`. It never removes
+    /// anything: entries that are not mentioned stay where they are.
+    pub(super) fn apply_move(&mut self, moved: MovedGroup, segment: u64) -> Result<(), &'static str> {
+        let group = self.groups.entry(moved.group).or_insert_with(|| IndexedGroup::new(segment));
+        group.hard_state_segment = segment;
+        group.base_segment = segment;
+        group.log = moved.log;
+        for (index, spot) in moved.entries {
+            let location = Location { segment, spot };
+            let before =
+                group.entries.place(index, location, Location::HOLE).map_err(|_| "entries are missing")?;
+            release(&mut self.segments, before);
+            if let Some(used) = self.segments.get_mut(&segment) {
+                used.live_bytes += u64::from(spot.bytes);
+            }
+        }
+        // A group that has no entries left in the scanned segments is known by its image alone.
+        if group.entries.iter().next().is_none() {
+            drop(group.entries.reset(group.log.compacted.index));
+        }
+        Ok(())
+    }
+
+    /// The groups that need `segment` or an older one.
+    pub(super) fn groups_in(&self, segment: u64) -> Vec<GroupId> {
+        let needs = |(_, group): &(&GroupId, &IndexedGroup)| group.needs(segment);
+        self.groups.iter().filter(needs).map(|(id, _)| *id).collect()
+    }
+
+    /// The first group whose entries are not all there, which means that a segment is missing.
+    pub(super) fn incomplete(&self) -> Option<GroupId> {
+        self.groups.iter().find(|(_, group)| !group.is_complete()).map(|(id, _)| *id)
+    }
+}
+
+impl IndexedGroup {
+    fn new(segment: u64) -> Self {
+        Self {
+            log: GroupLog::default(),
+            entries: EntryWindow::after(LogIndex(0)),
+            hard_state_segment: segment,
+            base_segment: segment,
+        }
+    }
+
+    fn cut_front_and_back(&mut self, write: &GroupWrite, segments: &mut BTreeMap<u64, IndexedSegment>) {
+        if let Some((position, _, _)) = &write.reset_to {
+            release(segments, self.entries.reset(position.index));
+        }
+        if let Some(from) = write.truncate_from {
+            release(segments, self.entries.truncate_from(from));
+        }
+    }
+
+    /// Whether the group's state or one of its entries is in `segment` or an older one.
+    pub(super) fn needs(&self, segment: u64) -> bool {
+        self.state_segment() <= segment || self.entries.iter().any(|(_, at)| at.segment <= segment)
+    }
+
+    fn state_segment(&self) -> u64 {
+        self.hard_state_segment.min(self.base_segment)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.entries.first() == self.log.compacted.index.next()
+            && self.entries.next() == self.log.last.next()
+            && self.entries.iter().all(|(_, location)| *location != Location::HOLE)
+    }
+}
+
+/// Entries at these locations are not needed any more.
+fn release(segments: &mut BTreeMap<u64, IndexedSegment>, locations: impl IntoIterator<Item = Location>) {
+    for location in locations {
+        if let Some(segment) = segments.get_mut(&location.segment) {
+            segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(location.spot.bytes));
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Opening a log: one scan over all segments rebuilds the index and decides what the end means.
+//!
+//!   sealed segments, each ending exactly where the next one says        the last one
+//!   ┌──────────────────────┐ ┌──────────────────────┐ ┌──────────────┬─────────┬───────────────┐
+//!   │ records …            │ │ records …            │ │ records …    │ torn?   │ never written │
+//!   └──────────────────────┘ └──────────────────────┘ └──────────────┴─────────┴───────────────┘
+//!
+//! Records are read in order as long as header, body, chain and sequence fit. In a segment that has a successor,
+//! anything else is damage. In the last one the log ends at the first record that does not fit, and
+//! the rest of the file is searched: a record from behind that says "everything up to here, or beyond, was synced" proves
+//! that acknowledged data is gone: damage. Without such a witness the records from there on belong to writes
+//! whose sync never returned: a torn tail, dropped, and records behind it erased.
+//!
+//! The writer leaves a mark after every sync, so there is a witness for all acknowledged data unless the
+//! power failed before the mark reached the disk (it is not synced by itself): in that window alone, damage to the last
+//! write cannot be told from a torn tail.
+//!
+//! What is kept is synced before anything is built on it: it may have been in memory only.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::body::{LoggedWrite, decode_batch, decode_move};
+use super::index::Index;
+use super::record::{ALIGNMENT, HEADER_BYTES, Place, RecordHeader, RecordKind};
+use super::segment::{RECORDS_START, Segment, SegmentDirectory, SegmentHeader, index};
+use super::tail::Tail;
+use crate::error::{Damage, LogError};
+
+/// How much is read at once, in bytes.
+const WINDOW_BYTES: u64 = 256 * 1024;
+
+/// What opening an existing log has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Segments scanned.
+    pub segments: u64,
+    /// Records read.
+    pub records: u64,
+    /// Where in the last segment a torn tail was dropped.
+    pub torn_at: Option<u64>,
+}
+
+/// Reads every segment in `numbers` (ascending, not empty).
+pub(super) fn recover(
+    directory: &SegmentDirectory,
+    numbers: &[u64],
+) -> Result<(Tail, Index, RecoveryReport), LogError> {
+    let mut opened = Vec::with_capacity(numbers.len());
+    for pair in numbers.windows(2) {
+        if pair[1] != pair[0] + 1 {
+            return Err(missing(directory, pair[0] + 1));
+        }
+    }
+    for number in numbers {
+        opened.push(directory.open_segment(*number)?);
+    }
+    let mut scan =
+        Scan { index: Index::default(), floor: 0, next_sequence: 0, report: RecoveryReport::default() };
+    let successors: Vec<Option<SegmentHeader>> =
+        opened.iter().skip(1).map(|(_, header, _)| Some(*header)).chain([None]).collect();
+    let mut last = None;
+    for ((segment, header, segment_crc), successor) in opened.into_iter().zip(successors) {
+        let segment = Arc::new(segment);
+        scan.index.add_segment(Arc::clone(&segment));
+        scan.floor = scan.floor.max(header.floor);
+        scan.next_sequence = header.first_sequence;
+        let walk = Walk { segment: &segment, segment_crc };
+        let end = scan.segment(&walk, successor.as_ref())?;
+        scan.report.segments += 1;
+        last = Some((segment, header, segment_crc, end));
+    }
+    let Some((segment, header, segment_crc, end)) = last else {
+        return Err(missing(directory, 1));
+    };
+    scan.check(directory, numbers)?;
+    let durable = scan.next_sequence - 1;
+    let tail = Tail {
+        segment,
+        segment_crc,
+        salt: header.salt,
+        offset: end.offset,
+        chain: end.chain,
+        next_sequence: scan.next_sequence,
+        durable,
+        marked: if end.is_marked { durable } else { 0 },
+        filled: end.offset,
+        floor: scan.floor,
+    };
+    Ok((tail, scan.index, scan.report))
+}
+
+fn missing(directory: &SegmentDirectory, number: u64) -> LogError {
+    LogError::Damaged(Damage {
+        path: directory.path_of(number),
+        offset: 0,
+        what: "this segment is missing: the log has others around it",
+    })
+}
+
+struct Scan {
+    index: Index,
+    floor: u64,
+    next_sequence: u64,
+    report: RecoveryReport,
+}
+
+struct End {
+    offset: u64,
+    chain: u32,
+    is_marked: bool,
+}
+
+impl Scan {
+    /// Scans one segment, which ends where `successor` says, or wherever its records end.
+    fn segment(&mut self, walk: &Walk<'_>, successor: Option<&SegmentHeader>) -> Result<End, LogError> {
+        let mut window = Window::new(walk.segment);
+        let mut end = End { offset: RECORDS_START, chain: walk.segment_crc, is_marked: false };
+        loop {
+            if successor.is_some_and(|next| u64::from(next.previous_end) == end.offset) {
+                break;
+            }
+            let found = walk.record(&mut window, end.offset)?;
+            let fits = found.filter(|record| {
+                record.header.previous == end.chain && record.header.sequence == self.next_sequence
+            });
+            let Some(record) = fits else { break };
+            if record.header.kind == RecordKind::Seal {
+                if successor.is_none() {
+                    return Err(walk
+                        .segment
+                        .damaged(end.offset, "the log goes on in a segment that is missing"));
+                }
+                break;
+            }
+            self.apply(walk.segment, &record, end.offset)?;
+            end.offset += record.header.framed_bytes();
+            end.chain = record.crc;
+            end.is_marked =
+                record.header.kind == RecordKind::Mark && record.header.durable + 1 == record.header.sequence;
+            self.next_sequence += 1;
+            self.report.records += 1;
+        }
+        match successor {
+            Some(next) => {
+                let is_whole = u64::from(next.previous_end) == end.offset
+                    && next.previous_crc == end.chain
+                    && next.first_sequence == self.next_sequence;
+                if !is_whole {
+                    return Err(walk
+                        .segment
+                        .damaged(end.offset, "a record is damaged and more records follow it"));
+                }
+            }
+            None => self.settle_tail(walk, &mut window, end.offset)?,
+        }
+        Ok(end)
+    }
+
+    fn apply(&mut self, segment: &Segment, record: &Record, offset: u64) -> Result<(), LogError> {
+        let damaged = |what| segment.damaged(offset, what);
+        let body_at = offset + HEADER_BYTES as u64;
+        match record.header.kind {
+            RecordKind::Batch => {
+                let writes: Vec<LoggedWrite> = decode_batch(&record.body, body_at).map_err(damaged)?;
+                for write in &writes {
+                    self.index.apply(write, segment.number).map_err(damaged)?;
+                }
+            }
+            RecordKind::Move => {
+                let (floor, groups) = decode_move(&record.body, body_at).map_err(damaged)?;
+                for moved in groups {
+                    self.index.apply_move(moved, segment.number).map_err(damaged)?;
+                }
+                self.floor = self.floor.max(floor);
+            }
+            RecordKind::Mark | RecordKind::Seal => {}
+        }
+        Ok(())
+    }
+
+    /// Decides what the end of the last segment means (see the head of this file) and cleans it up.
+    fn settle_tail(&mut self, walk: &Walk<'_>, window: &mut Window<'_>, end: u64) -> Result<(), LogError> {
+        let mut erase_to = end;
+        let mut at = end;
+        while at + HEADER_BYTES as u64 <= walk.segment.bytes {
+            let bytes = window.bytes(at, HEADER_BYTES as u64)?;
+            let place = Place { segment_crc: walk.segment_crc, offset: at };
+            // Cheap tests first: nearly everything here is zeros or an older life of the file.
+            if bytes[32] != 0
+                && let Some((header, _)) = RecordHeader::decode(bytes, place)
+            {
+                if header.durable >= self.next_sequence {
+                    return Err(walk
+                        .segment
+                        .damaged(end, "a record is damaged and acknowledged records follow it"));
+                }
+                erase_to = at + header.framed_bytes();
+            }
+            at += ALIGNMENT;
+        }
+        let torn = erase_to > end || window.bytes(end, HEADER_BYTES as u64).is_ok_and(|b| b[32] != 0);
+        if erase_to > end {
+            let count = erase_to.min(walk.segment.bytes) - end;
+            let zeros = vec![0; index(count)];
+            walk.segment
+                .file
+                .write_at(&zeros, end)
+                .map_err(|source| walk.segment.failed("erasing the torn end of", source))?;
+        }
+        if torn {
+            self.report.torn_at = Some(end);
+        }
+        walk.segment.file.sync_data().map_err(|source| walk.segment.failed("syncing", source))
+    }
+
+    /// What must hold once everything is read.
+    fn check(&self, directory: &SegmentDirectory, numbers: &[u64]) -> Result<(), LogError> {
+        let first = numbers.first().copied().unwrap_or(1);
+        if first > self.floor.max(1) {
+            return Err(missing(directory, first - 1));
+        }
+        if self.index.incomplete().is_some() {
+            return Err(LogError::Damaged(Damage {
+                path: directory.path_of(first),
+                offset: 0,
+                what: "entries of a group are in no segment",
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// A record that was read.
+struct Record {
+    header: RecordHeader,
+    crc: u32,
+    body: Bytes,
+}
+
+struct Walk<'a> {
+    segment: &'a Segment,
+    segment_crc: u32,
+}
+
+impl Walk<'_> {
+    /// The record at `offset` if header and body are whole; an error only if the disk cannot be read.
+    fn record(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
+        let body_at = offset + HEADER_BYTES as u64;
+        if body_at > self.segment.bytes {
+            return Ok(None);
+        }
+        let place = Place { segment_crc: self.segment_crc, offset };
+        let Some((header, crc)) = RecordHeader::decode(window.bytes(offset, HEADER_BYTES as u64)?, place)
+        else {
+            return Ok(None);
+        };
+        let body_bytes = u64::from(header.body_bytes);
+        if body_at + body_bytes > self.segment.bytes {
+            return Ok(None);
+        }
+        let body = Bytes::copy_from_slice(window.bytes(body_at, body_bytes)?);
+        Ok((crc32c::crc32c(&body) == header.body_crc).then_some(Record { header, crc, body }))
+    }
+}
+
+/// A sliding view of a segment, so that small records do not cost a system call each.
+struct Window<'a> {
+    segment: &'a Segment,
+    start: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    const fn new(segment: &'a Segment) -> Self {
+        Self { segment, start: 0, buffer: Vec::new() }
+    }
+
+    /// `count` bytes at `offset`; the caller keeps them within the segment.
+    fn bytes(&mut self, offset: u64, count: u64) -> Result<&[u8], LogError> {
+        let end = self.start + self.buffer.len() as u64;
+        if offset < self.start || offset + count > end {
+            let wanted = count.max(WINDOW_BYTES).min(self.segment.bytes.saturating_sub(offset)).max(count);
+            self.buffer.resize(index(wanted), 0);
+            let read = self.segment.file.read_at(&mut self.buffer, offset);
+            let found = read.map_err(|source| self.segment.failed("reading", source))?;
+            self.buffer.truncate(found);
+            self.start = offset;
+            if (found as u64) < count {
+                return Err(self.segment.damaged(offset + found as u64, "the file ends early"));
+            }
+        }
+        let from = index(offset - self.start);
+        Ok(&self.buffer[from..from + index(count)])
+    }
+}
