@@ -1,0 +1,293 @@
+//! A node's directory: whose it is, and that only one process uses it.
+//!
+//!   LOCK         held by the running process; its process id is inside
+//!   NODE         format version, cluster, node, incarnation (written once, checksummed)
+//!   wal/         the log of all groups
+//!   snapshots/   finished snapshots
+//!   engine/      belongs to the server
+//!
+//! The incarnation is drawn when the directory is made. Peers refuse a node whose directory has another one than they know: a
+//! wiped, swapped or copied directory must not vote on behalf of the old one.
+//!
+//! Not here: drawing the incarnation (chance is an input), the contents of the directories.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quorate_core::NodeId;
+
+use crate::disk::{Disk, DiskLock};
+
+const LOCK: &str = "LOCK";
+const NODE: &str = "NODE";
+const NODE_NEW: &str = "NODE.tmp";
+const MAGIC: &[u8; 8] = b"QUORNODE";
+const FORMAT_VERSION: u32 = 1;
+const NODE_BYTES: usize = 48;
+
+/// Whose directory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: u128,
+    /// The node.
+    pub node: NodeId,
+    /// Drawn at random when a directory is made; never changes.
+    pub incarnation: u64,
+}
+
+/// A directory that this process holds.
+pub struct DataDir {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+    is_new: bool,
+    _lock: Box<dyn DiskLock>,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataDirError {
+    /// Another process has it.
+    #[error("the data directory is in use{}: stop that process or use another directory", by(*.holder_pid))]
+    InUse {
+        /// The process, if it could be found out.
+        holder_pid: Option<u32>,
+    },
+    /// It belongs to another cluster.
+    #[error(
+        "the data directory belongs to cluster {found:032x}, not to {expected:032x}: use the right one or an empty one"
+    )]
+    OtherCluster {
+        /// The directory's.
+        found: u128,
+        /// Ours.
+        expected: u128,
+    },
+    /// It belongs to another node.
+    #[error(
+        "the data directory belongs to node {found}, not to node {expected}: use the right one or an empty one"
+    )]
+    OtherNode {
+        /// The directory's.
+        found: NodeId,
+        /// Ours.
+        expected: NodeId,
+    },
+    /// It was written by a newer build.
+    #[error(
+        "the data directory has format version {found}, this build knows {known}: use a build at least as new as the last one"
+    )]
+    Version {
+        /// The directory's.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// The NODE file is not what was written.
+    #[error(
+        "NODE is damaged ({what}): restore this node from its peers: remove it, then add it again with a new id and an empty directory"
+    )]
+    Damaged {
+        /// What does not hold.
+        what: &'static str,
+    },
+    /// There are data but no NODE file.
+    #[error(
+        "the data directory has no NODE file but contains {found}: it is not a data directory, or it has lost its identity"
+    )]
+    NoIdentity {
+        /// What is there.
+        found: String,
+    },
+    /// The disk said no.
+    #[error("{context} in the data directory: {source}")]
+    Io {
+        /// What was being done.
+        context: &'static str,
+        /// The cause.
+        source: Arc<io::Error>,
+    },
+}
+
+fn by(holder_pid: Option<u32>) -> String {
+    holder_pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
+}
+
+fn failed(context: &'static str) -> impl Fn(io::Error) -> DataDirError {
+    move |source| DataDirError::Io { context, source: Arc::new(source) }
+}
+
+impl DataDir {
+    /// Where the log is, relative to the data directory.
+    pub const WAL: &'static str = "wal";
+    /// Where snapshots are.
+    pub const SNAPSHOTS: &'static str = "snapshots";
+    /// Where the server's engine is.
+    pub const ENGINE: &'static str = "engine";
+
+    /// Takes the directory for the node that `identity` says. A directory without identity gets it; one
+    /// that has an identity must have the same cluster and node, and keeps its incarnation.
+    ///
+    /// # Errors
+    /// In use, another's, newer, damaged, or the disk said no.
+    pub fn open(disk: Arc<dyn Disk>, identity: Identity) -> Result<Self, DataDirError> {
+        disk.create_dir_all(Path::new("")).map_err(failed("creating it"))?;
+        let lock = disk.lock(Path::new(LOCK)).map_err(failed("taking LOCK"))?;
+        let Some(lock) = lock else {
+            return Err(DataDirError::InUse { holder_pid: holder(&*disk) });
+        };
+        let found = Self::inspect(&*disk)?;
+        let is_new = found.is_none();
+        let identity = match found {
+            Some(found) => {
+                check(found, identity)?;
+                found
+            }
+            None => {
+                refuse_lost_identity(&*disk)?;
+                write_node(&*disk, identity)?;
+                identity
+            }
+        };
+        for directory in [Self::WAL, Self::SNAPSHOTS, Self::ENGINE] {
+            disk.create_dir_all(Path::new(directory)).map_err(failed("creating directories"))?;
+        }
+        disk.sync_dir(Path::new("")).map_err(failed("syncing names"))?;
+        Ok(Self { disk, identity, is_new, _lock: lock })
+    }
+
+    /// Whose directory it is, without taking it; `None` if it is nobody's yet (or does not exist).
+    ///
+    /// # Errors
+    /// Newer, damaged, or the disk said no.
+    pub fn inspect(disk: &dyn Disk) -> Result<Option<Identity>, DataDirError> {
+        let file = match disk.open(Path::new(NODE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("opening NODE")(error)),
+        };
+        let mut bytes = [0; NODE_BYTES + 1];
+        let found = file.read_at(&mut bytes, 0).map_err(failed("reading NODE"))?;
+        decode(&bytes[..found]).map(Some)
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether this call of `open` gave the directory its identity.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// The disk it is on.
+    #[must_use]
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    /// The path of the log, for [`crate::Wal::open`].
+    #[must_use]
+    pub fn wal(&self) -> PathBuf {
+        PathBuf::from(Self::WAL)
+    }
+
+    /// The path of the snapshots, for [`crate::FileSnapshotStore::open`].
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        PathBuf::from(Self::SNAPSHOTS)
+    }
+}
+
+fn check(found: Identity, expected: Identity) -> Result<(), DataDirError> {
+    if found.cluster != expected.cluster {
+        return Err(DataDirError::OtherCluster { found: found.cluster, expected: expected.cluster });
+    }
+    if found.node != expected.node {
+        return Err(DataDirError::OtherNode { found: found.node, expected: expected.node });
+    }
+    Ok(())
+}
+
+/// The process id in the LOCK file.
+fn holder(disk: &dyn Disk) -> Option<u32> {
+    let mut bytes = [0; 16];
+    let found = disk.open(Path::new(LOCK)).and_then(|file| file.read_at(&mut bytes, 0)).ok()?;
+    std::str::from_utf8(&bytes[..found]).ok()?.trim().parse().ok()
+}
+
+/// A directory with a log in it has an identity; without one it must not be taken for an empty one.
+fn refuse_lost_identity(disk: &dyn Disk) -> Result<(), DataDirError> {
+    for directory in [DataDir::WAL, DataDir::SNAPSHOTS] {
+        let path = Path::new(directory);
+        let names = match disk.exists(path).map_err(failed("looking around"))? {
+            true => disk.list(path).map_err(failed("looking around"))?,
+            false => Vec::new(),
+        };
+        if let Some(name) = names.first() {
+            return Err(DataDirError::NoIdentity { found: format!("{directory}/{name}") });
+        }
+    }
+    Ok(())
+}
+
+fn write_node(disk: &dyn Disk, identity: Identity) -> Result<(), DataDirError> {
+    let (new, node) = (Path::new(NODE_NEW), Path::new(NODE));
+    if disk.exists(new).map_err(failed("writing NODE"))? {
+        disk.remove(new).map_err(failed("writing NODE"))?;
+    }
+    let written = disk.create(new).and_then(|file| {
+        file.write_at(&encode(identity), 0)?;
+        file.sync_data()?;
+        disk.rename(new, node)?;
+        disk.sync_dir(Path::new(""))
+    });
+    written.map_err(failed("writing NODE"))
+}
+
+fn encode(identity: Identity) -> [u8; NODE_BYTES] {
+    let mut bytes = [0; NODE_BYTES];
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[12..28].copy_from_slice(&identity.cluster.to_le_bytes());
+    bytes[28..36].copy_from_slice(&identity.node.0.to_le_bytes());
+    bytes[36..44].copy_from_slice(&identity.incarnation.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..44]);
+    bytes[44..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Result<Identity, DataDirError> {
+    let damaged = |what| DataDirError::Damaged { what };
+    if bytes.get(..8) != Some(MAGIC) {
+        return Err(damaged("it does not start as it should"));
+    }
+    let version = number::<4>(bytes, 8).map(u32::from_le_bytes).ok_or_else(|| damaged("it is too short"))?;
+    if version > FORMAT_VERSION {
+        return Err(DataDirError::Version { found: version, known: FORMAT_VERSION });
+    }
+    if bytes.len() != NODE_BYTES || version != FORMAT_VERSION {
+        return Err(damaged("it has the wrong length or version"));
+    }
+    let fields = (number(bytes, 12), number(bytes, 28), number(bytes, 36), number(bytes, 44));
+    let (Some(cluster), Some(node), Some(incarnation), Some(crc)) = fields else {
+        return Err(damaged("it is too short"));
+    };
+    if crc32c::crc32c(&bytes[..44]) != u32::from_le_bytes(crc) {
+        return Err(damaged("its checksum does not hold"));
+    }
+    Ok(Identity {
+        cluster: u128::from_le_bytes(cluster),
+        node: NodeId(u64::from_le_bytes(node)),
+        incarnation: u64::from_le_bytes(incarnation),
+    })
+}
+
+fn number<const BYTES: usize>(bytes: &[u8], at: usize) -> Option<[u8; BYTES]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
