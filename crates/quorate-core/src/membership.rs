@@ -1,7 +1,7 @@
 //! Who is in a group and who votes. Pure values: all rules about changing them are here, all
 //! rules about *when* are in the leader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{NodeId, ReplicaId};
 
@@ -78,13 +78,98 @@ impl Membership {
     /// # Errors
     /// No voter, two members on one node, too many members, or an address that is too long.
     pub fn initial(members: Vec<Member>) -> Result<Self, InvalidMembership> {
-        unimplemented!("{members:?}")
+        let next_replica = members.len() as u64 + 1;
+        let members = (1..).map(ReplicaId).zip(members).collect();
+        let membership = Self { members, next_replica, epoch: 0 };
+        membership.validate()?;
+        Ok(membership)
+    }
+
+    /// Whether a group could have these members.
+    ///
+    /// # Errors
+    /// The rule that is broken.
+    pub fn validate(&self) -> Result<(), InvalidMembership> {
+        let rules = [
+            (self.voters().next().is_some(), "a group needs a voter"),
+            (self.members.len() <= MEMBERS_MAX, "a group has at most 64 members"),
+            (self.members.keys().all(|id| 0 < id.0 && id.0 < self.next_replica), "ids come from the counter"),
+            (self.next_replica <= u64::MAX / 2, "the counter of ids stays below half of the range"),
+            (
+                self.members.values().map(|member| member.node).collect::<BTreeSet<_>>().len()
+                    == self.members.len(),
+                "a node hosts at most one member",
+            ),
+            (
+                self.members.values().all(|member| {
+                    member.peer_address.len().max(member.client_address.len()) <= ADDRESS_BYTES_MAX
+                }),
+                "an address has at most 1024 bytes",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(InvalidMembership(rule)),
+            None => Ok(()),
+        }
+    }
+
+    /// The membership after `change`, and the member it concerns. Says nothing about when a change
+    /// is allowed: that is the leader's business.
+    pub(crate) fn after(&self, change: MembershipChange) -> Result<(Self, ReplicaId), Refusal> {
+        let mut next = self.clone();
+        let concerned = match change {
+            MembershipChange::AddLearner { node, peer_address, client_address } => {
+                if let Some((replica, _)) = self.on_node(node) {
+                    return Err(Refusal::AlreadyMember(replica));
+                }
+                let id = ReplicaId(self.next_replica);
+                let role = MemberRole::Learner;
+                next.members.insert(id, Member { node, role, peer_address, client_address });
+                next.next_replica += 1;
+                id
+            }
+            MembershipChange::Promote(id) => next.set_role(id, MemberRole::Voter)?,
+            MembershipChange::Demote(id) => next.set_role(id, MemberRole::Learner)?,
+            MembershipChange::Remove(id) => {
+                next.members.remove(&id).ok_or(Refusal::NotMember)?;
+                id
+            }
+            MembershipChange::SetAddresses { replica, peer_address, client_address } => {
+                let member = next.members.get_mut(&replica).ok_or(Refusal::NotMember)?;
+                if member.peer_address == peer_address && member.client_address == client_address {
+                    return Err(Refusal::NothingToDo);
+                }
+                (member.peer_address, member.client_address) = (peer_address, client_address);
+                replica
+            }
+        };
+        if next.voters().next().is_none() {
+            return Err(Refusal::LastVoter);
+        }
+        next.validate().map_err(|InvalidMembership(what)| Refusal::Invalid(what))?;
+        Ok((next, concerned))
+    }
+
+    fn set_role(&mut self, id: ReplicaId, role: MemberRole) -> Result<ReplicaId, Refusal> {
+        let member = self.members.get_mut(&id).ok_or(Refusal::NotMember)?;
+        if member.role == role {
+            return Err(Refusal::NothingToDo);
+        }
+        member.role = role;
+        Ok(id)
+    }
+
+    /// The id the next new replica gets.
+    #[must_use]
+    pub const fn next_replica(&self) -> ReplicaId {
+        ReplicaId(self.next_replica)
     }
     /// Members by id.
     pub fn members(&self) -> impl Iterator<Item = (ReplicaId, &Member)> + '_ {
         self.members.iter().map(|(id, member)| (*id, member))
     }
     /// One member.
+    #[must_use]
     pub fn get(&self, id: ReplicaId) -> Option<&Member> {
         self.members.get(&id)
     }
@@ -93,21 +178,35 @@ impl Membership {
         self.members.iter().filter(|(_, m)| m.role == MemberRole::Voter).map(|(id, _)| *id)
     }
     /// Whether `id` votes.
+    #[must_use]
     pub fn is_voter(&self, id: ReplicaId) -> bool {
         self.get(id).is_some_and(|m| m.role == MemberRole::Voter)
     }
     /// The member that `node` hosts.
+    #[must_use]
     pub fn on_node(&self, node: NodeId) -> Option<(ReplicaId, &Member)> {
         self.members().find(|(_, m)| m.node == node)
     }
     /// The recovery epoch.
+    #[must_use]
     pub const fn epoch(&self) -> u64 {
         self.epoch
     }
     /// Whether nobody is known (a replica that has joined and not heard from a leader yet).
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
+}
+
+/// Why there is no membership after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    AlreadyMember(ReplicaId),
+    NotMember,
+    NothingToDo,
+    LastVoter,
+    Invalid(&'static str),
 }
 
 /// What is wrong with a membership.
