@@ -1,1 +1,40 @@
-//! quorate-client
+//! Client library of the Quorate key-value store.
+//!
+//! A [`Client`] speaks gRPC to any of a cluster's nodes, remembers which one leads, gives every
+//! write a place in a session so that sending it again cannot apply it twice, and retries until a
+//! deadline: losing a node, even the leader, is a short wait and not an error.
+//!
+//! ```no_run
+//! use quorate_client::{Client, ClientOptions};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(["127.0.0.1:8001", "127.0.0.1:8002"], ClientOptions::default())?;
+//! let written = client.put("motto", "small steps").await?;
+//! let value = client.get("motto").await?.expect("it was just written");
+//! assert_eq!((&value.value[..], value.version), (&b"small steps"[..], written.version));
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+mod error;
+
+pub use client::{
+    Client, ClientOptions, ClusterMembers, Condition, Consistency, Item, MemberAdded, Page, Read,
+    ScanOptions, Written,
+};
+pub use error::{ClientError, ConnectError, ErrorCode, Rejection};
+
+/// The generated protocol, for programs that want to speak it themselves.
+pub mod proto {
+    #![expect(missing_docs, reason = "generated; the comments are in proto/quorate/v1/quorate.proto")]
+    #![allow(
+        clippy::all,
+        clippy::disallowed_types,
+        clippy::missing_errors_doc,
+        clippy::use_self,
+        unreachable_pub
+    )]
+    include!("generated/quorate.v1.rs");
+}

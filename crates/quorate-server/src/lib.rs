@@ -1,1 +1,8 @@
-//! quorate-server
+//! The Quorate key-value server: HTTP/1.1 and gRPC on one port, over Raft groups.
+
+mod config;
+mod server;
+
+pub use config::{EngineKind, InitialMember, Limits, ServerConfig, StartMode, Timings};
+pub use quorate::{NodeId, SnapshotPolicy};
+pub use server::{Server, ServerFailure, StartError};
