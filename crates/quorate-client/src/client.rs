@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use quorate_kv::{Condition, Item};
+
 use crate::error::{ClientError, ConnectError};
 use crate::proto;
 
@@ -40,19 +42,6 @@ impl Default for ClientOptions {
     }
 }
 
-/// What must hold for a key right before a write changes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing.
-    Any,
-    /// The key is not there.
-    Absent,
-    /// The key is there with this version.
-    Version(u64),
-    /// The key is there with this value.
-    Value(Bytes),
-}
-
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Consistency {
@@ -61,17 +50,6 @@ pub enum Consistency {
     Linearizable,
     /// Whatever the answering node has applied, at once.
     Stale,
-}
-
-/// One key with what it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// The key.
-    pub key: Bytes,
-    /// The value.
-    pub value: Bytes,
-    /// The version; never repeats for a key.
-    pub version: u64,
 }
 
 /// A write that was applied.

@@ -4,5 +4,5 @@ mod config;
 mod server;
 
 pub use config::{EngineKind, InitialMember, Limits, ServerConfig, StartMode, Timings};
-pub use quorate::{NodeId, SnapshotPolicy};
+pub use quorate::{ClusterId, NodeId, SnapshotPolicy};
 pub use server::{Server, ServerFailure, StartError};
