@@ -1,5 +1,6 @@
 //! Durable Raft logs and snapshots for many groups.
 
+pub mod conformance;
 mod data_dir;
 mod disk;
 mod entry_window;

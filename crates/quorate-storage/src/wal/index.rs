@@ -33,7 +33,9 @@ impl Location {
 pub(super) struct IndexedGroup {
     pub(super) log: GroupLog,
     pub(super) entries: EntryWindow<Location>,
-    /// The segment with the newest hard state and replica id.
+    /// The segment that says which replica this is: the group's first write, or a move.
+    replica_segment: u64,
+    /// The segment with the newest hard state.
     hard_state_segment: u64,
     /// The segment with the newest reset, compaction or move.
     base_segment: u64,
@@ -75,7 +77,10 @@ impl Index {
             return Ok(());
         }
         let group = self.groups.entry(write.group).or_insert_with(|| IndexedGroup::new(segment));
-        if write.hard_state.is_some() || write.replica.is_some() {
+        if write.replica.is_some() {
+            group.replica_segment = segment;
+        }
+        if write.hard_state.is_some() {
             group.hard_state_segment = segment;
         }
         if write.reset_to.is_some() || write.compact_to.is_some() {
@@ -108,6 +113,7 @@ impl Index {
     /// anything: entries that are not mentioned stay where they are.
     pub(super) fn apply_move(&mut self, moved: MovedGroup, segment: u64) -> Result<(), &'static str> {
         let group = self.groups.entry(moved.group).or_insert_with(|| IndexedGroup::new(segment));
+        group.replica_segment = segment;
         group.hard_state_segment = segment;
         group.base_segment = segment;
         group.log = moved.log;
@@ -144,6 +150,7 @@ impl IndexedGroup {
         Self {
             log: GroupLog::default(),
             entries: EntryWindow::after(LogIndex(0)),
+            replica_segment: segment,
             hard_state_segment: segment,
             base_segment: segment,
         }
@@ -164,7 +171,7 @@ impl IndexedGroup {
     }
 
     fn state_segment(&self) -> u64 {
-        self.hard_state_segment.min(self.base_segment)
+        self.replica_segment.min(self.hard_state_segment).min(self.base_segment)
     }
 
     fn is_complete(&self) -> bool {

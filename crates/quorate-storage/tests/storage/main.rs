@@ -1,0 +1,4 @@
+//! The stores through their public face: conformance, crashes at every operation, damage at every
+//! byte, and the formats on disk.
+
+mod conformance;
