@@ -1,0 +1,185 @@
+//! What can be typed. Only shapes: what the words mean is decided in the module each command goes to.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::settings::{ClientFlags, ServeFlags};
+
+/// A replicated key-value store that survives the loss of any minority of its nodes.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    after_help = "Start here: `quorate demo` runs three nodes on this machine. Exit codes: docs/operations.md."
+)]
+pub(crate) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// A TOML file with any of the settings [env: QUORATE_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) client: ClientFlags,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs a cluster on this machine, to try things out: real processes, real disks, real network
+    Demo(DemoArgs),
+    /// Runs one node
+    Serve(ServeFlags),
+    /// Writes a value
+    Put(PutArgs),
+    /// Prints a value, exactly as it was written
+    Get(GetArgs),
+    /// Deletes a key
+    Delete(DeleteArgs),
+    /// Prints the keys from START (inclusive) to END (exclusive) and their values
+    Scan(ScanArgs),
+    /// Shows how the cluster and its nodes are
+    Status,
+    /// Shows and changes who is in the cluster
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Moves leadership
+    #[command(subcommand)]
+    Leader(LeaderCommand),
+    /// Shows which settings are in effect, or checks them
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// `put`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PutArgs {
+    /// The key
+    pub(crate) key: OsString,
+    /// The value; `-` reads it from standard input, unchanged
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: OsString,
+    /// Only if the key has no value yet
+    #[arg(long, conflicts_with = "if_version")]
+    pub(crate) if_absent: bool,
+    /// Only if the key still has this version (as `get -o json` prints it)
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) if_version: Option<u64>,
+}
+
+/// `get`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GetArgs {
+    /// The key
+    pub(crate) key: OsString,
+    /// Ask one node what it has, without asking whether that is the newest
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+/// `delete`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeleteArgs {
+    /// The key
+    pub(crate) key: OsString,
+    /// Only if the key still has this version
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) if_version: Option<u64>,
+}
+
+/// `scan`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ScanArgs {
+    /// The first key; nothing: from the beginning
+    #[arg(default_value = "")]
+    pub(crate) start: OsString,
+    /// The key before which to stop; nothing: to the end
+    #[arg(default_value = "")]
+    pub(crate) end: OsString,
+    /// Stop after this many keys
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) limit: u32,
+    /// Ask one node what it has, without asking whether that is the newest
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+/// `member`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// Lists the members
+    List,
+    /// Lets a new node in as a learner; `serve --join` does this by itself
+    Add {
+        /// The new node's number, never used before
+        id: u64,
+        /// Where other nodes will reach it
+        #[arg(long, value_name = "HOST:PORT")]
+        peer: String,
+        /// Where clients will reach it
+        #[arg(long, value_name = "HOST:PORT")]
+        client: String,
+    },
+    /// Makes a learner that has caught up a voter
+    Promote {
+        /// The node
+        id: u64,
+    },
+    /// Removes a node, dead or alive
+    Remove {
+        /// The node
+        id: u64,
+    },
+}
+
+/// `leader`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeaderCommand {
+    /// Hands leadership to a node, or to the one that is furthest ahead
+    Transfer {
+        /// The node
+        id: Option<u64>,
+    },
+}
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints every setting, its value, and where that came from
+    Print(ServeFlags),
+    /// Checks that `serve` with the same flags, environment and file would start
+    Check(ServeFlags),
+}
+
+/// `demo`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct DemoArgs {
+    /// How many nodes to start with, 1 to 7 [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=7))]
+    pub(crate) nodes: Option<u64>,
+    /// Keep the data here, and go on with it next time; without it the data is thrown away at the end
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Clients connect to PORT + node, nodes to PORT + 100 + node [default: 8000]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_000))]
+    pub(crate) port_base: Option<u16>,
+    #[command(subcommand)]
+    pub(crate) command: Option<DemoCommand>,
+}
+
+/// `demo ctl`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoCommand {
+    /// Tells a running demo to break or mend something
+    #[command(after_help = crate::demo::command::HELP)]
+    Ctl {
+        /// The demo's data directory; needed only when several demos run
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// For example `kill 2` or `partition 1 | 2,3`
+        #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+        words: Vec<String>,
+    },
+}
