@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use quorate_core::NodeId;
 use quorate_host::GroupConfig;
+use quorate_storage::WalConfig;
 
 /// Which cluster a node belongs to. Written into the data directory and exchanged in every
 /// handshake, so that nodes of two clusters never talk to each other by accident.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClusterId(pub u64);
+pub struct ClusterId(pub u128);
 
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        write!(f, "{:032x}", self.0)
     }
 }
 impl fmt::Debug for ClusterId {
@@ -27,7 +28,7 @@ impl FromStr for ClusterId {
     type Err = std::num::ParseIntError;
     /// Parses what `Display` prints: hexadecimal digits.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u64::from_str_radix(text, 16).map(Self)
+        u128::from_str_radix(text, 16).map(Self)
     }
 }
 
@@ -55,6 +56,8 @@ pub struct NodeConfig {
     pub peer_advertise: Option<String>,
     /// How to talk to peers.
     pub transport: TransportConfig,
+    /// How the log uses the disk (its `salt` is filled in).
+    pub wal: WalConfig,
     /// What a group gets that is opened without a configuration of its own.
     pub group: GroupConfig,
     /// Limits of the queues between the threads of this node.
@@ -70,6 +73,7 @@ impl Default for NodeConfig {
             peer_listen: "127.0.0.1:0".to_owned(),
             peer_advertise: None,
             transport: TransportConfig::default(),
+            wal: WalConfig::default(),
             group: GroupConfig::default(),
             queues: QueueConfig::default(),
         }
@@ -81,8 +85,8 @@ impl Default for NodeConfig {
 pub struct TransportConfig {
     /// The largest frame that is sent or accepted. Default 64 MiB.
     pub frame_bytes_max: usize,
-    /// The most bytes waiting for one peer, per connection; beyond it the oldest appends and
-    /// snapshot pieces, and the newest control messages, are dropped and counted. Default 32 MiB.
+    /// The most bytes waiting for one peer, per connection; beyond it the newest appends and
+    /// snapshot pieces, and the oldest control messages, are dropped and counted. Default 32 MiB.
     pub queue_bytes_max: usize,
     /// The most unsent bytes in the socket of a consensus connection, so that heartbeats never wait
     /// behind megabytes. Default 128 KiB.
@@ -169,8 +173,8 @@ impl NodeConfig {
             }
         }
         let transport = &self.transport;
-        if transport.frame_bytes_max < 64 << 10 || transport.frame_bytes_max > 1 << 30 {
-            return wrong("transport.frame_bytes_max", "between 64 KiB and 1 GiB");
+        if transport.frame_bytes_max < 4 << 20 || transport.frame_bytes_max > 1 << 30 {
+            return wrong("transport.frame_bytes_max", "between 4 MiB and 1 GiB");
         }
         if transport.queue_bytes_max < transport.frame_bytes_max / 2 {
             return wrong("transport.queue_bytes_max", "at least half of transport.frame_bytes_max");
@@ -184,9 +188,26 @@ impl NodeConfig {
         if self.queues.requests_max == 0 {
             return wrong("queues.requests_max", "1 or more");
         }
-        let core = &self.group.core;
-        if core.command_bytes_max.saturating_add(64 << 10) > transport.frame_bytes_max as u64 {
-            return wrong("group.core.command_bytes_max", "64 KiB below transport.frame_bytes_max");
+        if self.queues.backlog_bytes_max < 1 << 20 || self.queues.inbound_bytes_max < 1 << 20 {
+            return wrong("queues.backlog_bytes_max", "1 MiB or more, like queues.inbound_bytes_max");
+        }
+        self.validate_group(&self.group)
+    }
+
+    /// Checks a group's configuration against this node's.
+    ///
+    /// # Errors
+    /// As for [`NodeConfig::validate`].
+    pub fn validate_group(&self, group: &GroupConfig) -> Result<(), ConfigError> {
+        let core = &group.core;
+        let message_bytes = core.command_bytes_max.saturating_add(core.append_bytes_max);
+        if message_bytes.saturating_add(1 << 20) > self.transport.frame_bytes_max as u64 {
+            let must = "at least 1 MiB above group.core.command_bytes_max + append_bytes_max".to_owned();
+            return Err(ConfigError { field: "transport.frame_bytes_max", must });
+        }
+        if group.snapshots.chunk_bytes.saturating_add(1 << 20) > self.transport.frame_bytes_max {
+            let must = "at most 1 MiB below transport.frame_bytes_max".to_owned();
+            return Err(ConfigError { field: "group.snapshots.chunk_bytes", must });
         }
         Ok(())
     }

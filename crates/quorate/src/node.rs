@@ -1,26 +1,52 @@
-//! `Node`: one process of a cluster.
+//! `Node`: one process of a cluster. Owns the threads, the transport and the data directory.
+//!
+//! ```text
+//!   Node ── owns ──► host, log, apply and read threads, transport tasks, data directory
+//!     │
+//!     └─ open_group ──► Raft, a handle: answers `Stopped` once the node has ended
+//! ```
+//!
+//! * What a node started, it joins: with `shutdown`, or when it is dropped.
+//! * A log that cannot be written ends the node (see [`Node::failure`]); the process may go on.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
-use quorate_core::{GroupId, Member, NodeId, ReplicaId};
-use quorate_host::{GroupConfig, StateMachine};
-use quorate_storage::LogStats;
+use quorate_core::{GroupId, LogIndex, Member, Membership, NodeId, ReplicaId};
+use quorate_host::{
+    Applier, GroupConfig, GroupSetup, LogFetcher, LogTask, LogWriter, Snapshotter, StateMachine,
+    bootstrap_batch, join_batch, recover_group,
+};
+use quorate_storage::{
+    DataDir, GroupState, GroupWrite, LogBatch, LogError, LogReader, LogStats, SnapshotError, SnapshotStore,
+};
+use tokio::sync::{oneshot, watch};
 
 use crate::config::{ClusterId, ConfigError, NodeConfig};
 use crate::raft::Raft;
+use crate::runtime::clock::unix_nanos;
+use crate::runtime::gauge::Gauge;
+use crate::runtime::host_thread::{HostInput, HostThread, Lanes, Shared, read_stats};
+use crate::runtime::mailbox::Mailbox;
+use crate::runtime::workers::{
+    ApplyInput, LogInput, ReadInput, ThreadGuard, apply_loop, log_loop, read_loop,
+};
+use crate::stores::{StoreError, Stores};
+use crate::transport::{Identity, Inbound, PeerStatus, TcpTransport, Transport, TransportStats};
 
-/// How a group begins on this node.
+/// How a group begins on this node. A group that is on disk already goes on from there, so that an
+/// identical repeat after a crash just continues.
 #[derive(Clone, Debug)]
 pub enum Start {
     /// With what is on disk; an error if there is nothing.
     Resume,
-    /// As one of the first members: the same list, in the same order, on every one of them. When the group is
-    /// on disk already, this is `Resume`, so an identical repeat after a crash just continues.
+    /// As one of the first members: the same list, in the same order, on every one of them.
     Bootstrap {
         /// The first members; they get the replica ids 1, 2, … in this order.
         members: Vec<Member>,
     },
-    /// As a replica that was added to an existing group. When the group is on disk already, this is `Resume`.
+    /// As a replica that was added to an existing group.
     Join {
         /// The id the membership change gave to this replica.
         replica: ReplicaId,
@@ -36,33 +62,29 @@ pub enum StartError {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The data directory cannot be used: it belongs to another node or cluster, is in use by another process, or
-    /// cannot be read or written.
-    #[error("data directory: {0}")]
-    Directory(String),
+    /// The data directory, the log or the snapshots cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The peer address cannot be listened on.
-    #[error("cannot listen for peers on {address}: {source}; choose another --peer-listen address")]
+    #[error("cannot listen for peers on {address}: {source}; is another process using it?")]
     Listen {
         /// The address.
         address: String,
         /// The cause.
         source: std::io::Error,
     },
-    /// The system refused a thread or randomness.
-    #[error("cannot start: {0}")]
-    System(#[from] std::io::Error),
+    /// The system refused a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
 }
 
-/// A group cannot be opened on a node.
+/// A group cannot be opened on a node. Nothing of it runs; other groups are not affected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// `Start::Resume`, and nothing is on disk.
     #[error("group {0} is not on this node: bootstrap it or join it")]
     NotFound(GroupId),
-    /// The node has stopped.
-    #[error("the node has stopped: {0}")]
-    Stopped(String),
     /// The members cannot form a group, or this node is not one of them.
     #[error("group {group}: {reason}")]
     Members {
@@ -71,12 +93,46 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
+    /// Another replica of the group is on disk: remove it first (`Node::remove_group`).
+    #[error("group {group}: replica {on_disk} is on this node, not {asked}: remove it before joining again")]
+    OtherReplica {
+        /// The group.
+        group: GroupId,
+        /// The replica on disk.
+        on_disk: ReplicaId,
+        /// The replica asked for.
+        asked: ReplicaId,
+    },
+    /// The group's configuration cannot work on this node.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// What is on disk cannot be used.
     #[error(transparent)]
     Recover(#[from] quorate_host::RecoverError),
+    /// The log could not be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The host refused it.
     #[error(transparent)]
     Host(#[from] quorate_host::OpenError),
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// A group cannot be removed from a node.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// The log could not be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log has forgotten the group, but its snapshots could not be deleted.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
 }
 
 /// Figures of a node.
@@ -88,87 +144,382 @@ pub struct NodeStats {
     pub transport: TransportStats,
 }
 
-/// Running totals of a transport.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TransportStats {
-    /// Messages handed to the network.
-    pub messages_sent: u64,
-    /// Messages received.
-    pub messages_received: u64,
-    /// Bytes handed to the network.
-    pub bytes_sent: u64,
-    /// Bytes received.
-    pub bytes_received: u64,
-    /// Messages dropped because a queue was full or a peer could not be reached.
-    pub messages_dropped: u64,
-    /// Established outbound connections now.
-    pub connections: u64,
-    /// Handshakes refused, by either side.
-    pub handshakes_refused: u64,
+/// One process of a cluster: see the crate's front page for an example.
+///
+/// Dropping a node stops it: its threads are joined, which waits for a write or an apply that is
+/// under way. [`Node::shutdown`] does the same without blocking the caller's thread.
+pub struct Node {
+    config: NodeConfig,
+    shared: Arc<Shared>,
+    transport: Arc<dyn Transport>,
+    log: Arc<Mailbox<LogInput>>,
+    apply: Arc<Mailbox<ApplyInput>>,
+    reader: Arc<dyn LogReader>,
+    snapshots: Arc<dyn SnapshotStore>,
+    groups_at_start: Vec<GroupId>,
+    /// Groups are opened, closed and removed one at a time.
+    opening: tokio::sync::Mutex<()>,
+    running: tokio::sync::Mutex<Option<Running>>,
 }
 
-/// One process of a cluster.
-pub struct Node {}
+/// What ends with the node.
+struct Running {
+    shared: Arc<Shared>,
+    log: Arc<Mailbox<LogInput>>,
+    apply: Arc<Mailbox<ApplyInput>>,
+    read: Arc<Mailbox<ReadInput>>,
+    threads: Vec<JoinHandle<()>>,
+    directory: Option<DataDir>,
+}
 
 impl Node {
     /// Starts a node: opens its data directory and listens for its peers. Opens no group.
-    pub async fn start(_config: NodeConfig) -> Result<Self, StartError> {
-        todo!()
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        config.validate()?;
+        let stores = Self::open_stores(&config).await?;
+        let identity = Identity {
+            cluster: config.cluster,
+            node: config.node,
+            incarnation: stores.incarnation,
+            started: unix_nanos(),
+        };
+        let (listen, advertise) = (config.peer_listen.clone(), config.peer_advertise.clone());
+        let transport = TcpTransport::bind(&listen, advertise.as_deref(), identity, config.transport.clone());
+        let transport = transport.await.map_err(|source| StartError::Listen { address: listen, source })?;
+        Self::run(config, stores, Arc::new(transport))
     }
+
+    /// Starts a node on a transport of the caller's, for example a [`crate::MemoryTransport`].
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start_on(config: NodeConfig, transport: Arc<dyn Transport>) -> Result<Self, StartError> {
+        config.validate()?;
+        let stores = Self::open_stores(&config).await?;
+        Self::run(config, stores, transport)
+    }
+
+    async fn open_stores(config: &NodeConfig) -> Result<Stores, StartError> {
+        let config = config.clone();
+        let opened = tokio::task::spawn_blocking(move || Stores::open(&config)).await;
+        let opened = opened.map_err(|error| StartError::Thread(error.into()))?;
+        Ok(opened?)
+    }
+
+    fn run(config: NodeConfig, stores: Stores, transport: Arc<dyn Transport>) -> Result<Self, StartError> {
+        let Stores { log: log_store, snapshots, directory, .. } = stores;
+        let reader = log_store.reader();
+        let groups_at_start = log_store.groups().iter().map(|state| state.group).collect();
+        let queues = &config.queues;
+        let shared = Arc::new(Shared {
+            node: config.node,
+            mailbox: Mailbox::new(),
+            requests: Gauge::new(queues.requests_max, queues.request_bytes_max),
+            inbound: Gauge::new(usize::MAX, queues.inbound_bytes_max),
+            backlog: Gauge::new(usize::MAX, queues.backlog_bytes_max),
+            log_stats: Mutex::new(log_store.stats()),
+            failure: watch::Sender::new(None),
+        });
+        let log = Arc::new(Mailbox::new());
+        let apply = Arc::new(Mailbox::new());
+        let read = Arc::new(Mailbox::new());
+        let lanes = Lanes {
+            log: Arc::clone(&log),
+            apply: Arc::clone(&apply),
+            read: Arc::clone(&read),
+            transport: Arc::clone(&transport),
+        };
+        // From here on an early return stops what runs already, because `running` is dropped.
+        let mut running = Running {
+            shared: Arc::clone(&shared),
+            log: Arc::clone(&log),
+            apply: Arc::clone(&apply),
+            read: Arc::clone(&read),
+            threads: Vec::new(),
+            directory,
+        };
+        let host = HostThread::new(Arc::clone(&shared), lanes);
+        running.spawn("host", move |_| host.run())?;
+        let (writer, mailbox) = (LogWriter::new(log_store), Arc::clone(&log));
+        running.spawn("log", move |shared| log_loop(writer, &mailbox, shared))?;
+        let (applier, mailbox) = (Applier::new(Arc::clone(&snapshots)), Arc::clone(&apply));
+        running.spawn("apply", move |shared| apply_loop(applier, &mailbox, shared))?;
+        let fetcher = LogFetcher::new(Arc::clone(&reader));
+        let snapshotter = Snapshotter::new(config.node, Arc::clone(&snapshots));
+        running.spawn("read", move |shared| read_loop(fetcher, snapshotter, &read, shared))?;
+        transport.start(Arc::clone(&shared) as Arc<dyn Inbound>);
+        Ok(Self {
+            config,
+            shared,
+            transport,
+            log,
+            apply,
+            reader,
+            snapshots,
+            groups_at_start,
+            opening: tokio::sync::Mutex::new(()),
+            running: tokio::sync::Mutex::new(Some(running)),
+        })
+    }
+
     /// This node.
+    #[must_use]
     pub fn id(&self) -> NodeId {
-        todo!()
+        self.config.node
     }
+
     /// The cluster.
+    #[must_use]
     pub fn cluster(&self) -> ClusterId {
-        todo!()
+        self.config.cluster
     }
+
     /// Where this node listens for peers.
+    #[must_use]
     pub fn peer_address(&self) -> SocketAddr {
-        todo!()
+        self.transport.address()
     }
+
     /// Where peers are told to reach it.
+    #[must_use]
     pub fn peer_advertise(&self) -> String {
-        todo!()
+        self.transport.advertised()
     }
-    /// The groups that are on disk, open or not.
+
+    /// The groups that were on disk when the node started, ascending.
+    #[must_use]
     pub fn groups_on_disk(&self) -> Vec<GroupId> {
-        todo!()
+        self.groups_at_start.clone()
     }
+
+    /// Whether `group` is on disk now, open or not.
+    #[must_use]
+    pub fn has_group(&self, group: GroupId) -> bool {
+        self.reader.state(group).is_some()
+    }
+
     /// Opens a group with the node's group configuration.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
     #[doc(alias = "bootstrap_cluster")]
     pub async fn open_group(
         &self,
-        _group: GroupId,
-        _start: Start,
-        _machine: impl StateMachine + 'static,
+        group: GroupId,
+        start: Start,
+        machine: impl StateMachine + 'static,
     ) -> Result<Raft, OpenError> {
-        todo!()
+        self.open_group_with(group, start, self.config.group.clone(), Box::new(machine)).await
     }
-    /// Opens a group with its own configuration.
+
+    /// Opens a group with a configuration of its own.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
     pub async fn open_group_with(
         &self,
-        _group: GroupId,
-        _start: Start,
-        _config: GroupConfig,
-        _machine: Box<dyn StateMachine>,
+        group: GroupId,
+        start: Start,
+        config: GroupConfig,
+        machine: Box<dyn StateMachine>,
     ) -> Result<Raft, OpenError> {
-        todo!()
+        self.config.validate_group(&config)?;
+        let _one_at_a_time = self.opening.lock().await;
+        let seeds = match &start {
+            Start::Join { seeds, .. } => seeds.clone(),
+            Start::Resume | Start::Bootstrap { .. } => Vec::new(),
+        };
+        let state = self.find_or_create(group, start).await?;
+        let (snapshots, sessions) = (Arc::clone(&self.snapshots), config.sessions.clone());
+        let recovered =
+            tokio::task::spawn_blocking(move || recover_group(&state, &*snapshots, machine, &sessions));
+        // The only error of the join is a panic of the machine's, which is the caller's to see.
+        let recovered = match recovered.await {
+            Ok(recovered) => recovered?,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_cancelled) => return Err(OpenError::Stopped),
+            },
+        };
+        if let Some(task) = recovered.log_fix {
+            self.write_log(task).await.ok_or(OpenError::Stopped)??;
+        }
+        let mut config = config;
+        config.core.id = recovered.replica;
+        config.core.seed = getrandom::u64().unwrap_or_else(|_| unix_nanos());
+        let setup = GroupSetup {
+            group,
+            replica: recovered.replica,
+            config,
+            restored: recovered.restored,
+            snapshot: recovered.snapshot,
+            durable_machine: recovered.durable_machine,
+            seeds,
+        };
+        let add = self.apply.push(ApplyInput::Add(Box::new(recovered.machine)));
+        add.map_err(|_| OpenError::Stopped)?;
+        let (reply, opened) = oneshot::channel();
+        let open = self.shared.mailbox.push(HostInput::Open { setup: Box::new(setup), reply });
+        open.map_err(|_| OpenError::Stopped)?;
+        let feed = opened.await.map_err(|_| OpenError::Stopped)??;
+        Ok(Raft::new(group, Arc::clone(&self.shared), feed))
     }
-    /// Stops a group on this node and answers all its requests; its data stays.
-    pub async fn close_group(&self, _group: GroupId) {
-        todo!()
+
+    /// What the log knows of the group, after writing its beginning if that is asked for.
+    async fn find_or_create(&self, group: GroupId, start: Start) -> Result<GroupState, OpenError> {
+        let on_disk = self.reader.state(group);
+        let members = |reason: String| OpenError::Members { group, reason };
+        let batch = match (on_disk, start) {
+            (Some(state), Start::Join { replica: asked, .. }) if state.replica != asked => {
+                return Err(OpenError::OtherReplica { group, on_disk: state.replica, asked });
+            }
+            (Some(state), _) => return Ok(state),
+            (None, Start::Resume) => return Err(OpenError::NotFound(group)),
+            (None, Start::Bootstrap { members: list }) => {
+                let membership = Membership::initial(list).map_err(|error| members(error.to_string()))?;
+                let (replica, _) = membership
+                    .on_node(self.id())
+                    .ok_or_else(|| members(format!("node {} is not one of the members", self.id())))?;
+                bootstrap_batch(group, replica, &Arc::new(membership))
+            }
+            (None, Start::Join { replica, .. }) => join_batch(group, replica),
+        };
+        let LogBatch { groups } = batch;
+        for write in groups {
+            let task = LogTask { write, token: None, must_sync: true };
+            self.write_log(task).await.ok_or(OpenError::Stopped)??;
+        }
+        self.reader.state(group).ok_or(OpenError::NotFound(group))
     }
+
+    /// Writes to the log for a group that is not open; `None` when the node has stopped.
+    async fn write_log(&self, task: LogTask) -> Option<Result<(), LogError>> {
+        let (reply, written) = oneshot::channel();
+        self.log.push(LogInput::Asked { task, reply }).ok()?;
+        written.await.ok()
+    }
+
+    /// Stops a group on this node and answers all its requests; its data stays. Nothing happens if
+    /// it is not open.
+    pub async fn close_group(&self, group: GroupId) {
+        let _one_at_a_time = self.opening.lock().await;
+        self.close(group).await;
+    }
+
+    async fn close(&self, group: GroupId) {
+        let (reply, closed) = oneshot::channel();
+        if self.shared.mailbox.push(HostInput::Close { group, reply }).is_ok() {
+            // An error means that the whole node has stopped, and the group with it.
+            drop(closed.await);
+        }
+    }
+
+    /// Stops a group on this node and deletes its log and snapshots. Only for a replica that has been
+    /// removed from the membership: a replica that forgets what it promised must never come back.
+    ///
+    /// # Errors
+    /// See [`RemoveError`]; may be repeated.
+    pub async fn remove_group(&self, group: GroupId) -> Result<(), RemoveError> {
+        let _one_at_a_time = self.opening.lock().await;
+        self.close(group).await;
+        if self.has_group(group) {
+            let write = GroupWrite { group, remove: true, ..GroupWrite::default() };
+            let task = LogTask { write, token: None, must_sync: true };
+            self.write_log(task).await.ok_or(RemoveError::Stopped)??;
+        }
+        let snapshots = Arc::clone(&self.snapshots);
+        let removed = tokio::task::spawn_blocking(move || snapshots.retain(group, 0)).await;
+        Ok(removed.map_err(|_| RemoveError::Stopped)??)
+    }
+
+    /// The last entry of each group's log on disk, for diagnosis.
+    #[must_use]
+    pub fn last_on_disk(&self, group: GroupId) -> Option<LogIndex> {
+        self.reader.state(group).map(|state| state.last)
+    }
+
     /// Resolves when the node has stopped by itself (its log cannot be written), with the reason.
     pub async fn failure(&self) -> String {
-        todo!()
+        let mut failure = self.shared.failure.subscribe();
+        let failed = failure.wait_for(Option::is_some).await;
+        // The sender lives as long as `self`.
+        failed.ok().and_then(|reason| reason.clone()).unwrap_or_default()
     }
+
     /// Figures for metrics.
+    #[must_use]
     pub fn stats(&self) -> NodeStats {
-        todo!()
+        NodeStats { log: read_stats(&self.shared.log_stats), transport: self.transport.stats() }
     }
-    /// Stops the node: answers every pending request, joins every thread and task.
+
+    /// The peers this node talks to, ascending.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.transport.peers()
+    }
+
+    /// Stops the node: answers every pending request, joins every thread and task, and gives the
+    /// data directory free. May be called more than once.
     pub async fn shutdown(&self) {
-        todo!()
+        let mut running = self.running.lock().await;
+        self.transport.stop().await;
+        if let Some(running) = running.take() {
+            // A panic on one of the threads has been reported through `failure`.
+            drop(tokio::task::spawn_blocking(move || drop(running)).await);
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.transport.abort();
+        drop(self.running.get_mut().take());
+    }
+}
+
+impl Running {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        body: impl FnOnce(&Shared) + Send + 'static,
+    ) -> Result<(), StartError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name(format!("quorate-{name}"));
+        let thread = thread.spawn(move || {
+            let guard = ThreadGuard { shared, name };
+            body(&guard.shared);
+        });
+        self.threads.push(thread.map_err(StartError::Thread)?);
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    /// The host first, so that what it still hands out is done before the others end.
+    fn drop(&mut self) {
+        drop(self.shared.mailbox.push(HostInput::Stop { reason: "the node was shut down".to_owned() }));
+        let mut threads = std::mem::take(&mut self.threads).into_iter();
+        join(threads.next());
+        self.log.close();
+        self.apply.close();
+        self.read.close();
+        for thread in threads {
+            join(Some(thread));
+        }
+        // Only now may another process take the directory.
+        drop(self.directory.take());
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        // A state machine that owns its node and is dropped by its thread: it cannot wait for itself.
+        if thread.thread().id() != std::thread::current().id() {
+            // A panic has been reported by the thread's guard.
+            drop(thread.join());
+        }
     }
 }

@@ -1,11 +1,20 @@
 //! `Raft`: what a user holds of one group on this node. Bytes in, bytes out.
+//!
+//! This is step 3 of the write path: a command becomes a request with a reply channel in the host thread's
+//! mailbox. Before it: the service that received the command; after it: `quorate-host`'s replica.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{GroupId, LogId, LogIndex, MembershipChange, NodeId, RaftEvent, ReplicaId};
-use quorate_host::{Consistency, Dedupe, GroupStatus, RequestError, SessionId};
-use tokio::sync::watch;
+use quorate_host::{Answer, Consistency, Dedupe, GroupStatus, Request, RequestError, SessionId};
+use tokio::sync::{broadcast, oneshot, watch};
+
+use crate::runtime::host_thread::{GroupFeed, HostInput, Shared};
 
 /// A command that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,161 +43,367 @@ pub struct Changed {
     pub replica: ReplicaId,
 }
 
-/// The condition did not come true in time.
+/// The condition did not come true in time, or never will because the replica has stopped.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the condition did not come true within {within:?}; the replica is {last:?}")]
+#[error("the condition did not come true within {within:?}; last seen: {last:?}")]
 pub struct Timeout {
-    /// How long was waited.
+    /// How long was waited at most.
     pub within: Duration,
     /// The last status seen.
     pub last: Box<GroupStatus>,
 }
 
 /// One group on this node. Cheap to clone; does not keep the node running.
+///
+/// Every request is answered: with its result, with an error that says that it had no effect, or
+/// with [`RequestError::OutcomeUnknown`]. Dropping the future of a request does **not** withdraw it:
+/// a command that has been submitted may still be applied.
 #[derive(Clone)]
-pub struct Raft {}
+pub struct Raft {
+    group: GroupId,
+    shared: Arc<Shared>,
+    feed: GroupFeed,
+}
 
 /// A command that has been submitted: await it for the outcome. Dropping it does not withdraw the
 /// command.
-pub struct Pending {}
+#[must_use = "the outcome tells whether the command was applied"]
+pub struct Pending {
+    answer: PendingAnswer,
+}
+
+enum PendingAnswer {
+    Refused(Option<RequestError>),
+    Waiting(oneshot::Receiver<Result<Answer, RequestError>>),
+}
+
+impl PendingAnswer {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, RequestError>> {
+        match self {
+            Self::Refused(error) => Poll::Ready(Err(error.take().unwrap_or(RequestError::OutcomeUnknown))),
+            // The host thread has ended without an answer: it may have got as far as the log.
+            Self::Waiting(receiver) => Pin::new(receiver)
+                .poll(context)
+                .map(|answer| answer.unwrap_or(Err(RequestError::OutcomeUnknown))),
+        }
+    }
+}
 
 impl Future for Pending {
     type Output = Result<Applied, RequestError>;
-    fn poll(
-        self: std::pin::Pin<&mut Self>,
-        _context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        todo!()
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.poll(context).map(|answer| match answer? {
+            Answer::Applied { id, response } => Ok(Applied { id, response }),
+            other => Err(unexpected(&other)),
+        })
     }
 }
 
 /// A bounded stream of what happened in a group, for logs and metrics.
-pub struct RaftEvents {}
+pub struct RaftEvents {
+    receiver: Option<broadcast::Receiver<RaftEvent>>,
+    missed: u64,
+}
 
 impl RaftEvents {
     /// The next event; `None` when the group is closed.
     pub async fn next(&mut self) -> Option<RaftEvent> {
-        todo!()
+        loop {
+            match self.receiver.as_mut()?.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(count)) => self.missed += count,
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
     }
+
     /// How many events this subscriber missed because it was too slow.
+    #[must_use]
     pub fn missed(&self) -> u64 {
-        todo!()
+        self.missed
     }
 }
 
 impl Raft {
+    pub(crate) fn new(group: GroupId, shared: Arc<Shared>, feed: GroupFeed) -> Self {
+        Self { group, shared, feed }
+    }
+
     /// The group.
+    #[must_use]
     pub fn group(&self) -> GroupId {
-        todo!()
+        self.group
     }
+
     /// This node.
+    #[must_use]
     pub fn node(&self) -> NodeId {
-        todo!()
+        self.shared.node
     }
-    /// Proposes `command` and waits until it is applied here.
-    pub async fn apply(&self, _command: impl Into<Bytes>) -> Result<Applied, RequestError> {
-        todo!()
+
+    /// Proposes `command` and waits until it is committed and applied here. Only the leader takes commands.
+    ///
+    /// # Errors
+    /// `NotLeader`: ask the leader. `Busy`: back off and retry. `OutcomeUnknown`: it may have been
+    /// applied, or may yet be; to retry safely use [`Raft::apply_with`].
+    #[doc(alias = "propose")]
+    pub async fn apply(&self, command: impl Into<Bytes>) -> Result<Applied, RequestError> {
+        self.submit(command, Dedupe::None).await
     }
-    /// `apply` that is not applied twice when it is sent again.
+
+    /// [`Raft::apply`] for a command that may be sent again: it is applied once, and every repeat gets
+    /// the first response.
+    ///
+    /// # Errors
+    /// As for `apply`, and those of [`Dedupe`]: `SessionExpired`, `AlreadyAcknowledged`, `KeyReused`.
     pub async fn apply_with(
         &self,
-        _command: impl Into<Bytes>,
-        _dedupe: Dedupe,
+        command: impl Into<Bytes>,
+        dedupe: Dedupe,
     ) -> Result<Applied, RequestError> {
-        todo!()
+        self.submit(command, dedupe).await
     }
-    /// Submits `command` at once; await the result later. For pipelining.
-    pub fn submit(&self, _command: impl Into<Bytes>, _dedupe: Dedupe) -> Pending {
-        todo!()
+
+    /// Submits `command` at once; await the result later. Commands submitted one after the other on a
+    /// leader that stays leader are applied in that order.
+    pub fn submit(&self, command: impl Into<Bytes>, dedupe: Dedupe) -> Pending {
+        Pending { answer: self.send(Request::Propose { command: command.into(), dedupe }) }
     }
-    /// Opens a client session.
+
+    /// Opens a client session for [`Dedupe::Session`].
+    ///
+    /// # Errors
+    /// As for [`Raft::apply`].
     pub async fn open_session(&self) -> Result<SessionId, RequestError> {
-        todo!()
+        match self.ask(Request::OpenSession).await? {
+            Answer::SessionOpened { session } => Ok(session),
+            other => Err(unexpected(&other)),
+        }
     }
-    /// Asks the state machine.
+
+    /// Asks the state machine. A linearizable question may be asked of any replica: a follower asks
+    /// its leader how far it must have applied first.
+    ///
+    /// # Errors
+    /// `NotLeader`: no leader is known or reachable; retry. `Busy`: back off and retry.
     pub async fn query(
         &self,
-        _request: impl Into<Bytes>,
-        _consistency: Consistency,
+        request: impl Into<Bytes>,
+        consistency: Consistency,
     ) -> Result<Queried, RequestError> {
-        todo!()
+        match self.ask(Request::Query { request: request.into(), consistency }).await? {
+            Answer::Queried { applied, response } => Ok(Queried { applied, response }),
+            other => Err(unexpected(&other)),
+        }
     }
-    /// Waits until this replica has applied everything committed when it was asked.
+
+    /// Waits until this replica has applied everything that was committed when it was asked, confirmed with a
+    /// quorum. Afterwards a read of your own state machine is linearizable.
+    ///
+    /// # Errors
+    /// As for [`Raft::query`].
     #[doc(alias = "verify_leader")]
     pub async fn read_index(&self) -> Result<LogIndex, RequestError> {
-        todo!()
+        match self.ask(Request::ReadIndex).await? {
+            Answer::ReadIndex { index } => Ok(index),
+            other => Err(unexpected(&other)),
+        }
     }
-    /// Commits an empty entry and waits until it is applied here.
+
+    /// Commits an empty entry and waits until it, and so everything before it, is applied here.
+    ///
+    /// # Errors
+    /// As for [`Raft::apply`].
     pub async fn barrier(&self) -> Result<LogId, RequestError> {
-        todo!()
+        match self.ask(Request::Barrier).await? {
+            Answer::Applied { id, .. } => Ok(id),
+            other => Err(unexpected(&other)),
+        }
     }
-    /// Changes the membership by one step and waits until it is committed.
+
+    /// Changes the membership by one step and waits until it is committed. With `expected`, only if
+    /// the membership in effect is still the one at that position (`GroupStatus::membership_id`).
+    ///
+    /// # Errors
+    /// `Change`: it was refused, with the rule. Others as for [`Raft::apply`].
     pub async fn change_membership(
         &self,
-        _change: MembershipChange,
-        _expected: Option<LogId>,
+        change: MembershipChange,
+        expected: Option<LogId>,
     ) -> Result<Changed, RequestError> {
-        todo!()
+        match self.ask(Request::ChangeMembership { change, expected }).await? {
+            Answer::MembershipChanged { id, replica } => Ok(Changed { id, replica }),
+            other => Err(unexpected(&other)),
+        }
     }
-    /// Adds a replica that does not vote.
+
+    /// Adds a replica on `node` that receives the log but does not vote. Its id is in the result; open
+    /// the group there with [`crate::Start::Join`].
+    ///
+    /// # Errors
+    /// As for [`Raft::change_membership`].
     #[doc(alias = "add_nonvoter")]
     pub async fn add_learner(
         &self,
-        _node: NodeId,
-        _peer_address: impl Into<String>,
-        _client_address: impl Into<String>,
+        node: NodeId,
+        peer_address: impl Into<String>,
+        client_address: impl Into<String>,
     ) -> Result<Changed, RequestError> {
-        todo!()
+        let (peer_address, client_address) = (peer_address.into(), client_address.into());
+        self.change_membership(MembershipChange::AddLearner { node, peer_address, client_address }, None)
+            .await
     }
+
     /// Makes a caught-up learner a voter.
+    ///
+    /// # Errors
+    /// As for [`Raft::change_membership`].
     #[doc(alias = "add_voter")]
-    pub async fn promote(&self, _replica: ReplicaId) -> Result<Changed, RequestError> {
-        todo!()
+    pub async fn promote(&self, replica: ReplicaId) -> Result<Changed, RequestError> {
+        self.change_membership(MembershipChange::Promote(replica), None).await
     }
+
     /// Makes a voter a learner.
-    pub async fn demote(&self, _replica: ReplicaId) -> Result<Changed, RequestError> {
-        todo!()
+    ///
+    /// # Errors
+    /// As for [`Raft::change_membership`].
+    #[doc(alias = "demote_voter")]
+    pub async fn demote(&self, replica: ReplicaId) -> Result<Changed, RequestError> {
+        self.change_membership(MembershipChange::Demote(replica), None).await
     }
-    /// Removes a member.
+
+    /// Removes a member, also the leader itself.
+    ///
+    /// # Errors
+    /// As for [`Raft::change_membership`].
     #[doc(alias = "remove_server")]
-    pub async fn remove(&self, _replica: ReplicaId) -> Result<Changed, RequestError> {
-        todo!()
+    pub async fn remove(&self, replica: ReplicaId) -> Result<Changed, RequestError> {
+        self.change_membership(MembershipChange::Remove(replica), None).await
     }
+
     /// Hands leadership to `to`, or to the best replica; returns the new leader.
-    pub async fn transfer_leadership(&self, _to: Option<ReplicaId>) -> Result<ReplicaId, RequestError> {
-        todo!()
+    ///
+    /// # Errors
+    /// `Transfer`: it was refused or did not succeed in time; this replica leads on.
+    #[doc(alias = "leadership_transfer")]
+    pub async fn transfer_leadership(&self, to: Option<ReplicaId>) -> Result<ReplicaId, RequestError> {
+        match self.ask(Request::TransferLeadership { to }).await? {
+            Answer::Transferred { leader } => Ok(leader),
+            other => Err(unexpected(&other)),
+        }
     }
-    /// Campaigns now.
+
+    /// Starts an election now, if this replica may. The status tells how it went.
+    ///
+    /// # Errors
+    /// When the replica or the node has stopped.
     pub async fn campaign(&self) -> Result<(), RequestError> {
-        todo!()
+        match self.ask(Request::Campaign).await? {
+            Answer::Campaigned => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
-    /// Takes a snapshot now and waits until it is durable.
+
+    /// Takes a snapshot now and waits until it is durable; returns what it covers.
+    ///
+    /// # Errors
+    /// `Snapshot`: with the reason. The replica goes on.
     #[doc(alias = "snapshot")]
     pub async fn take_snapshot(&self) -> Result<LogId, RequestError> {
-        todo!()
+        match self.ask(Request::TakeSnapshot).await? {
+            Answer::SnapshotTaken { last } => Ok(last),
+            other => Err(unexpected(&other)),
+        }
     }
+
     /// What the replica looks like now.
+    #[must_use]
     pub fn status(&self) -> GroupStatus {
-        todo!()
+        self.feed.status.borrow().clone()
     }
-    /// Follows the status.
+
+    /// Follows the status. Intermediate states may be skipped.
+    #[must_use]
     pub fn watch(&self) -> watch::Receiver<GroupStatus> {
-        todo!()
+        self.feed.status.clone()
     }
+
     /// Follows what happens in the group.
+    #[must_use]
+    #[doc(alias = "register_observer")]
     pub fn events(&self) -> RaftEvents {
-        todo!()
+        let receiver = self.feed.events.upgrade().map(|events| events.subscribe());
+        RaftEvents { receiver, missed: 0 }
     }
+
     /// Waits until `what` holds of the status.
+    ///
+    /// # Errors
+    /// It did not within the time given, or the replica has stopped.
     pub async fn wait_for(
         &self,
-        _what: impl Fn(&GroupStatus) -> bool,
-        _within: Duration,
+        what: impl Fn(&GroupStatus) -> bool,
+        within: Duration,
     ) -> Result<GroupStatus, Timeout> {
-        todo!()
+        let mut status = self.watch();
+        let seen = tokio::time::timeout(within, status.wait_for(|status| what(status))).await;
+        if let Ok(Ok(status)) = seen {
+            return Ok(status.clone());
+        }
+        Err(Timeout { within, last: Box::new(self.status()) })
     }
-    /// Resolves with the reason when this replica has stopped, by itself or with its node.
+
+    /// Resolves with the reason when this replica has stopped: by itself, with its node, or because the group
+    /// was closed.
     pub async fn stopped(&self) -> String {
-        todo!()
+        let mut stopped = self.feed.stopped.clone();
+        let reason = stopped.wait_for(Option::is_some).await;
+        let reason = reason.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_else(|| "the group was closed".to_owned())
     }
+
+    /// Hands a request to the host thread.
+    fn send(&self, request: Request) -> PendingAnswer {
+        let refused = |error| PendingAnswer::Refused(Some(error));
+        if self.shared.backlog.is_full() {
+            return refused(RequestError::Busy { what: "the backlog of the disk or the state machine" });
+        }
+        let Some(permit) = self.shared.requests.admit(request_bytes(&request)) else {
+            return refused(RequestError::Busy { what: "the queue of requests" });
+        };
+        let (reply, answer) = oneshot::channel();
+        let input = HostInput::Request { group: self.group, request, reply, permit };
+        match self.shared.mailbox.push(input) {
+            Ok(()) => PendingAnswer::Waiting(answer),
+            Err(_) => refused(RequestError::Stopped { reason: "the node has stopped".to_owned() }),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Answer, RequestError> {
+        let mut answer = self.send(request);
+        std::future::poll_fn(|context| answer.poll(context)).await
+    }
+}
+
+/// About how many bytes a request occupies.
+fn request_bytes(request: &Request) -> usize {
+    const HEADER: usize = 128;
+    HEADER
+        + match request {
+            Request::Propose { command, .. } => command.len(),
+            Request::Query { request, .. } => request.len(),
+            Request::OpenSession
+            | Request::ReadIndex
+            | Request::Barrier
+            | Request::ChangeMembership { .. }
+            | Request::TransferLeadership { .. }
+            | Request::Campaign
+            | Request::TakeSnapshot => 0,
+        }
+}
+
+/// The host answered something else than it was asked: a bug of ours, and nothing is known.
+fn unexpected(answer: &Answer) -> RequestError {
+    debug_assert!(false, "the host answered {answer:?} to another kind of request");
+    RequestError::OutcomeUnknown
 }

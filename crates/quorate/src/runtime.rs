@@ -1,0 +1,27 @@
+//! The threads that loop the synchronous parts.
+//!
+//! ```text
+//!            requests        messages from peers
+//!               │                    │
+//!               ▼                    ▼
+//!        ┌────────────── mailbox ──────────────┐◄───────────────────────────┐
+//!        │ host thread: Host::on_event, turns  │                            │
+//!        └──┬──────────┬──────────┬─────────┬──┘                            │
+//!           ▼          ▼          ▼         ▼                               │ completions
+//!       transport  log thread  apply     read thread                        │
+//!                  one sync    thread    old entries, snapshots             │
+//!                  per step       │         │                               │
+//!                      └──────────┴─────────┴───────────────────────────────┘
+//! ```
+//!
+//! * What enters the node from outside is admitted by [`gauge::Gauge`]s, in bytes: a request that does
+//!   not fit is `Busy`, a message that does not fit is dropped. What is inside is never refused, because
+//!   it has been promised; it counts against the backlog that admission looks at.
+//! * The host thread never waits for a disk, a state machine or a socket.
+//! * Every thread ends when its mailbox is closed, and is joined by the node.
+
+pub(crate) mod clock;
+pub(crate) mod gauge;
+pub(crate) mod host_thread;
+pub(crate) mod mailbox;
+pub(crate) mod workers;

@@ -1,0 +1,412 @@
+//! The host thread: everything that has happened since the last turn goes in, everything there is
+//! to do comes out.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quorate_core::{GroupId, NodeId, RaftEvent};
+use quorate_host::{
+    Answer, Applied, ApplyTask, Event, GroupSetup, GroupStatus, Host, OpenError, PeerMessage, Request,
+    RequestError, SnapshotEvent, SnapshotTask, Ticket, Work,
+};
+use quorate_storage::LogStats;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use crate::runtime::clock::Clock;
+use crate::runtime::gauge::{Gauge, Permit};
+use crate::runtime::mailbox::Mailbox;
+use crate::runtime::workers::{ApplyInput, LogInput, ReadInput};
+use crate::transport::{Inbound, Transport, entry_bytes, message_bytes};
+
+/// How many events of a group are kept for slow subscribers.
+const EVENTS_KEPT: usize = 1024;
+/// A host that names no deadline is asked again after this long.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Where the answer to a request goes.
+pub(crate) type Reply = oneshot::Sender<Result<Answer, RequestError>>;
+
+/// For the host thread.
+pub(crate) enum HostInput {
+    /// Something happened.
+    Event(Event),
+    /// A message from a peer.
+    Received { from: NodeId, message: PeerMessage, permit: Permit },
+    /// A user asks something.
+    Request { group: GroupId, request: Request, reply: Reply, permit: Permit },
+    /// Start a replica.
+    Open { setup: Box<GroupSetup>, reply: oneshot::Sender<Result<GroupFeed, OpenError>> },
+    /// Stop a replica.
+    Close { group: GroupId, reply: oneshot::Sender<()> },
+    /// Stop the node.
+    Stop { reason: String },
+}
+
+/// What the threads and handles of a node share.
+pub(crate) struct Shared {
+    pub(crate) node: NodeId,
+    pub(crate) mailbox: Mailbox<HostInput>,
+    /// Requests that wait for the host thread.
+    pub(crate) requests: Arc<Gauge>,
+    /// Messages that wait for the host thread.
+    pub(crate) inbound: Arc<Gauge>,
+    /// What waits for the disk and the state machines.
+    pub(crate) backlog: Arc<Gauge>,
+    pub(crate) log_stats: Mutex<LogStats>,
+    /// Why the node has stopped by itself.
+    pub(crate) failure: watch::Sender<Option<String>>,
+}
+
+impl Shared {
+    /// The node cannot go on.
+    pub(crate) fn fail(&self, reason: String) {
+        tracing::error!(node = %self.node, "this node stops: {reason}");
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            if first {
+                *failure = Some(reason.clone());
+            }
+            first
+        });
+        // When the host thread has ended already there is nothing left to stop.
+        drop(self.mailbox.push(HostInput::Stop { reason }));
+    }
+}
+
+impl Inbound for Shared {
+    fn received(&self, from: NodeId, message: PeerMessage) -> bool {
+        let bytes = message_bytes(&message);
+        // Entries and snapshot pieces become work for the disk; the rest keeps the group together.
+        if bytes > 1024 && self.backlog.is_full() {
+            return false;
+        }
+        let Some(permit) = self.inbound.admit(bytes) else { return false };
+        self.mailbox.push(HostInput::Received { from, message, permit }).is_ok()
+    }
+    fn unreachable(&self, node: NodeId) {
+        // A node that has stopped does not care.
+        drop(self.mailbox.push(HostInput::Event(Event::Unreachable { node })));
+    }
+}
+
+/// What a handle sees of a replica.
+#[derive(Clone)]
+pub(crate) struct GroupFeed {
+    pub(crate) status: watch::Receiver<GroupStatus>,
+    pub(crate) events: broadcast::WeakSender<RaftEvent>,
+    pub(crate) stopped: watch::Receiver<Option<String>>,
+}
+
+/// The other end of a [`GroupFeed`].
+struct GroupOutlet {
+    status: watch::Sender<GroupStatus>,
+    events: broadcast::Sender<RaftEvent>,
+    stopped: watch::Sender<Option<String>>,
+}
+
+/// The mailboxes and the transport that the host hands its work to.
+pub(crate) struct Lanes {
+    pub(crate) log: Arc<Mailbox<LogInput>>,
+    pub(crate) apply: Arc<Mailbox<ApplyInput>>,
+    pub(crate) read: Arc<Mailbox<ReadInput>>,
+    pub(crate) transport: Arc<dyn Transport>,
+}
+
+pub(crate) struct HostThread {
+    host: Host,
+    clock: Clock,
+    shared: Arc<Shared>,
+    lanes: Lanes,
+    waiting: HashMap<Ticket, Reply>,
+    next_ticket: u64,
+    groups: HashMap<GroupId, GroupOutlet>,
+    /// Groups whose status may have changed in this turn.
+    touched: BTreeSet<GroupId>,
+}
+
+impl HostThread {
+    pub(crate) fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
+        Self {
+            host: Host::new(shared.node),
+            clock: Clock::new(),
+            shared,
+            lanes,
+            waiting: HashMap::new(),
+            next_ticket: 1,
+            groups: HashMap::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Turns until the node stops.
+    pub(crate) fn run(mut self) {
+        loop {
+            let inputs = self.shared.mailbox.take_within(self.until_deadline());
+            if let Some(reason) = self.turn(inputs) {
+                self.stop(&reason);
+                return;
+            }
+        }
+    }
+
+    fn until_deadline(&self) -> Duration {
+        let now = self.clock.now().mono;
+        self.host.next_deadline().map_or(WAIT_MAX, |deadline| deadline.since(now).min(WAIT_MAX))
+    }
+
+    /// One turn; the reason when the node shall stop.
+    fn turn(&mut self, inputs: Vec<HostInput>) -> Option<String> {
+        let now = self.clock.now();
+        let mut stop = None;
+        for input in inputs {
+            match input {
+                HostInput::Event(event) => {
+                    self.touched.extend(group_of(&event));
+                    self.host.on_event(now, event);
+                }
+                HostInput::Received { from, message, permit } => {
+                    self.touched.insert(message.group);
+                    self.host.on_event(now, Event::Received { from, message });
+                    drop(permit);
+                }
+                HostInput::Request { group, request, reply, permit } => {
+                    let ticket = Ticket(self.next_ticket);
+                    self.next_ticket += 1;
+                    self.waiting.insert(ticket, reply);
+                    self.touched.insert(group);
+                    self.host.on_event(now, Event::Request { group, ticket, request });
+                    drop(permit);
+                }
+                HostInput::Open { setup, reply } => self.open(now, *setup, reply),
+                HostInput::Close { group, reply } => {
+                    self.host.close_group(group);
+                    self.groups.remove(&group);
+                    // Whoever asked may have given up.
+                    drop(reply.send(()));
+                }
+                HostInput::Stop { reason } => stop = Some(reason),
+            }
+        }
+        if self.host.next_deadline().is_some_and(|deadline| deadline <= now.mono) {
+            self.host.on_event(now, Event::Tick);
+        }
+        let work = self.host.take_work();
+        self.dispatch(work);
+        self.publish();
+        stop
+    }
+
+    fn open(
+        &mut self,
+        now: quorate_host::Now,
+        setup: GroupSetup,
+        reply: oneshot::Sender<Result<GroupFeed, OpenError>>,
+    ) {
+        let group = setup.group;
+        let opened = self.host.open_group(now, setup).and_then(|()| {
+            self.host.status(group).ok_or_else(|| OpenError::Inconsistent {
+                group,
+                reason: "it stopped as soon as it was opened".to_owned(),
+            })
+        });
+        let answer = opened.map(|status| {
+            let (status, status_feed) = watch::channel(status);
+            let (events, _) = broadcast::channel(EVENTS_KEPT);
+            let (stopped, stopped_feed) = watch::channel(None);
+            let feed = GroupFeed { status: status_feed, events: events.downgrade(), stopped: stopped_feed };
+            self.groups.insert(group, GroupOutlet { status, events, stopped });
+            feed
+        });
+        let is_open = answer.is_ok();
+        if reply.send(answer).is_err() && is_open {
+            // Nobody holds a handle: as if it had never been opened.
+            self.host.close_group(group);
+            self.groups.remove(&group);
+        }
+    }
+
+    fn dispatch(&mut self, work: Work) {
+        let Work { log, send, apply, fetch, snapshots, replies, events, stopped } = work;
+        let backlog = &self.shared.backlog;
+        if !log.is_empty() {
+            self.touched.extend(log.iter().map(|task| task.write.group));
+            self.lanes.log.push_all(log.into_iter().map(|task| {
+                let bytes = task.write.entries.iter().map(entry_bytes).sum();
+                LogInput::Task { permit: backlog.take(bytes), task }
+            }));
+        }
+        if !send.is_empty() {
+            self.touched.extend(send.iter().map(|outbound| outbound.message.group));
+            self.lanes.transport.send(send);
+        }
+        if !apply.is_empty() {
+            self.lanes.apply.push_all(apply.into_iter().map(|task| {
+                let bytes = apply_bytes(&task);
+                ApplyInput::Task { permit: backlog.take(bytes), task }
+            }));
+        }
+        if !fetch.is_empty() || !snapshots.is_empty() {
+            let fetch = fetch.into_iter().map(ReadInput::Fetch);
+            let snapshots = snapshots.into_iter().map(|task| {
+                let bytes = snapshot_bytes(&task);
+                ReadInput::Snapshot { permit: backlog.take(bytes), task }
+            });
+            self.lanes.read.push_all(fetch.chain(snapshots));
+        }
+        for (ticket, answer) in replies {
+            if let Some(reply) = self.waiting.remove(&ticket) {
+                // Whoever asked may have given up.
+                drop(reply.send(answer));
+            }
+        }
+        for (group, event) in events {
+            self.touched.insert(group);
+            self.tell(group, event);
+        }
+        for (group, reason) in stopped {
+            tracing::error!(node = %self.shared.node, %group, "replica stopped: {reason}");
+            self.touched.insert(group);
+            if let Some(outlet) = self.groups.get(&group) {
+                outlet.stopped.send_replace(Some(reason));
+            }
+        }
+    }
+
+    /// Tells subscribers and the log what happened.
+    fn tell(&self, group: GroupId, event: RaftEvent) {
+        let node = self.shared.node;
+        if let RaftEvent::RoleChanged { role, term, leader, reason } = &event {
+            tracing::info!(%node, %group, %role, %term, ?leader, ?reason, "role changed");
+        } else {
+            tracing::debug!(%node, %group, ?event, "raft");
+        }
+        if let Some(outlet) = self.groups.get(&group) {
+            if outlet.events.receiver_count() > 0 {
+                // The last subscriber may have left in between.
+                drop(outlet.events.send(event));
+            }
+        }
+    }
+
+    /// Shows handles what the replicas of this turn look like now.
+    fn publish(&mut self) {
+        for group in std::mem::take(&mut self.touched) {
+            let (Some(outlet), Some(status)) = (self.groups.get(&group), self.host.status(group)) else {
+                continue;
+            };
+            outlet.status.send_if_modified(|shown| {
+                let changed = differs(shown, &status);
+                *shown = status;
+                changed
+            });
+        }
+    }
+
+    /// Answers everybody, then takes no more.
+    fn stop(mut self, reason: &str) {
+        self.shared.mailbox.close();
+        for input in self.shared.mailbox.take().unwrap_or_default() {
+            self.turn_away(input, reason);
+        }
+        self.host.stop(reason);
+        let work = self.host.take_work();
+        self.dispatch(work);
+        for (_, reply) in self.waiting.drain() {
+            // A request the host has not answered may have been carried out.
+            drop(reply.send(Err(RequestError::OutcomeUnknown)));
+        }
+        for outlet in self.groups.values() {
+            outlet.stopped.send_if_modified(|stopped| {
+                let first = stopped.is_none();
+                if first {
+                    *stopped = Some(reason.to_owned());
+                }
+                first
+            });
+        }
+    }
+
+    /// What came too late: nothing of it has had any effect.
+    fn turn_away(&mut self, input: HostInput, reason: &str) {
+        match input {
+            HostInput::Request { reply, .. } => {
+                drop(reply.send(Err(RequestError::Stopped { reason: reason.to_owned() })));
+            }
+            HostInput::Event(event) => self.host.on_event(self.clock.now(), event),
+            // Dropping a reply's sender answers it.
+            HostInput::Received { .. }
+            | HostInput::Open { .. }
+            | HostInput::Close { .. }
+            | HostInput::Stop { .. } => {}
+        }
+    }
+}
+
+fn differs(a: &GroupStatus, b: &GroupStatus) -> bool {
+    a.role != b.role
+        || a.replica != b.replica
+        || a.term != b.term
+        || a.leader != b.leader
+        || a.leader_hint != b.leader_hint
+        || a.last != b.last
+        || a.commit != b.commit
+        || a.applied != b.applied
+        || a.compacted != b.compacted
+        || a.snapshot != b.snapshot
+        || a.membership_id != b.membership_id
+        || a.membership != b.membership
+        || a.progress != b.progress
+}
+
+fn group_of(event: &Event) -> Option<GroupId> {
+    match event {
+        Event::Tick | Event::Unreachable { .. } => None,
+        Event::Received { message, .. } => Some(message.group),
+        Event::Request { group, .. } => Some(*group),
+        Event::LogWritten(written) => Some(written.group),
+        Event::Fetched(fetched) => Some(fetched.group),
+        Event::Applied(
+            Applied::Entries { group, .. }
+            | Applied::Restored { group, .. }
+            | Applied::Query { group, .. }
+            | Applied::Captured { group, .. }
+            | Applied::Flushed { group, .. }
+            | Applied::Failed { group, .. },
+        )
+        | Event::Snapshot(
+            SnapshotEvent::Saved { group, .. }
+            | SnapshotEvent::SaveFailed { group, .. }
+            | SnapshotEvent::SendEnded { group, .. }
+            | SnapshotEvent::Staged { group, .. },
+        ) => Some(*group),
+        Event::Snapshot(SnapshotEvent::Send { .. }) => None,
+    }
+}
+
+fn apply_bytes(task: &ApplyTask) -> usize {
+    match task {
+        ApplyTask::Apply { entries, .. } => entries.iter().map(entry_bytes).sum(),
+        ApplyTask::Query { request, .. } => request.len(),
+        ApplyTask::Restore { .. }
+        | ApplyTask::Capture { .. }
+        | ApplyTask::Flush { .. }
+        | ApplyTask::Remove { .. } => 0,
+    }
+}
+
+fn snapshot_bytes(task: &SnapshotTask) -> usize {
+    match task {
+        SnapshotTask::Receive { chunk, .. } => chunk.data.len(),
+        SnapshotTask::Save { .. }
+        | SnapshotTask::Send { .. }
+        | SnapshotTask::Acked { .. }
+        | SnapshotTask::CancelSend { .. }
+        | SnapshotTask::Retain { .. } => 0,
+    }
+}
+
+/// Locks, also after a panic elsewhere: what is inside is plain figures.
+pub(crate) fn read_stats(stats: &Mutex<LogStats>) -> LogStats {
+    *stats.lock().unwrap_or_else(PoisonError::into_inner)
+}

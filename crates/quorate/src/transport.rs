@@ -1,0 +1,139 @@
+//! How nodes exchange messages: the seam, and what both sides of it promise.
+//!
+//! ```text
+//!   host thread ── send(messages) ──► Transport ──► network ──► Transport ── received ──► host thread
+//!                                        └── unreachable(node) ──► host thread of the sender
+//! ```
+//!
+//! Submit and complete: nothing here waits for the network. Losing, delaying and repeating messages
+//! is allowed, altering or inventing them is not: the receiver trusts `from`.
+//!
+//! Not here: what the messages mean (`quorate-core`), which of them may leave (`quorate-host`).
+
+mod frame;
+mod handshake;
+mod inbound;
+mod link;
+mod link_queue;
+mod memory;
+mod tcp;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use quorate_core::{EntryPayload, MessageBody, NodeId};
+use quorate_host::{Outbound, PeerBody, PeerMessage};
+
+pub use handshake::{HandshakeError, Identity, Refusal};
+pub use memory::{MemoryNetwork, MemoryTransport};
+pub use tcp::TcpTransport;
+
+/// Carries messages between nodes.
+///
+/// # Contract
+/// * `send` never blocks and may be called from any thread. Messages of one lane to one node arrive
+///   in order, or not at all.
+/// * What arrives was sent by the node that `received` names, unchanged.
+/// * Queues are bounded in bytes; what does not fit is dropped and counted.
+/// * A node that cannot be reached is reported through `unreachable`, at the latest when a message
+///   to it is dropped for that reason.
+/// * After `stop` has resolved nothing is delivered any more, and every task and thread has ended.
+pub trait Transport: Send + Sync {
+    /// Starts delivering to `inbound`. Called once, before the first `send`.
+    fn start(&self, inbound: Arc<dyn Inbound>);
+    /// Sends messages.
+    fn send(&self, messages: Vec<Outbound>);
+    /// Where this transport listens.
+    fn address(&self) -> SocketAddr;
+    /// Where peers are told to reach it.
+    fn advertised(&self) -> String;
+    /// Running totals.
+    fn stats(&self) -> TransportStats;
+    /// The peers known to this transport, ascending.
+    fn peers(&self) -> Vec<PeerStatus>;
+    /// Ends every task at once, without waiting for them. `stop` may follow.
+    fn abort(&self);
+    /// Ends every task and waits for them.
+    fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// Where a transport delivers. Never blocks; drops what does not fit.
+pub trait Inbound: Send + Sync {
+    /// A message arrived. Returns whether it was taken (`false`: a queue is full or the node stops).
+    fn received(&self, from: NodeId, message: PeerMessage) -> bool;
+    /// A node could not be reached.
+    fn unreachable(&self, node: NodeId);
+}
+
+/// Running totals of a transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportStats {
+    /// Messages handed to the network.
+    pub messages_sent: u64,
+    /// Messages received.
+    pub messages_received: u64,
+    /// Bytes handed to the network.
+    pub bytes_sent: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Messages that were not sent: a queue was full, or the peer could not be reached.
+    pub outbound_dropped: u64,
+    /// Messages received and not taken by the node, because its queues were full.
+    pub inbound_dropped: u64,
+    /// Connections ended because of bytes that make no sense.
+    pub malformed: u64,
+    /// Established outbound connections now.
+    pub connections: u64,
+    /// Handshakes refused, by either side.
+    pub handshakes_refused: u64,
+}
+
+/// What a transport knows of one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// Whether the consensus connection to it is established.
+    pub connected: bool,
+    /// Why the last attempt to connect failed, if it did.
+    pub error: Option<String>,
+}
+
+/// About how many bytes `message` occupies, in memory and on the wire.
+pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
+    const HEADER: usize = 96;
+    let body = match &message.body {
+        PeerBody::Raft(raft) => match &raft.body {
+            MessageBody::Append(append) => append.entries.iter().map(entry_bytes).sum(),
+            MessageBody::PreVote(_)
+            | MessageBody::PreVoteReply { .. }
+            | MessageBody::Vote(_)
+            | MessageBody::VoteReply { .. }
+            | MessageBody::AppendReply(_)
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::HeartbeatReply { .. }
+            | MessageBody::InstallSnapshot(_)
+            | MessageBody::TimeoutNow
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::ReadIndexReply { .. } => 0,
+        },
+        PeerBody::SnapshotChunk(chunk) => chunk.data.len(),
+        PeerBody::SnapshotAck(_) => 0,
+    };
+    HEADER + body
+}
+
+/// About how many bytes `entry` occupies.
+pub(crate) fn entry_bytes(entry: &quorate_core::Entry) -> usize {
+    const HEADER: usize = 32;
+    HEADER
+        + match &entry.payload {
+            EntryPayload::Noop => 0,
+            EntryPayload::Command(bytes) => bytes.len(),
+            EntryPayload::Membership(membership) => 128 * membership.members().count(),
+        }
+}

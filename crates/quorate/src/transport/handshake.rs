@@ -1,0 +1,279 @@
+//! Who may talk to whom: both sides of a new connection say who they are before anything else, and
+//! either may refuse, with a reason that both get to see.
+//!
+//! ```text
+//!   connecting side                      accepting side
+//!     Hello { versions, to, speaker } ──►  checks cluster, node ids, versions, directory
+//!                                     ◄──  Welcome { version, speaker }   or   Refused { reason }
+//!     checks the same of the speaker
+//! ```
+//!
+//! * A node id belongs to one data directory for as long as this process remembers: a wiped directory could have
+//!   forgotten a vote, so it must come back as a new node.
+//! * Of two live processes with one node id and one directory (a copy), the one started later is believed.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use quorate_core::NodeId;
+use tokio::sync::oneshot;
+
+use crate::config::ClusterId;
+use crate::transport::frame::{Channel, FrameError, Hello, PROTOCOL_VERSIONS, Speaker, Welcome};
+
+/// Who this process is, as its peers get to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// The data directory, by a random number it got when it was created.
+    pub incarnation: u64,
+    /// When this process started, in nanoseconds since 1970.
+    pub started: u64,
+}
+
+/// Why one node will not talk to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It belongs to another cluster.
+    #[error("it belongs to cluster {theirs}: check the address, or the data directory's cluster")]
+    OtherCluster {
+        /// The cluster of the side that refused.
+        theirs: ClusterId,
+    },
+    /// Another node answers at that address.
+    #[error("node {theirs} answers at this address: check the addresses in the membership")]
+    OtherNode {
+        /// The node that answers.
+        theirs: NodeId,
+    },
+    /// The node id is known with another data directory.
+    #[error(
+        "this node id is known with another data directory: a wiped node must be removed and come back with a \
+         new id"
+    )]
+    OtherDirectory,
+    /// A process that started later with the same directory is connected.
+    #[error("a later process with the same data directory is running: stop one of the two copies")]
+    Superseded,
+    /// No protocol version in common.
+    #[error("it speaks protocol versions {min} to {max} only: upgrade the older node")]
+    Version {
+        /// The oldest it speaks.
+        min: u16,
+        /// The newest it speaks.
+        max: u16,
+    },
+    /// Both sides say they are the same node.
+    #[error("both sides have the same node id: give every node its own")]
+    SameNodeId,
+    /// The other side has no room for another connection.
+    #[error("it has too many connections: try again later")]
+    TooManyConnections,
+    /// A reason that this build does not know.
+    #[error("for a reason unknown to this build (code {code}): upgrade this node")]
+    Other {
+        /// The reason's number.
+        code: u16,
+    },
+}
+
+/// Why there is no conversation with a peer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// It cannot be reached.
+    #[error("{address} cannot be reached: {source}")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// It did not answer in time.
+    #[error("{address} did not answer in time")]
+    TimedOut {
+        /// Where.
+        address: String,
+    },
+    /// Nobody knows where it is.
+    #[error("no address is known for node {0}: it has not connected yet")]
+    NoAddress(NodeId),
+    /// It said no.
+    #[error("the peer refused: {0}")]
+    RefusedByPeer(Refusal),
+    /// This side said no.
+    #[error("refused the peer: {0}")]
+    Refused(Refusal),
+    /// It does not speak the protocol.
+    #[error("{address} does not speak the peer protocol: {reason}")]
+    Malformed {
+        /// Where.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl HandshakeError {
+    pub(crate) fn from_frame(address: &str, error: FrameError) -> Self {
+        let address = address.to_owned();
+        match error {
+            FrameError::Io(source) => Self::Unreachable { address, source },
+            FrameError::TooLarge { .. }
+            | FrameError::TooShort { .. }
+            | FrameError::Checksum
+            | FrameError::Version(_)
+            | FrameError::Kind(_)
+            | FrameError::Magic
+            | FrameError::Body(_) => Self::Malformed { address, reason: error.to_string() },
+        }
+    }
+}
+
+/// What this process remembers of everyone it has shaken hands with.
+pub(crate) struct Acquaintances {
+    me: Identity,
+    address: String,
+    known: Mutex<BTreeMap<NodeId, Known>>,
+}
+
+struct Known {
+    incarnation: u64,
+    started: u64,
+    address: String,
+    live: BTreeMap<Channel, Live>,
+}
+
+/// An inbound connection; dropping it tells the connection's task to end.
+struct Live {
+    number: u64,
+    _end: oneshot::Sender<()>,
+}
+
+/// A connection that has been admitted.
+pub(crate) struct Admission {
+    pub(crate) welcome: Welcome,
+    pub(crate) number: u64,
+    /// Resolves when the connection has been replaced by a newer one.
+    pub(crate) replaced: oneshot::Receiver<()>,
+}
+
+/// The most nodes remembered; one more is refused as a connection too many.
+const KNOWN_MAX: usize = 4096;
+
+impl Acquaintances {
+    pub(crate) fn new(me: Identity, address: String) -> Self {
+        Self { me, address, known: Mutex::new(BTreeMap::new()) }
+    }
+
+    pub(crate) fn me(&self) -> Speaker {
+        Speaker {
+            cluster: self.me.cluster,
+            node: self.me.node,
+            incarnation: self.me.incarnation,
+            started: self.me.started,
+            address: self.address.clone(),
+        }
+    }
+
+    pub(crate) fn advertised(&self) -> &str {
+        &self.address
+    }
+
+    /// Where `node` said it is reached, if it has ever said so.
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&node).map(|known| known.address.clone()).filter(|address| !address.is_empty())
+    }
+
+    /// The `Hello` to say to `to`.
+    pub(crate) fn hello(&self, to: NodeId, channel: Channel) -> Hello {
+        Hello {
+            versions: (*PROTOCOL_VERSIONS.start(), *PROTOCOL_VERSIONS.end()),
+            channel,
+            to,
+            speaker: self.me(),
+        }
+    }
+
+    /// Decides about a `Hello`. `number` names the connection, larger for later ones.
+    pub(crate) fn admit(&self, number: u64, hello: &Hello) -> Result<Admission, Refusal> {
+        let (mine_min, mine_max) = (*PROTOCOL_VERSIONS.start(), *PROTOCOL_VERSIONS.end());
+        if hello.versions.0 > mine_max || hello.versions.1 < mine_min {
+            return Err(Refusal::Version { min: mine_min, max: mine_max });
+        }
+        if hello.speaker.cluster != self.me.cluster {
+            return Err(Refusal::OtherCluster { theirs: self.me.cluster });
+        }
+        if hello.to != self.me.node {
+            return Err(Refusal::OtherNode { theirs: self.me.node });
+        }
+        if hello.speaker.node == self.me.node {
+            return Err(Refusal::SameNodeId);
+        }
+        let mut nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = Self::recognise(&mut nodes, &hello.speaker)?;
+        let (end, replaced) = oneshot::channel();
+        known.live.insert(hello.channel, Live { number, _end: end });
+        let version = hello.versions.1.min(mine_max);
+        Ok(Admission { welcome: Welcome { version, speaker: self.me() }, number, replaced })
+    }
+
+    /// Decides about the answer to a `Hello` that was meant for `to`.
+    pub(crate) fn accept(&self, to: NodeId, welcome: &Welcome) -> Result<(), Refusal> {
+        if !PROTOCOL_VERSIONS.contains(&welcome.version) {
+            return Err(Refusal::Version { min: welcome.version, max: welcome.version });
+        }
+        if welcome.speaker.cluster != self.me.cluster {
+            return Err(Refusal::OtherCluster { theirs: welcome.speaker.cluster });
+        }
+        if welcome.speaker.node != to {
+            return Err(Refusal::OtherNode { theirs: welcome.speaker.node });
+        }
+        let mut nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::recognise(&mut nodes, &welcome.speaker).map(|_| ())
+    }
+
+    /// An admitted connection has ended.
+    pub(crate) fn ended(&self, node: NodeId, channel: Channel, number: u64) {
+        let mut nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = nodes.get_mut(&node) {
+            if known.live.get(&channel).is_some_and(|live| live.number == number) {
+                known.live.remove(&channel);
+            }
+        }
+    }
+
+    /// Finds or adds what is known of the speaker, and brings it up to date.
+    fn recognise<'a>(
+        nodes: &'a mut BTreeMap<NodeId, Known>,
+        speaker: &Speaker,
+    ) -> Result<&'a mut Known, Refusal> {
+        if nodes.len() >= KNOWN_MAX && !nodes.contains_key(&speaker.node) {
+            return Err(Refusal::TooManyConnections);
+        }
+        let known = nodes.entry(speaker.node).or_insert_with(|| Known {
+            incarnation: speaker.incarnation,
+            started: speaker.started,
+            address: speaker.address.clone(),
+            live: BTreeMap::new(),
+        });
+        if known.incarnation != speaker.incarnation {
+            return Err(Refusal::OtherDirectory);
+        }
+        if known.started != speaker.started {
+            // A clock that went back must not lock a restarted node out: only a live rival counts.
+            if speaker.started < known.started && !known.live.is_empty() {
+                return Err(Refusal::Superseded);
+            }
+            known.live.clear();
+            known.started = speaker.started;
+        }
+        known.address.clone_from(&speaker.address);
+        Ok(known)
+    }
+}
