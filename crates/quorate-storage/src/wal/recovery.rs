@@ -38,7 +38,8 @@ pub struct RecoveryReport {
     pub segments: u64,
     /// Records read.
     pub records: u64,
-    /// Where in the last segment a torn tail was dropped.
+    /// Where in the last segment records that were not whole, or stood behind one, were dropped, as far
+    /// as they could still be recognised.
     pub torn_at: Option<u64>,
 }
 
@@ -200,7 +201,6 @@ impl Scan {
             }
             at += ALIGNMENT;
         }
-        let torn = erase_to > end || window.bytes(end, HEADER_BYTES as u64).is_ok_and(|b| b[32] != 0);
         if erase_to > end {
             let count = erase_to.min(walk.segment.bytes) - end;
             let zeros = vec![0; index(count)];
@@ -208,8 +208,6 @@ impl Scan {
                 .file
                 .write_at(&zeros, end)
                 .map_err(|source| walk.segment.failed("erasing the torn end of", source))?;
-        }
-        if torn {
             self.report.torn_at = Some(end);
         }
         walk.segment.file.sync_data().map_err(|source| walk.segment.failed("syncing", source))

@@ -2,3 +2,5 @@
 //! byte, and the formats on disk.
 
 mod conformance;
+mod crash_points;
+mod damage;
