@@ -78,4 +78,34 @@ impl Config {
             command_bytes_max: 8 << 20,
         }
     }
+
+    /// Checks every limit against the others.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let rules = [
+            (self.id.0 > 0, "id", "above 0"),
+            (!self.heartbeat_interval.is_zero(), "heartbeat_interval", "above 0"),
+            (
+                self.election_timeout >= self.heartbeat_interval * 3,
+                "election_timeout",
+                "at least three times heartbeat_interval",
+            ),
+            (self.inflight_messages_max > 0, "inflight_messages_max", "above 0"),
+            (self.inflight_bytes_max > 0, "inflight_bytes_max", "above 0"),
+            (self.append_bytes_max > 0, "append_bytes_max", "above 0"),
+            (self.apply_bytes_max > 0, "apply_bytes_max", "above 0"),
+            (self.reads_max > 0, "reads_max", "above 0"),
+            (
+                self.uncommitted_bytes_max >= self.command_bytes_max,
+                "uncommitted_bytes_max",
+                "at least command_bytes_max",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            None => Ok(()),
+            Some((_, field, must)) => Err(ConfigError { field, must }),
+        }
+    }
 }

@@ -1,17 +1,30 @@
 //! Raft for one group as a deterministic state machine without I/O.
 
+mod candidate;
 mod codec;
 mod config;
 mod entry;
+mod error;
 mod event;
+mod follower;
+mod leader;
+mod log;
 mod membership;
 mod message;
+mod progress;
+mod quorum;
 mod raw_node;
 mod ready;
+mod rng;
+mod role;
+mod shared;
 mod status;
 mod types;
 
-pub use codec::*;
+pub use codec::{
+    DecodeError, decode_entry, decode_membership, decode_message, decode_snapshot_meta, encode_entry,
+    encode_membership, encode_message, encode_snapshot_meta, encoded_entry_len,
+};
 pub use config::{Config, ConfigError};
 pub use entry::{Entry, EntryPayload};
 pub use event::{RaftEvent, RoleName, RoleReason, VoteRefusal};

@@ -1,14 +1,27 @@
-//! `RawNode`: one replica of one group, inputs in, one `Ready` out.
+//! `RawNode`: one replica of one group, inputs in, one [`Ready`] out.
+//!
+//! Every input carries the time, and deadlines that have expired run before the input itself: a
+//! leader that was suspended steps down before it could serve anything.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::{Config, ConfigError};
-use crate::entry::Entry;
+use crate::candidate::Candidate;
+use crate::config::Config;
+use crate::entry::{Entry, EntryPayload};
+pub use crate::error::{
+    ChangeError, ProposeError, ReadError, Rejected, RestoreError, SnapshotOutcome, TransferError,
+};
+use crate::event::{RaftEvent, RoleName, RoleReason, VoteRefusal};
+use crate::follower::Follower;
+use crate::leader::Leader;
+use crate::log::Log;
 use crate::membership::{Membership, MembershipChange};
-use crate::message::{Message, SnapshotMeta};
+use crate::message::{Message, MessageBody, SnapshotMeta, VoteRequest};
 use crate::ready::{PersistToken, ReadTicket, Ready};
+use crate::role::{Role, Transition};
+use crate::shared::Shared;
 use crate::status::{ProgressStatus, Status};
 use crate::types::{HardState, LogId, LogIndex, MonoTime, ReplicaId, Term};
 
@@ -30,270 +43,557 @@ pub struct Restored {
     pub applied: LogIndex,
 }
 
-/// Why a replica cannot be built from what was read back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RestoreError {
-    /// The configuration is not valid.
-    Config(ConfigError),
-    /// What was read back contradicts itself.
-    Inconsistent(&'static str),
-}
-
-/// Why a message was refused. State is unchanged but for a newer term where Raft allows one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Rejected {
-    /// Addressed to another replica.
-    WrongReceiver,
-    /// The sender is not the replica the transport says it is.
-    ForgedSender,
-    /// Of an older term than this replica's; answered where that helps the sender.
-    OldTerm,
-    /// Of another recovery epoch.
-    OldEpoch,
-    /// Term or index beyond what can ever be reached.
-    OutOfRange,
-    /// Entries with gaps, falling terms, or of a later term than the message.
-    MalformedEntries,
-    /// Would replace a committed entry: the sender is not a correct replica of this group.
-    ContradictsCommitted,
-    /// A second leader in one term.
-    TwoLeaders,
-    /// From a replica that is not a member.
-    UnknownSender,
-    /// Only the leader of the current term may say this.
-    NotFromLeader,
-    /// An answer to nothing that was asked.
-    Unexpected,
-    /// A membership that could never be valid.
-    InvalidMembership,
-    /// Too much is waiting already.
-    Busy,
-}
-
-/// Why a proposal was not taken. It was **not** appended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ProposeError {
-    /// Ask the leader.
-    NotLeader {
-        /// The leader this replica knows.
-        leader: Option<ReplicaId>,
-    },
-    /// Leadership is being handed over: retry soon, there or here.
-    Transferring {
-        /// Whom it is handed to.
-        to: ReplicaId,
-    },
-    /// Too many bytes are waiting to be committed: back off.
-    Busy {
-        /// Bytes waiting.
-        uncommitted_bytes: u64,
-    },
-    /// The command is larger than `Config::command_bytes_max`.
-    TooLarge {
-        /// Its size in bytes.
-        bytes: u64,
-        /// The limit in bytes.
-        bytes_max: u64,
-    },
-}
-
-/// Why a membership change was not taken. Nothing was appended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ChangeError {
-    /// Ask the leader, or retry: see the cause.
-    Propose(ProposeError),
-    /// An earlier change is not committed yet (thesis §4.1): retry when it is.
-    InProgress {
-        /// The position of the earlier change.
-        pending: LogId,
-    },
-    /// No entry of this leader's own term is committed yet (Ongaro 2015): retry at once.
-    NotReady,
-    /// The membership is not the one the caller expected.
-    Changed {
-        /// The position of the membership in effect.
-        membership_id: LogId,
-    },
-    /// The node hosts a member of the group already.
-    AlreadyMember {
-        /// That member.
-        replica: ReplicaId,
-    },
-    /// No such member.
-    NotMember,
-    /// It is that already.
-    NothingToDo,
-    /// The learner is not caught up yet.
-    LearnerBehind {
-        /// How many entries it is missing.
-        missing: u64,
-    },
-    /// The last voter cannot leave.
-    LastVoter,
-    /// Too many members or a malformed address.
-    Invalid {
-        /// What is wrong.
-        what: &'static str,
-    },
-}
-
-/// Why a read was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// No leader is known: retry later.
-    NoLeader,
-    /// Too many reads are waiting.
-    Busy,
-}
-
-/// Why leadership is not being handed over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TransferError {
-    /// Ask the leader.
-    NotLeader {
-        /// The leader this replica knows.
-        leader: Option<ReplicaId>,
-    },
-    /// The target is not a voter of the group.
-    NotVoter,
-    /// The target already leads.
-    AlreadyLeader,
-    /// Another transfer is under way.
-    InProgress {
-        /// Its target.
-        to: ReplicaId,
-    },
-    /// The target was not heard within an election timeout.
-    Unreachable,
-}
-
-/// How streaming a snapshot to a follower ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SnapshotOutcome {
-    /// Every byte arrived; the follower will answer.
-    Sent,
-    /// It did not arrive; the core will ask again.
-    Failed,
-}
-
 /// One replica of one group.
 #[derive(Clone, Debug)]
-pub struct RawNode {}
+pub struct RawNode {
+    shared: Shared,
+    role: Role,
+}
 
 impl RawNode {
     /// Builds a replica from what it knew when it stopped. Starts as a follower without a leader.
+    ///
+    /// # Errors
+    /// An invalid configuration, or a `restored` that contradicts itself.
     pub fn new(config: Config, restored: Restored, now: MonoTime) -> Result<Self, RestoreError> {
-        unimplemented!("{config:?}{restored:?}{now:?}")
+        config.validate().map_err(RestoreError::Config)?;
+        let log = Log::restore(&restored, config.window_bytes_max)?;
+        let mut shared = Shared::new(config, restored.hard_state, log, restored.applied, now);
+        let role = Role::Follower(Follower::new(&mut shared));
+        shared.role_event(RoleName::Follower, RoleReason::Started);
+        Ok(Self { shared, role })
     }
-    /// Time has passed: timeouts, heartbeats, retries. Call at or after `next_deadline`.
+
+    // ---- time -----------------------------------------------------------------------------------
+
+    /// Time has passed: timeouts, heartbeats, retries. Call at or after [`next_deadline`](Self::next_deadline).
     pub fn tick(&mut self, now: MonoTime) {
-        unimplemented!("{now:?}")
+        self.shared.now = self.shared.now.max(now);
+        let next = match &mut self.role {
+            Role::Follower(follower) => follower.tick(&mut self.shared),
+            Role::Candidate(candidate) => candidate.tick(&self.shared),
+            Role::Leader(leader) => leader.tick(&mut self.shared),
+        };
+        self.become_next(next);
     }
+
     /// When `tick` has something to do next, if nothing else happens.
     pub fn next_deadline(&self) -> MonoTime {
-        unimplemented!()
+        match &self.role {
+            Role::Follower(follower) => follower.next_deadline(),
+            Role::Candidate(candidate) => candidate.deadline,
+            Role::Leader(leader) => leader.next_deadline(&self.shared),
+        }
     }
+
+    // ---- peers ----------------------------------------------------------------------------------
+
     /// A message arrived; the transport vouches that `from` sent it.
+    ///
+    /// # Errors
+    /// Why it was refused. Nothing changed, except that a later term may have been taken over.
     pub fn step(&mut self, now: MonoTime, from: ReplicaId, message: Message) -> Result<(), Rejected> {
-        unimplemented!("{now:?}{from:?}{message:?}")
+        self.tick(now);
+        let checked = self.check(from, &message).and_then(|()| self.dispatch(message.clone()));
+        if let Err(reason) = checked {
+            let message = Box::new(without_entries(message));
+            self.shared.event(RaftEvent::MessageRejected { reason, message });
+        }
+        checked
     }
-    /// Appends a command on the leader and starts replicating it.
+
+    /// The gate: what no correct replica sends, in any state.
+    fn check(&self, from: ReplicaId, message: &Message) -> Result<(), Rejected> {
+        if message.to != self.shared.config.id {
+            return Err(Rejected::WrongReceiver);
+        }
+        if message.from != from || from == message.to {
+            return Err(Rejected::ForgedSender);
+        }
+        if message.term > Term::MAX || message.term == Term(0) {
+            return Err(Rejected::OutOfRange);
+        }
+        if message.epoch != self.shared.membership().epoch() && !self.shared.membership().is_empty() {
+            return Err(Rejected::OldEpoch);
+        }
+        check_body(message)
+    }
+
+    fn dispatch(&mut self, message: Message) -> Result<(), Rejected> {
+        let known_or_leading = self.shared.membership().get(message.from).is_some()
+            || matches!(
+                message.body,
+                MessageBody::Append(_)
+                    | MessageBody::Heartbeat { .. }
+                    | MessageBody::InstallSnapshot(_)
+                    | MessageBody::PreVote(_)
+                    | MessageBody::Vote(_)
+            );
+        if !known_or_leading {
+            return Err(Rejected::UnknownSender);
+        }
+        if let MessageBody::PreVote(request) | MessageBody::Vote(request) = message.body {
+            self.answer_vote(&message, request);
+            return Ok(());
+        }
+        if message.term < self.shared.term {
+            return self.answer_old_term(&message);
+        }
+        self.follow_term(&message)?;
+        let next = match &mut self.role {
+            Role::Follower(follower) => follower.step(&mut self.shared, message)?,
+            Role::Candidate(candidate) => candidate.step(&mut self.shared, &message)?,
+            Role::Leader(leader) => leader.step(&mut self.shared, message)?,
+        };
+        self.become_next(next);
+        Ok(())
+    }
+
+    /// A message of an older term is void; its sender must learn of the newer one where it would
+    /// otherwise lead (or wait) for ever: PreVote and CheckQuorum together need that (etcd #8501).
+    fn answer_old_term(&mut self, message: &Message) -> Result<(), Rejected> {
+        if let MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_) =
+            message.body
+        {
+            let last = self.shared.last_durable();
+            self.shared.send(message.from, MessageBody::HeartbeatReply { read_round: 0, last });
+        }
+        Err(Rejected::OldTerm)
+    }
+
+    /// Takes over a later term, and the leader that a message of the current term proves.
+    fn follow_term(&mut self, message: &Message) -> Result<(), Rejected> {
+        let leads = matches!(
+            message.body,
+            MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_)
+        );
+        let asks_only = matches!(message.body, MessageBody::PreVoteReply { granted: true });
+        if message.term > self.shared.term && !asks_only {
+            self.shared.enter_term(message.term);
+            let leader = leads.then_some(message.from);
+            self.become_next(Transition::Follow { leader, reason: RoleReason::HigherTerm });
+            if !leads {
+                return Err(Rejected::Unexpected);
+            }
+        } else if leads {
+            match (&self.role, self.shared.leader) {
+                (Role::Leader(_), _) => return Err(Rejected::TwoLeaders),
+                (Role::Follower(_), Some(leader)) if leader != message.from => {
+                    return Err(Rejected::TwoLeaders);
+                }
+                (Role::Follower(_), Some(_)) => {}
+                (Role::Follower(_) | Role::Candidate(_), _) => {
+                    let leader = Some(message.from);
+                    self.become_next(Transition::Follow { leader, reason: RoleReason::HeardLeader });
+                }
+            }
+        } else if asks_only && message.term != self.shared.term.next() {
+            return Err(Rejected::Unexpected);
+        }
+        Ok(())
+    }
+
+    /// Votes and pre-votes (Raft §5.4.1, thesis §4.2.3 and §9.6), in every role alike.
+    fn answer_vote(&mut self, message: &Message, request: VoteRequest) {
+        let (candidate, term) = (message.from, message.term);
+        let pre = matches!(message.body, MessageBody::PreVote(_));
+        let sticky = self.shared.config.check_quorum && !request.transfer && self.hears_a_leader();
+        let mut refusal = None;
+        if term < self.shared.term || (pre && term == self.shared.term) {
+            refusal = Some(VoteRefusal::OldTerm);
+        } else if sticky {
+            refusal = Some(VoteRefusal::HeardLeader);
+        } else if !pre && term > self.shared.term {
+            self.shared.enter_term(term);
+            self.become_next(Transition::Follow { leader: None, reason: RoleReason::HigherTerm });
+        }
+        if refusal.is_none() && request.last < self.shared.log.last() {
+            refusal = Some(VoteRefusal::LogBehind);
+        }
+        let taken = self.shared.vote.is_some_and(|vote| vote != candidate) || self.shared.leader.is_some();
+        if refusal.is_none() && !pre && taken && self.shared.vote != Some(candidate) {
+            refusal = Some(VoteRefusal::AlreadyVoted);
+        }
+        self.shared.event(RaftEvent::VoteAnswered { candidate, term, pre, refusal });
+        let granted = refusal.is_none();
+        if pre {
+            // A grant carries the asked term; a refusal the voter's own, so that a later term spreads
+            // even where nobody wins (etcd #8243).
+            let answered = if granted { term } else { self.shared.term };
+            if answered > Term(0) {
+                self.shared.send_in(candidate, answered, MessageBody::PreVoteReply { granted });
+            }
+            return;
+        }
+        if granted && self.shared.vote.is_none() {
+            self.shared.vote = Some(candidate);
+            if let Role::Follower(follower) = &mut self.role {
+                follower.deadline = self.shared.election_deadline();
+            }
+        }
+        // A voter that stays with its leader says nothing: its older term would mean nothing.
+        if refusal != Some(VoteRefusal::HeardLeader) {
+            self.shared.send(candidate, MessageBody::VoteReply { granted });
+        }
+    }
+
+    fn hears_a_leader(&self) -> bool {
+        match self.role {
+            Role::Leader(_) => true,
+            Role::Follower(_) => self.shared.leader.is_some() && self.shared.hears_leader(),
+            Role::Candidate(_) => false,
+        }
+    }
+
+    // ---- users ----------------------------------------------------------------------------------
+
+    fn not_leader(&self) -> ProposeError {
+        ProposeError::NotLeader { leader: self.shared.leader }
+    }
+
+    fn propose_payload(&mut self, now: MonoTime, command: Option<Bytes>) -> Result<LogId, ProposeError> {
+        self.tick(now);
+        match &mut self.role {
+            Role::Leader(leader) => leader.propose(&mut self.shared, command),
+            Role::Follower(_) | Role::Candidate(_) => Err(self.not_leader()),
+        }
+    }
+
+    /// Appends a command on the leader and starts replicating it. It is committed when an entry
+    /// with exactly this position comes out of `Ready::apply`; another entry at the index means it never will be.
+    ///
+    /// # Errors
+    /// Why it was not appended.
     pub fn propose(&mut self, now: MonoTime, command: Bytes) -> Result<LogId, ProposeError> {
-        unimplemented!("{now:?}{command:?}")
+        self.propose_payload(now, Some(command))
     }
+
     /// Appends an empty entry: once it is applied, so is everything before.
+    ///
+    /// # Errors
+    /// Why it was not appended.
     pub fn propose_barrier(&mut self, now: MonoTime) -> Result<LogId, ProposeError> {
-        unimplemented!("{now:?}")
+        self.propose_payload(now, None)
     }
+
     /// Appends a membership one step away from the current one. With `expected`, only if the
-    /// membership in effect is still the one at that position. `NothingToDo` etc. are typed
-    /// refusals, never silent no-ops. On success: the position, and the replica concerned (the new id for
-    /// `AddLearner`).
+    /// membership in effect is still the one at that position. On success: the position, and the
+    /// replica concerned (the new id for `AddLearner`).
+    ///
+    /// # Errors
+    /// A typed refusal, never a silent no-op.
     pub fn propose_membership(
         &mut self,
         now: MonoTime,
         change: MembershipChange,
         expected: Option<LogId>,
     ) -> Result<(LogId, ReplicaId), ChangeError> {
-        unimplemented!("{now:?}{change:?}{expected:?}")
+        self.tick(now);
+        match &mut self.role {
+            Role::Leader(leader) => leader.propose_membership(&mut self.shared, change, expected),
+            Role::Follower(_) | Role::Candidate(_) => Err(ChangeError::Propose(self.not_leader())),
+        }
     }
+
     /// Asks for an index at which a linearizable read may be served; the outcome is in a later
-    /// `Ready::reads`. Works on followers too.
+    /// `Ready::reads`, always. Works on followers too.
+    ///
+    /// # Errors
+    /// Why it was not taken.
     pub fn read(&mut self, now: MonoTime, ticket: ReadTicket) -> Result<(), ReadError> {
-        unimplemented!("{now:?}{ticket:?}")
+        self.tick(now);
+        match &mut self.role {
+            Role::Leader(leader) => leader.read(&mut self.shared, ticket),
+            Role::Follower(follower) => follower.read(&mut self.shared, ticket),
+            Role::Candidate(_) => Err(ReadError::NoLeader),
+        }
     }
-    /// Hands leadership to `to`, or to the most up-to-date reachable voter.
+
+    /// Hands leadership to `to`, or to the reachable voter with the longest log. Proposals are
+    /// refused until it is over, an election timeout at most.
+    ///
+    /// # Errors
+    /// Why nothing was started.
     pub fn transfer_leadership(
         &mut self,
         now: MonoTime,
         to: Option<ReplicaId>,
     ) -> Result<ReplicaId, TransferError> {
-        unimplemented!("{now:?}{to:?}")
+        self.tick(now);
+        match &mut self.role {
+            Role::Leader(leader) => leader.transfer(&mut self.shared, to),
+            Role::Follower(_) | Role::Candidate(_) => {
+                Err(TransferError::NotLeader { leader: self.shared.leader })
+            }
+        }
     }
-    /// Starts an election now (with a pre-vote when configured). No effect on leaders and
+
+    /// Starts an election now (with a pre-vote when configured). No effect on leaders and on
     /// replicas that may not vote.
     pub fn campaign(&mut self, now: MonoTime) {
-        unimplemented!("{now:?}")
+        self.tick(now);
+        if !matches!(self.role, Role::Leader(_)) {
+            self.become_next(Transition::Campaign { transfer: false, reason: RoleReason::Asked });
+        }
     }
-    /// A follower stops believing in its leader, so that it may grant votes at once.
+
+    /// A follower stops believing in its leader, so that it may grant votes at once; a leader steps down.
     pub fn forget_leader(&mut self, now: MonoTime) {
-        unimplemented!("{now:?}")
+        self.tick(now);
+        self.become_next(Transition::Follow { leader: None, reason: RoleReason::Forgot });
     }
+
+    // ---- reports --------------------------------------------------------------------------------
+
     /// The transport could not deliver to `replica`: stop streaming, probe.
     pub fn report_unreachable(&mut self, replica: ReplicaId) {
-        unimplemented!("{replica:?}")
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_unreachable(replica);
+        }
     }
+
     /// Streaming the snapshot asked for by `Fetch::SendSnapshot` has ended.
     pub fn report_snapshot(&mut self, now: MonoTime, to: ReplicaId, outcome: SnapshotOutcome) {
-        unimplemented!("{now:?}{to:?}{outcome:?}")
+        self.tick(now);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_snapshot_outcome(&self.shared, to, outcome);
+        }
     }
+
     /// Everything up to and including the write `token` is durable.
     pub fn on_persisted(&mut self, now: MonoTime, token: PersistToken) {
-        unimplemented!("{now:?}{token:?}")
+        self.shared.on_persisted(token);
+        self.tick(now);
+        let next = match &mut self.role {
+            Role::Follower(_) => Transition::Stay,
+            Role::Candidate(candidate) => candidate.on_persisted(&self.shared),
+            Role::Leader(leader) => leader.maybe_commit(&mut self.shared),
+        };
+        self.become_next(next);
     }
+
     /// The state machine has applied everything up to `index`.
     pub fn on_applied(&mut self, now: MonoTime, index: LogIndex) {
-        unimplemented!("{now:?}{index:?}")
+        self.shared.on_applied(index);
+        self.tick(now);
     }
+
     /// Entries asked for by `Fetch::Entries` (contiguous from the asked `from`), or an empty list
-    /// when they could not be read; the core asks again when it still needs them.
+    /// when they could not be read; the core asks again while it needs them.
     pub fn on_fetched(&mut self, now: MonoTime, from: LogIndex, entries: Vec<Entry>) {
-        unimplemented!("{now:?}{from:?}{entries:?}")
+        let entries = self.shared.on_fetched(from, entries);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_fetched(&mut self.shared, from, &entries);
+        }
+        self.tick(now);
     }
+
     /// The log's entries up to `through` are going to be dropped (a durable snapshot covers them).
     /// Ignored beyond what is applied. The write itself is the caller's.
     pub fn on_compacted(&mut self, through: LogId) {
-        unimplemented!("{through:?}")
+        let log = &mut self.shared.log;
+        if through.index > log.compacted().index
+            && through.index <= self.shared.applied
+            && log.contains(through)
+        {
+            log.compact(through);
+        }
     }
+
+    // ---- output ---------------------------------------------------------------------------------
+
     /// Whether `ready` would return anything.
     pub fn has_ready(&self) -> bool {
-        unimplemented!()
+        let replicate = matches!(&self.role, Role::Leader(leader) if leader.has_to_replicate());
+        replicate || self.shared.has_output()
     }
+
     /// Takes everything there is to do now. May be called again before earlier lanes completed.
     pub fn ready(&mut self) -> Ready {
-        unimplemented!()
+        if let Role::Leader(leader) = &mut self.role {
+            leader.replicate(&mut self.shared);
+        }
+        let shared = &mut self.shared;
+        let persist = shared.take_persist();
+        let restore = shared.take_restore();
+        let apply = shared.take_apply();
+        Ready {
+            persist,
+            send: shared.take_messages(),
+            restore,
+            apply,
+            reads: std::mem::take(&mut shared.reads),
+            fetch: std::mem::take(&mut shared.fetches),
+            events: std::mem::take(&mut shared.events),
+        }
     }
+
     /// A view of the replica.
     pub fn status(&self) -> Status<'_> {
-        unimplemented!()
+        let shared = &self.shared;
+        let (membership_id, membership) = shared.log.membership();
+        let leading = match &self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        };
+        Status {
+            id: shared.config.id,
+            role: self.role.name(),
+            term: shared.term,
+            vote: shared.vote,
+            leader: shared.leader,
+            compacted: shared.log.compacted(),
+            last: shared.log.last(),
+            persisted: shared.log.persisted,
+            commit: shared.log.commit,
+            applied: shared.applied,
+            membership,
+            membership_id,
+            transfer_to: leading.and_then(|leader| leader.transfer_to()),
+            uncommitted_bytes: leading.map_or(0, |leader| leader.uncommitted_bytes),
+        }
     }
-    /// On a leader: what it knows of every member.
+
+    /// On a leader: what it knows of every other member.
     pub fn progress(&self) -> impl Iterator<Item = (ReplicaId, ProgressStatus)> + '_ {
-        std::iter::empty()
+        let leading = match &self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        };
+        let (now, timeout) = (self.shared.now, self.shared.config.election_timeout);
+        leading.into_iter().flat_map(move |leader| {
+            leader.progress.iter().map(move |(id, progress)| (*id, progress.status(now, timeout)))
+        })
     }
-    /// The term of the entry at `index`, where known.
+
+    /// The term of the entry at `index`, from the compacted position to the last.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
-        unimplemented!("{index:?}")
+        self.shared.log.term_at(index)
     }
-    /// The membership that was in effect at `index` (at or after the compacted position, at most
-    /// the last): what a snapshot taken at `index` must carry.
+
+    /// What a snapshot taken at `index` must carry: the membership that was in effect there (`index`
+    /// at or after the compacted position, at most the last).
     pub fn snapshot_meta(&self, index: LogIndex) -> Option<SnapshotMeta> {
-        unimplemented!("{index:?}")
+        let last = self.shared.log.id_at(index)?;
+        let (membership_id, membership) = self.shared.log.membership_at(index)?;
+        Some(SnapshotMeta { last, membership, membership_id })
     }
+
+    // ---- roles ----------------------------------------------------------------------------------
+
+    /// The one place where a role changes.
+    fn become_next(&mut self, next: Transition) {
+        match next {
+            Transition::Stay => {}
+            Transition::Follow { leader, reason } => self.become_follower(leader, reason),
+            Transition::Campaign { transfer, reason } => self.campaign_as_voter(transfer, reason),
+            Transition::Elect { transfer } => self.become_candidate(transfer, RoleReason::Won),
+            Transition::Lead => {
+                let leader = Leader::new(&mut self.shared);
+                self.role = Role::Leader(Box::new(leader));
+                self.shared.role_event(RoleName::Leader, RoleReason::Won);
+            }
+        }
+    }
+
+    fn leave_role(&mut self) {
+        match &mut self.role {
+            Role::Leader(leader) => leader.fail_reads(&mut self.shared),
+            Role::Follower(follower) => follower.fail_reads(&mut self.shared),
+            Role::Candidate(_) => {}
+        }
+    }
+
+    fn become_follower(&mut self, leader: Option<ReplicaId>, reason: RoleReason) {
+        self.leave_role();
+        self.shared.leader = leader;
+        self.shared.heard_leader = leader.map(|_| self.shared.now);
+        self.role = Role::Follower(Follower::new(&mut self.shared));
+        self.shared.role_event(RoleName::Follower, reason);
+    }
+
+    fn campaign_as_voter(&mut self, transfer: bool, reason: RoleReason) {
+        let is_voter = self.shared.membership().is_voter(self.shared.config.id);
+        if !is_voter || self.shared.term >= Term::MAX {
+            return;
+        }
+        if transfer || !self.shared.config.pre_vote {
+            self.become_candidate(transfer, reason);
+            return;
+        }
+        // A pre-candidate believes in no leader, or two of them could refuse each other for ever (etcd #9586).
+        self.leave_role();
+        self.shared.leader = None;
+        let candidate = Candidate::new(&mut self.shared, true, transfer);
+        let next = candidate.decide(&self.shared);
+        self.role = Role::Candidate(candidate);
+        self.shared.role_event(RoleName::PreCandidate, reason);
+        self.become_next(next);
+    }
+
+    fn become_candidate(&mut self, transfer: bool, reason: RoleReason) {
+        self.leave_role();
+        let (id, term) = (self.shared.config.id, self.shared.term.next());
+        self.shared.enter_term(term);
+        self.shared.vote = Some(id);
+        self.shared.leader = None;
+        self.role = Role::Candidate(Candidate::new(&mut self.shared, false, transfer));
+        self.shared.role_event(RoleName::Candidate, reason);
+    }
+}
+
+/// What no correct replica puts into a message.
+fn check_body(message: &Message) -> Result<(), Rejected> {
+    let in_range = |id: LogId| id.term <= Term::MAX && id.index <= LogIndex::MAX;
+    let fine = match &message.body {
+        MessageBody::Append(append) => {
+            check_entries(append.prev, &append.entries, message.term)?;
+            in_range(append.prev) && append.prev.term <= message.term && append.commit <= LogIndex::MAX
+        }
+        MessageBody::PreVote(request) => in_range(request.last) && request.last.term < message.term,
+        MessageBody::Vote(request) => in_range(request.last) && request.last.term < message.term,
+        MessageBody::InstallSnapshot(meta) => {
+            if meta.membership.validate().is_err() {
+                return Err(Rejected::InvalidMembership);
+            }
+            in_range(meta.last)
+                && meta.last.term <= message.term
+                && meta.last.index > LogIndex(0)
+                && meta.membership_id.index <= meta.last.index
+        }
+        MessageBody::Heartbeat { commit, .. } => *commit <= LogIndex::MAX,
+        MessageBody::HeartbeatReply { last, .. } => in_range(*last),
+        MessageBody::AppendReply(_)
+        | MessageBody::PreVoteReply { .. }
+        | MessageBody::VoteReply { .. }
+        | MessageBody::TimeoutNow
+        | MessageBody::ReadIndex { .. }
+        | MessageBody::ReadIndexReply { .. } => true,
+    };
+    if fine { Ok(()) } else { Err(Rejected::OutOfRange) }
+}
+
+/// Entries are contiguous after `prev`, their terms never fall and are at most the sender's.
+fn check_entries(prev: LogId, entries: &[Entry], term: Term) -> Result<(), Rejected> {
+    let mut before = prev;
+    for entry in entries {
+        let follows = entry.index() == before.index.next() && entry.term() >= before.term;
+        if !follows || entry.term() > term || entry.index() > LogIndex::MAX {
+            return Err(Rejected::MalformedEntries);
+        }
+        if let EntryPayload::Membership(membership) = &entry.payload
+            && membership.validate().is_err()
+        {
+            return Err(Rejected::InvalidMembership);
+        }
+        before = entry.id;
+    }
+    Ok(())
+}
+
+fn without_entries(mut message: Message) -> Message {
+    if let MessageBody::Append(append) = &mut message.body {
+        append.entries.clear();
+    }
+    message
 }

@@ -1,0 +1,91 @@
+//! A replica that asks for votes, or (pre-candidate) whether it would get them.
+
+use std::collections::BTreeMap;
+
+use crate::event::RoleReason;
+use crate::message::{Message, MessageBody, VoteRequest};
+use crate::quorum::{Tally, tally};
+use crate::raw_node::Rejected;
+use crate::role::Transition;
+use crate::shared::Shared;
+use crate::types::{MonoTime, ReplicaId, Term};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Candidate {
+    /// Asks only (thesis §9.6); its term is not raised yet.
+    pub(crate) pre: bool,
+    pub(crate) deadline: MonoTime,
+    answers: BTreeMap<ReplicaId, bool>,
+}
+
+impl Candidate {
+    /// Starts asking. For a real election the term is this candidate's own already.
+    pub(crate) fn new(shared: &mut Shared, pre: bool, transfer: bool) -> Self {
+        let mut candidate = Self { pre, deadline: shared.election_deadline(), answers: BTreeMap::new() };
+        if pre {
+            candidate.answers.insert(shared.config.id, true);
+        }
+        let request = VoteRequest { last: shared.log.last(), transfer };
+        let asked = Self::term(shared, pre);
+        let voters: Vec<ReplicaId> = shared.membership().voters().collect();
+        let own = shared.config.id;
+        for voter in voters.into_iter().filter(|voter| *voter != own) {
+            let body = if pre { MessageBody::PreVote(request) } else { MessageBody::Vote(request) };
+            shared.send_in(voter, asked, body);
+        }
+        candidate
+    }
+
+    fn term(shared: &Shared, pre: bool) -> Term {
+        if pre { shared.term.next() } else { shared.term }
+    }
+
+    pub(crate) fn tick(&self, shared: &Shared) -> Transition {
+        if shared.now < self.deadline {
+            Transition::Stay
+        } else {
+            Transition::Campaign { transfer: false, reason: RoleReason::ElectionTimeout }
+        }
+    }
+
+    /// The candidate's own vote counts once the disk has it.
+    pub(crate) fn on_persisted(&mut self, shared: &Shared) -> Transition {
+        if !self.pre && shared.term_is_durable() {
+            self.answers.insert(shared.config.id, true);
+        }
+        self.decide(shared)
+    }
+
+    pub(crate) fn step(&mut self, shared: &mut Shared, message: &Message) -> Result<Transition, Rejected> {
+        let granted = match message.body {
+            MessageBody::PreVoteReply { granted } if self.pre => granted,
+            MessageBody::VoteReply { granted } if !self.pre => granted,
+            MessageBody::ReadIndex { request } => {
+                shared.send(message.from, MessageBody::ReadIndexReply { request, index: None });
+                return Ok(Transition::Stay);
+            }
+            MessageBody::PreVoteReply { .. }
+            | MessageBody::VoteReply { .. }
+            | MessageBody::AppendReply(_)
+            | MessageBody::HeartbeatReply { .. }
+            | MessageBody::ReadIndexReply { .. } => return Err(Rejected::Unexpected),
+            MessageBody::TimeoutNow => return Err(Rejected::NotFromLeader),
+            MessageBody::PreVote(_)
+            | MessageBody::Vote(_)
+            | MessageBody::Append(_)
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::InstallSnapshot(_) => unreachable!("answered before, or by a follower"),
+        };
+        self.answers.entry(message.from).or_insert(granted);
+        Ok(self.decide(shared))
+    }
+
+    pub(crate) fn decide(&self, shared: &Shared) -> Transition {
+        match tally(shared.membership().voters().map(|voter| self.answers.get(&voter).copied())) {
+            Tally::Won if self.pre => Transition::Elect { transfer: false },
+            Tally::Won => Transition::Lead,
+            Tally::Lost => Transition::Follow { leader: None, reason: RoleReason::Lost },
+            Tally::Open => Transition::Stay,
+        }
+    }
+}

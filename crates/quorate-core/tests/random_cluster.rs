@@ -1,0 +1,372 @@
+//! Fear, in small: clusters of cores under random loss, delay, duplication, reordering and crashes.
+//! After every step: one leader a term, logs that match, commits that never change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_core::{
+    Config, Entry, Fetch, HardState, LogId, LogIndex, Member, MemberRole, Membership, Message, MonoTime,
+    NodeId, Persist, RawNode, ReadOutcome, ReadTicket, ReplicaId, Restored, RoleName, SnapshotMeta,
+    SnapshotOutcome, Term,
+};
+
+struct Rng(u64);
+impl Rng {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// What a replica's disk holds: exactly the writes that were reported durable.
+#[derive(Clone)]
+struct Disk {
+    hard: HardState,
+    compacted: LogId,
+    entries: Vec<Entry>,
+    membership: (LogId, Arc<Membership>),
+}
+
+impl Disk {
+    fn write(&mut self, persist: &Persist) {
+        if let (Some(to), Some(membership)) = (persist.reset_to, &persist.reset_membership) {
+            self.compacted = to;
+            self.entries.clear();
+            self.membership = membership.clone();
+        }
+        if let Some(from) = persist.truncate_from {
+            self.entries.retain(|entry| entry.index() < from);
+        }
+        for entry in &persist.entries {
+            assert_eq!(entry.index().0, self.last().0 + 1, "a write leaves a gap");
+            self.entries.push(entry.clone());
+        }
+        if let Some(hard) = persist.hard_state {
+            assert!(hard.term >= self.hard.term, "terms on disk fall");
+            self.hard = hard;
+        }
+    }
+    fn last(&self) -> LogIndex {
+        self.entries.last().map_or(self.compacted.index, Entry::index)
+    }
+    fn compact(&mut self, through: LogId, membership: (LogId, Arc<Membership>)) {
+        self.entries.retain(|entry| entry.index() > through.index);
+        self.compacted = through;
+        self.membership = membership;
+    }
+    fn restored(&self, applied: LogIndex) -> Restored {
+        let mut term_runs: Vec<LogId> = Vec::new();
+        let mut memberships = vec![self.membership.clone()];
+        for entry in &self.entries {
+            if term_runs.last().is_none_or(|run| run.term < entry.term()) {
+                term_runs.push(entry.id);
+            }
+            if let quorate_core::EntryPayload::Membership(membership) = &entry.payload {
+                memberships.push((entry.id, Arc::clone(membership)));
+            }
+        }
+        let last = self.last();
+        let hard_state = self.hard;
+        Restored { hard_state, compacted: self.compacted, term_runs, last, memberships, applied }
+    }
+}
+
+struct Node {
+    core: RawNode,
+    disk: Disk,
+    writing: Vec<Persist>,
+    applied: LogIndex,
+}
+
+struct Cluster {
+    rng: Rng,
+    now: u64,
+    nodes: BTreeMap<ReplicaId, Node>,
+    wire: Vec<Message>,
+    committed: BTreeMap<LogIndex, Entry>,
+    leaders: BTreeMap<Term, ReplicaId>,
+    commits_seen: u64,
+    snapshots: u64,
+    reads: BTreeMap<u64, LogIndex>,
+    reads_done: u64,
+    next_read: u64,
+    loss: u64,
+}
+
+fn config(id: ReplicaId, seed: u64) -> Config {
+    let mut config = Config::new(id);
+    config.seed = seed ^ (id.0 << 32);
+    config.window_bytes_max = 200;
+    config.append_bytes_max = 64;
+    config.inflight_messages_max = 4;
+    config
+}
+
+impl Cluster {
+    fn new(seed: u64, voters: u64) -> Self {
+        let member = |n| Member {
+            node: NodeId(n),
+            role: MemberRole::Voter,
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let membership = Arc::new(Membership::initial((1..=voters).map(member).collect()).unwrap());
+        let disk = Disk {
+            hard: HardState { term: Term(1), vote: None, commit: LogIndex(1) },
+            compacted: LogId::new(1, 1),
+            entries: Vec::new(),
+            membership: (LogId::new(1, 1), membership),
+        };
+        let nodes = (1..=voters).map(ReplicaId).map(|id| {
+            let core = RawNode::new(config(id, seed), disk.restored(LogIndex(1)), MonoTime(0)).unwrap();
+            (id, Node { core, disk: disk.clone(), writing: Vec::new(), applied: LogIndex(1) })
+        });
+        Self {
+            rng: Rng(seed),
+            now: 0,
+            nodes: nodes.collect(),
+            wire: Vec::new(),
+            committed: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            commits_seen: 0,
+            snapshots: 0,
+            reads: BTreeMap::new(),
+            reads_done: 0,
+            next_read: 0,
+            loss: 10,
+        }
+    }
+
+    fn time(&self) -> MonoTime {
+        MonoTime::from_millis(self.now)
+    }
+
+    fn any(&mut self) -> ReplicaId {
+        ReplicaId(1 + self.rng.below(self.nodes.len() as u64))
+    }
+
+    fn step(&mut self) {
+        let id = self.any();
+        let now = self.time();
+        match self.rng.below(100) {
+            0..20 => {
+                self.now += self.rng.below(60);
+                let now = self.time();
+                self.nodes.get_mut(&id).unwrap().core.tick(now);
+            }
+            20..60 => self.deliver(),
+            60..72 => {
+                let command = Bytes::from(vec![7; usize::try_from(self.rng.below(60)).unwrap()]);
+                drop(self.nodes.get_mut(&id).unwrap().core.propose(now, command));
+            }
+            72..90 => self.persist(id),
+            90..94 => self.read(id),
+            94..96 => self.compact(id),
+            96..97 => drop(self.nodes.get_mut(&id).unwrap().core.transfer_leadership(now, None)),
+            97..98 => self.crash(id),
+            _ => self.nodes.get_mut(&id).unwrap().core.report_unreachable(ReplicaId(1)),
+        }
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.drain(id);
+        }
+        self.check();
+    }
+
+    fn deliver(&mut self) {
+        if self.wire.is_empty() {
+            return;
+        }
+        let at = usize::try_from(self.rng.below(self.wire.len() as u64)).unwrap();
+        let duplicate = self.rng.below(10) == 0;
+        let message = if duplicate { self.wire[at].clone() } else { self.wire.swap_remove(at) };
+        if self.rng.below(100) < self.loss {
+            return;
+        }
+        let now = self.time();
+        let node = self.nodes.get_mut(&message.to).unwrap();
+        drop(node.core.step(now, message.from, message));
+    }
+
+    fn persist(&mut self, id: ReplicaId) {
+        let now = self.time();
+        let node = self.nodes.get_mut(&id).unwrap();
+        if node.writing.is_empty() {
+            return;
+        }
+        let persist = node.writing.remove(0);
+        node.disk.write(&persist);
+        node.core.on_persisted(now, persist.token);
+    }
+
+    fn read(&mut self, id: ReplicaId) {
+        let now = self.time();
+        self.next_read += 1;
+        let newest = self.committed.keys().next_back().copied().unwrap_or_default();
+        // Only what some replica has applied (and could have answered) must be seen.
+        if self.nodes.get_mut(&id).unwrap().core.read(now, ReadTicket(self.next_read)).is_ok() {
+            self.reads.insert(self.next_read, newest);
+        }
+    }
+
+    fn compact(&mut self, id: ReplicaId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let through = LogIndex(node.applied.0.min(node.disk.last().0));
+        if through <= node.disk.compacted.index {
+            return;
+        }
+        let meta = node.core.snapshot_meta(through).unwrap();
+        node.disk.compact(meta.last, (meta.membership_id, Arc::clone(&meta.membership)));
+        node.core.on_compacted(meta.last);
+    }
+
+    /// Power off: what was not written is gone.
+    fn crash(&mut self, id: ReplicaId) {
+        let now = self.time();
+        let seed = self.rng.below(u64::MAX >> 32);
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.writing.clear();
+        node.applied = node.disk.compacted.index;
+        node.core = RawNode::new(config(id, seed), node.disk.restored(node.applied), now).unwrap();
+    }
+
+    fn drain(&mut self, id: ReplicaId) {
+        let now = self.time();
+        while self.nodes[&id].core.has_ready() {
+            let node = self.nodes.get_mut(&id).unwrap();
+            let ready = node.core.ready();
+            node.writing.extend(ready.persist);
+            self.wire.extend(ready.send);
+            if let Some(meta) = ready.restore {
+                self.snapshots += 1;
+                node.applied = meta.last.index;
+                node.core.on_applied(now, node.applied);
+            }
+            for entry in ready.apply {
+                assert_eq!(entry.index().0, node.applied.0 + 1, "apply leaves a gap");
+                node.applied = entry.index();
+                self.commits_seen += 1;
+                let agreed = self.committed.entry(entry.index()).or_insert_with(|| entry.clone());
+                assert_eq!(*agreed, entry, "two replicas applied different entries");
+            }
+            node.core.on_applied(now, node.applied);
+            for read in ready.reads {
+                let (ReadOutcome::At { ticket, .. } | ReadOutcome::Failed { ticket }) = read;
+                let newest = self.reads.remove(&ticket.0).expect("each read is decided once");
+                if let ReadOutcome::At { index, .. } = read {
+                    assert!(index >= newest, "a stale read: {index:?} < {newest:?}");
+                    self.reads_done += 1;
+                }
+            }
+            for fetch in ready.fetch {
+                self.fetch(id, fetch);
+            }
+        }
+    }
+
+    fn fetch(&mut self, id: ReplicaId, fetch: Fetch) {
+        let now = self.time();
+        let node = self.nodes.get_mut(&id).unwrap();
+        match fetch {
+            Fetch::Entries { from, to, .. } => {
+                let wanted = |entry: &&Entry| entry.index() >= from && entry.index() < to;
+                let entries: Vec<Entry> = node.disk.entries.iter().filter(wanted).take(3).cloned().collect();
+                let contiguous = entries.first().is_some_and(|entry| entry.index() == from);
+                node.core.on_fetched(now, from, if contiguous { entries } else { Vec::new() });
+            }
+            Fetch::SendSnapshot { to, at_least } => {
+                let meta = node.core.snapshot_meta(node.applied.min(node.disk.last())).unwrap();
+                assert!(meta.last.index >= at_least);
+                let outcome =
+                    if self.rng.below(4) == 0 { SnapshotOutcome::Failed } else { SnapshotOutcome::Sent };
+                let status = node.core.status();
+                let message = install(id, to, status.term, meta);
+                if outcome == SnapshotOutcome::Sent {
+                    self.wire.push(message);
+                }
+                node.core.report_snapshot(now, to, outcome);
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        for (id, node) in &self.nodes {
+            let status = node.core.status();
+            assert!(status.applied <= status.commit && status.commit <= status.last.index);
+            if status.role == RoleName::Leader {
+                let leader = self.leaders.entry(status.term).or_insert(*id);
+                assert_eq!(leader, id, "two leaders in {:?}", status.term);
+                // Leader completeness: what was ever committed is in this log, with the same term.
+                for (index, entry) in self.committed.range(status.compacted.index.next()..) {
+                    if entry.term() < status.term {
+                        assert_eq!(node.core.term_at(*index), Some(entry.term()), "{id:?} lacks {index:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let line = |node: &Node| {
+            let progress: Vec<_> = node.core.progress().collect();
+            format!("{:?} applied {:?} {progress:?}", node.core.status(), node.applied)
+        };
+        self.nodes.values().map(line).collect()
+    }
+
+    /// Faults stop: a leader emerges, and everybody applies everything.
+    fn heal(&mut self) {
+        self.loss = 0;
+        let goal = self.commits_seen + 1;
+        for round in 0.. {
+            assert!(round < 3_000, "no progress after the faults stopped: {:#?}", self.describe());
+            self.now += 20;
+            let now = self.time();
+            for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                self.nodes.get_mut(&id).unwrap().core.tick(now);
+                drop(self.nodes.get_mut(&id).unwrap().core.propose(now, Bytes::from_static(b"healed")));
+                self.drain(id);
+                while !self.nodes[&id].writing.is_empty() {
+                    self.persist(id);
+                    self.drain(id);
+                }
+            }
+            for message in std::mem::take(&mut self.wire) {
+                let node = self.nodes.get_mut(&message.to).unwrap();
+                let (to, from) = (message.to, message.from);
+                drop(node.core.step(now, from, message));
+                self.drain(to);
+            }
+            let applied: Vec<LogIndex> = self.nodes.values().map(|node| node.applied).collect();
+            let spread = applied.iter().max().unwrap().0 - applied.iter().min().unwrap().0;
+            if self.commits_seen > goal && spread <= 3 {
+                return;
+            }
+        }
+    }
+}
+
+fn install(from: ReplicaId, to: ReplicaId, term: Term, meta: SnapshotMeta) -> Message {
+    Message { from, to, term, epoch: 0, body: quorate_core::MessageBody::InstallSnapshot(meta) }
+}
+
+#[test]
+fn random_clusters_keep_every_promise() {
+    let (mut commits, mut snapshots, mut reads, mut terms) = (0, 0, 0, 0);
+    for seed in 0..60 {
+        let mut cluster = Cluster::new(seed, 1 + seed % 5);
+        for _ in 0..3_000 {
+            cluster.step();
+        }
+        cluster.heal();
+        commits += cluster.commits_seen;
+        snapshots += cluster.snapshots;
+        reads += cluster.reads_done;
+        terms += cluster.leaders.len();
+    }
+    // The run is worth nothing if these never happen.
+    assert!(
+        commits > 5_000 && snapshots > 20 && reads > 500 && terms > 150,
+        "{commits} {snapshots} {reads} {terms}"
+    );
+}
