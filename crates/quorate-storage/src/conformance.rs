@@ -15,11 +15,7 @@
 //!     }
 //! }
 //!
-//! # fn main() {
-//! # if false { // The suite runs in this crate's tests.
 //! log_store::run(&mut || Box::new(InMemory(MemLogStore::with_crashes())));
-//! # }
-//! # }
 //! ```
 //!
 //! A broken rule is a panic with the name of the case and what was expected. Nothing here knows how a store

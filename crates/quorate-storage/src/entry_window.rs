@@ -81,20 +81,23 @@ impl<T> EntryWindow<T> {
 }
 
 impl<T: Copy> EntryWindow<T> {
-    /// Puts the item of `index`, which may be in the window, just after it, or before it; places in
+    /// Puts the item of `index`, which may be in the window, after it, or before it; places in
     /// between are filled with `hole`. Returns what was there.
     pub(crate) fn place(&mut self, index: LogIndex, item: T, hole: T) -> Result<Option<T>, TooFar> {
-        /// More entries than a segment can hold.
-        const HOLES_MAX: u64 = 1 << 28;
+        /// More entries than are ever missing for a while.
+        const HOLES_MAX: u64 = 1 << 26;
         if self.items.is_empty() {
             self.first = index;
         }
-        if index > self.next() || index.0 + HOLES_MAX < self.first.0 {
+        if index.0 > self.next().0 + HOLES_MAX || index.0 + HOLES_MAX < self.first.0 {
             return Err(TooFar);
         }
         while self.first > index {
             self.items.push_front(hole);
             self.first = self.first.previous();
+        }
+        while self.next() < index {
+            self.items.push_back(hole);
         }
         if index == self.next() {
             self.items.push_back(item);
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn items_placed_before_the_window_leave_holes_until_they_are_filled() {
+    fn items_placed_outside_the_window_leave_holes_until_they_are_filled() {
         let mut w = window(5, &['e', 'f']);
         assert_eq!(w.place(LogIndex(3), 'c', '.'), Ok(Some('.')));
         assert_eq!(shown(&w), "3:c.ef");
@@ -142,6 +145,8 @@ mod tests {
         assert_eq!(w.place(LogIndex(5), 'E', '.'), Ok(Some('e')));
         assert_eq!(w.place(LogIndex(7), 'g', '.'), Ok(None));
         assert_eq!(shown(&w), "3:cdEfg");
-        assert_eq!(w.place(LogIndex(9), 'x', '.'), Err(TooFar));
+        assert_eq!(w.place(LogIndex(9), 'i', '.'), Ok(None));
+        assert_eq!(shown(&w), "3:cdEfg.i");
+        assert_eq!(w.place(LogIndex(1 << 40), 'x', '.'), Err(TooFar));
     }
 }

@@ -8,9 +8,9 @@
 //! * The index changes, and completions are called, only after the sync, in the order of `write`.
 //! * After any failed write or sync the log refuses everything (nothing is known about the file then). Only
 //!   running out of space for a new segment is survivable: nothing was touched, the batch gets `NoSpace`.
-//! * Old segments are dropped from the front as compaction empties them. State of idle groups and a few entries of
-//!   lagging ones are moved to the end of the log first ([`WalConfig::move_bytes_max`]); a group that lags with more
-//!   holds segments back until there are [`WalConfig::segments_max`] of them.
+//! * Old segments are dropped from the front as compaction empties them. State of idle groups and entries of
+//!   lagging ones are moved to the end of the log first. A group that lags holds segments back only as
+//!   long as moving its entries would cost more than it frees (see `cleaning`).
 //!
 //! Files: `record` (frames), `body` (contents), `segment` (files), `tail` (the end of the log), `flush`
 //! (one round of batches), `index` (what is live), `cleaning` (dropping segments), `recovery`
@@ -49,10 +49,11 @@ pub struct WalConfig {
     pub segment_bytes: u64,
     /// How many files of dropped segments are kept for reuse.
     pub recycled_segments_max: usize,
-    /// The oldest segment is dropped when at most this much of it is live, in bytes; that is moved.
+    /// Segments that are live to a quarter at most are dropped at once, but no more of them at a time than have this
+    /// much live data together, in bytes.
     pub move_bytes_max: u64,
-    /// With more segments than this the oldest one is emptied however much of it is live, as long as
-    /// at most half of this many segments' worth is live at all.
+    /// A log whose live data is at most a quarter of it is shortened from the front at the cost of moving what is
+    /// live there; with more segments than this, one whose live data is at most half of it.
     pub segments_max: u64,
     /// New segments are filled with zeros this far ahead of the end, in bytes, so that a sync need not
     /// write file system metadata.

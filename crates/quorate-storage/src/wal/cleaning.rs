@@ -7,8 +7,13 @@
 //! after newer records of other entries is harmless. The last move carries the floor: the segments below it are
 //! not needed once it is durable, and only then are they dropped, oldest first.
 //!
+//! Which segments: those at the front that are live to a quarter at most. Failing that, the oldest, however
+//! much of it is live, when the whole log is: to a quarter, or to a half if there are more than
+//! [`super::WalConfig::segments_max`]. So a log takes about four times what is live in it, or four segments, and
+//! moving costs a fraction of what is written.
+//!
 //! * A step moves at most [`STEP_BYTES_MAX`] and never makes a new segment: it takes the room that is left.
-//! * Moves ride on the sync of the next flush.
+//! * Moves ride on the sync of the next flush; only a flush that syncs nothing else syncs for them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -27,6 +32,9 @@ use crate::group_log::GroupLog;
 
 /// The most that one step moves, in bytes.
 const STEP_BYTES_MAX: u64 = 1 << 20;
+
+/// A log of fewer segments is only shortened where that costs little.
+const SEGMENTS_MIN: usize = 4;
 
 /// Padding and the count of entries, in bytes.
 const SLACK_BYTES: usize = 16;
@@ -90,6 +98,11 @@ impl Wal {
         Ok(())
     }
 
+    /// Whether old segments only wait for a sync.
+    pub(super) const fn is_waiting_to_drop(&self) -> bool {
+        matches!(self.cleaner, Cleaner::Waiting { .. })
+    }
+
     /// Finds the segments at the front that are worth emptying.
     fn choose(&mut self) {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -105,9 +118,11 @@ impl Wal {
             }
             through = Some(used.segment.number);
         }
-        if through.is_none() && index.segments.len() as u64 > config.segments_max {
+        if through.is_none() && index.segments.len() >= SEGMENTS_MIN {
             let live_bytes: u64 = index.segments.values().map(|used| used.live_bytes).sum();
-            if live_bytes <= config.segments_max * config.segment_bytes / 2 {
+            let bytes: u64 = index.segments.values().map(|used| used.segment.bytes).sum();
+            let has_too_many = index.segments.len() as u64 > config.segments_max;
+            if live_bytes <= bytes / if has_too_many { 2 } else { 4 } {
                 through = index.segments.keys().next().copied();
             }
         }

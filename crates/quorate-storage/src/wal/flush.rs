@@ -54,6 +54,7 @@ struct Staged {
 impl Wal {
     /// See `LogStore::flush`.
     pub(super) fn flush_queue(&mut self) -> Result<(), LogError> {
+        let syncs_before = self.stats.syncs;
         let mut queue = std::mem::take(&mut self.queue).into_iter();
         let mut round = Round::default();
         while self.failed.is_none() {
@@ -69,6 +70,9 @@ impl Wal {
         }
         if self.tail.durable > self.tail.marked {
             self.put_mark()?;
+        }
+        if self.stats.syncs == syncs_before && self.is_waiting_to_drop() {
+            self.sync_rest()?;
         }
         self.clean()
     }

@@ -2,8 +2,8 @@
 //! per segment how much of it is still needed. Shared by the writer (who changes it after a sync)
 //! and the readers, through one lock.
 //!
-//! * 16 bytes per live entry; a group's entries are contiguous (holes exist only during recovery, while the
-//!   records that fill them are still to come).
+//! * 16 bytes per live entry; a group's entries are contiguous. Holes exist only during recovery: entries whose
+//!   first copy went with a dropped segment stand in a move further on, which fills them.
 //! * A segment may go when no entry lies in it and no group's state was last written in it.
 
 use std::collections::BTreeMap;
@@ -95,7 +95,7 @@ impl Index {
             group
                 .entries
                 .place(entry.index(), location, Location::HOLE)
-                .map_err(|_| "entries are missing")?;
+                .map_err(|_| "an entry is too far from the others")?;
             if let Some(used) = self.segments.get_mut(&segment) {
                 used.live_bytes += u64::from(spot.bytes);
             }
@@ -119,8 +119,10 @@ impl Index {
         group.log = moved.log;
         for (index, spot) in moved.entries {
             let location = Location { segment, spot };
-            let before =
-                group.entries.place(index, location, Location::HOLE).map_err(|_| "entries are missing")?;
+            let before = group
+                .entries
+                .place(index, location, Location::HOLE)
+                .map_err(|_| "an entry is too far from the others")?;
             release(&mut self.segments, before);
             if let Some(used) = self.segments.get_mut(&segment) {
                 used.live_bytes += u64::from(spot.bytes);

@@ -4,3 +4,5 @@
 mod conformance;
 mod crash_points;
 mod damage;
+mod data_dir;
+mod space;

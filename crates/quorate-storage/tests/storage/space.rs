@@ -1,0 +1,214 @@
+//! Full disks, failing syncs, and what becomes of old segments.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use quorate_core::{GroupId, HardState, LogIndex, Term};
+use quorate_storage::conformance::LogModel;
+use quorate_storage::{Disk, DiskFault, GroupWrite, LogBatch, LogError, LogStore, MemDisk, Wal, WalConfig};
+
+use crate::crash_points::{batch, compaction, entries};
+
+fn config() -> WalConfig {
+    WalConfig { segment_bytes: 8192, fill_ahead_bytes: 1000, salt: 3, ..WalConfig::default() }
+}
+
+fn open(disk: &MemDisk) -> Wal {
+    Wal::open(Arc::new(disk.clone()), Path::new("wal"), config()).unwrap()
+}
+
+/// Writes each batch in one flush; what their completions said.
+fn write(wal: &mut Wal, batches: Vec<LogBatch>) -> Vec<Result<(), LogError>> {
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    for batch in batches {
+        let outcomes = Arc::clone(&outcomes);
+        wal.write(batch, true, Box::new(move |result| outcomes.lock().unwrap().push(result)));
+    }
+    drop(wal.flush());
+    std::mem::take(&mut *outcomes.lock().unwrap())
+}
+
+fn write_one(wal: &mut Wal, model: &mut LogModel, write: GroupWrite) -> Result<(), LogError> {
+    let batch = batch([write]);
+    let outcome = self::write(wal, vec![batch.clone()]).remove(0);
+    if outcome.is_ok() {
+        model.apply(&batch);
+    }
+    outcome
+}
+
+/// The disk is full when a segment is needed: the batch is refused, everything else goes on, compaction makes
+/// room, and then the same batch is taken.
+#[test]
+fn full_disk_refuses_batches_until_compaction_makes_room() {
+    let disk = MemDisk::new();
+    disk.set_capacity(Some(3 * 8192));
+    let (mut wal, mut model) = (open(&disk), LogModel::default());
+    let mut index = 1;
+    let refused = loop {
+        match write_one(&mut wal, &mut model, entries(1, 1, index..=index, 900)) {
+            Ok(()) => index += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, LogError::NoSpace { .. }), "{refused}");
+    assert!(index > 15, "three segments were filled first: {index}");
+    // Again and again, and nothing has changed.
+    for _ in 0..3 {
+        let again = write_one(&mut wal, &mut model, entries(1, 1, index..=index, 900));
+        assert!(matches!(again, Err(LogError::NoSpace { .. })), "{again:?}");
+    }
+    model.compare(&wal).unwrap();
+    // Small promises still fit, and so does compaction, without any new space.
+    let vote = HardState { term: Term(9), ..HardState::default() };
+    let vote = GroupWrite { group: GroupId(1), hard_state: Some(vote), ..GroupWrite::default() };
+    write_one(&mut wal, &mut model, vote).unwrap();
+    write_one(&mut wal, &mut model, compaction(1, 1, index - 2)).unwrap();
+    wal.flush().unwrap();
+    write_one(&mut wal, &mut model, entries(1, 1, index..=index, 900)).unwrap();
+    for index in index + 1..index + 40 {
+        write_one(&mut wal, &mut model, entries(1, 1, index..=index, 900)).unwrap();
+        write_one(&mut wal, &mut model, compaction(1, 1, index)).unwrap();
+    }
+    model.compare(&wal).unwrap();
+    drop(wal);
+    model.compare(&open(&disk)).unwrap();
+}
+
+/// A batch that found no space is not overtaken by later ones of its group; other groups' small
+/// batches may use the reserve.
+#[test]
+fn nothing_of_a_group_overtakes_a_batch_that_found_no_space() {
+    let disk = MemDisk::new();
+    let mut wal = open(&disk);
+    disk.set_capacity(Some(8192));
+    let vote = |group, term| {
+        let hard_state = Some(HardState { term: Term(term), ..HardState::default() });
+        batch([GroupWrite { group: GroupId(group), hard_state, ..GroupWrite::default() }])
+    };
+    let large = batch([entries(1, 1, 1..=1, 9000)]);
+    let outcomes = write(&mut wal, vec![vote(1, 1), large, vote(1, 2), vote(2, 2)]);
+    assert!(outcomes[0].is_ok() && outcomes[3].is_ok(), "{outcomes:?}");
+    for outcome in &outcomes[1..3] {
+        assert!(matches!(outcome, Err(LogError::NoSpace { .. })), "{outcomes:?}");
+    }
+    assert_eq!(wal.reader().state(GroupId(1)).unwrap().hard_state.term, Term(1));
+}
+
+#[test]
+fn failed_sync_is_final_for_everything_queued_and_everything_later() {
+    let disk = MemDisk::new();
+    let mut wal = open(&disk);
+    assert!(write(&mut wal, vec![batch([entries(1, 1, 1..=1, 10)])])[0].is_ok());
+    // The next flush writes, fills ahead if it must, and syncs: the sync is the last of the three.
+    let before = disk.operations();
+    assert!(write(&mut wal, vec![batch([entries(1, 1, 2..=2, 10)])])[0].is_ok());
+    let sync = disk.operations() - before - 2;
+    disk.fail_at(disk.operations() + sync, DiskFault::Error);
+    let batches = vec![batch([entries(1, 1, 3..=3, 10)]), batch([entries(2, 1, 1..=1, 10)])];
+    let outcomes = write(&mut wal, batches);
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(LogError::Failed { .. }))), "{outcomes:?}");
+    assert_eq!(wal.reader().state(GroupId(1)).unwrap().last, LogIndex(2), "nothing of it is shown");
+    let syncs = wal.stats().syncs;
+    let later = write(&mut wal, vec![batch([entries(2, 1, 1..=1, 10)])]);
+    assert!(matches!(later[0], Err(LogError::Failed { .. })), "{later:?}");
+    assert!(wal.flush().is_err());
+    assert_eq!(wal.stats().syncs, syncs, "a sync is never tried again");
+}
+
+/// One flush of many batches of many groups is one sync.
+#[test]
+fn a_flush_is_one_sync_however_much_is_queued() {
+    let disk = MemDisk::new();
+    let mut wal = open(&disk);
+    let syncs = wal.stats().syncs;
+    let outcomes = write(&mut wal, (1..40).map(|group| batch([entries(group, 1, 1..=2, 10)])).collect());
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(wal.stats().syncs, syncs + 1);
+    assert_eq!(wal.stats().batches, 39);
+}
+
+/// Fifty groups write once and idle for ever, one group writes and is compacted: the log stays
+/// small, the idle ones keep everything, files are used again.
+#[test]
+fn idle_groups_do_not_hold_old_segments() {
+    let disk = MemDisk::new();
+    let (mut wal, mut model) = (open(&disk), LogModel::default());
+    for group in 10..60 {
+        write_one(&mut wal, &mut model, entries(group, 3, 1..=2, 8)).unwrap();
+    }
+    for index in 1..300 {
+        write_one(&mut wal, &mut model, entries(1, 1, index..=index, 500)).unwrap();
+        write_one(&mut wal, &mut model, compaction(1, 1, index)).unwrap();
+        assert!(wal.stats().segments <= 12, "{:?}", wal.stats());
+    }
+    wal.flush().unwrap();
+    assert!(wal.stats().segments <= 5, "{:?}", wal.stats());
+    model.compare(&wal).unwrap();
+    let names = disk.list(Path::new("wal")).unwrap();
+    assert!(names[0].as_str() > "0000000000000010", "old segments are gone: {names:?}");
+    assert!(names.iter().any(|name| name.starts_with("free-")), "some are kept for reuse: {names:?}");
+    drop(wal);
+    model.compare(&open(&disk)).unwrap();
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_gets_its_own() {
+    let disk = MemDisk::new();
+    let (mut wal, mut model) = (open(&disk), LogModel::default());
+    for index in 1..=4 {
+        write_one(&mut wal, &mut model, entries(1, 1, index..=index, 30_000)).unwrap();
+        write_one(&mut wal, &mut model, entries(2, 1, index..=index, 30)).unwrap();
+    }
+    model.compare(&wal).unwrap();
+    drop(wal);
+    let mut wal = open(&disk);
+    model.compare(&wal).unwrap();
+    write_one(&mut wal, &mut model, compaction(1, 1, 4)).unwrap();
+    for index in 5..60 {
+        write_one(&mut wal, &mut model, entries(1, 1, index..=index, 700)).unwrap();
+        write_one(&mut wal, &mut model, compaction(1, 1, index)).unwrap();
+    }
+    assert!(wal.stats().bytes_on_disk < 8 * 8192, "large segments are not kept: {:?}", wal.stats());
+}
+
+#[test]
+fn readers_on_other_threads_see_whole_entries_while_segments_come_and_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Arc::new(quorate_storage::OsDisk::new(directory.path()));
+    let mut wal = Wal::open(disk, Path::new("wal"), config()).unwrap();
+    let mut model = LogModel::default();
+    write_one(&mut wal, &mut model, entries(1, 1, 1..=1, 500)).unwrap();
+    let reader = wal.reader();
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let read_all = || {
+            let mut reads = 0_u64;
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                let state = reader.state(GroupId(1)).unwrap();
+                let range = state.compacted.index.next()..state.last.next();
+                match reader.read(GroupId(1), range.clone(), 1 << 20) {
+                    Ok(found) => {
+                        reads += 1;
+                        assert_eq!(found.len() as u64, range.end.0 - range.start.0);
+                    }
+                    Err(LogError::Compacted { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            reads
+        };
+        let readers = [scope.spawn(read_all), scope.spawn(read_all)];
+        for index in 2..400 {
+            write_one(&mut wal, &mut model, entries(1, 1, index..=index, 500)).unwrap();
+            if index > 20 {
+                write_one(&mut wal, &mut model, compaction(1, 1, index - 20)).unwrap();
+            }
+        }
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for handle in readers {
+            assert!(handle.join().unwrap() > 0);
+        }
+    });
+    assert!(wal.stats().segments < 12, "{:?}", wal.stats());
+}
