@@ -98,8 +98,9 @@ fn not_understood(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let said = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let said: Vec<&str> = said.take_while(|line| !line.starts_with("Usage:")).collect();
-    let line = said.join(" ");
+    let said =
+        said.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let line = said.collect::<Vec<_>>().join(" ").replace(" tip: ", "; ");
     say(&format!("{} (see quorate --help)", line.trim_start_matches("error: ")));
     ExitCode::from(failure::Exit::Usage as u8)
 }
