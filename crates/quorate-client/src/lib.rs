@@ -17,14 +17,20 @@
 //! # }
 //! ```
 
+mod answer;
 mod client;
+mod connection;
 mod error;
+mod options;
+mod retry;
+mod session;
+mod targets;
 
-pub use client::{
-    Client, ClientOptions, ClusterMembers, Condition, Consistency, Item, MemberAdded, Page, Read,
-    ScanOptions, Written,
-};
+pub use answer::{ClusterMembers, MemberAdded, Page, Read, Written};
+pub use client::Client;
 pub use error::{ClientError, ConnectError, ErrorCode, Rejection};
+pub use options::{ClientOptions, Consistency, ScanOptions};
+pub use quorate_kv::{Condition, Item};
 
 /// The generated protocol, for programs that want to speak it themselves.
 pub mod proto {
