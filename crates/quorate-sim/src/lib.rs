@@ -1,1 +1,3 @@
 //! quorate-sim
+
+pub mod linearizability;
