@@ -21,6 +21,10 @@
 //! A broken rule is a panic with the name of the case and what was expected. Nothing here knows how a store
 //! works; [`LogModel`] says in the plainest way what a log is.
 
+use std::sync::Arc;
+
+use quorate_core::{Member, MemberRole, Membership, NodeId};
+
 pub mod log_store;
 mod model;
 pub mod snapshot_store;
@@ -28,6 +32,17 @@ pub mod snapshot_store;
 pub use log_store::LogStoreUnderTest;
 pub use model::LogModel;
 pub use snapshot_store::SnapshotStoreUnderTest;
+
+/// A membership with one voter on `node`.
+pub(crate) fn members(node: u64) -> Arc<Membership> {
+    let member = Member {
+        node: NodeId(node),
+        role: MemberRole::Voter,
+        peer_address: format!("node-{node}:7001"),
+        client_address: String::new(),
+    };
+    Arc::new(Membership::initial(vec![member]).expect("one voter is a membership"))
+}
 
 /// A small generator (SplitMix64): the same seed gives the same test.
 #[derive(Clone, Debug)]

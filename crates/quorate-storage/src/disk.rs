@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 
 /// A directory tree that one process owns.
+#[expect(clippy::missing_errors_doc, reason = "every operation fails with what the system says")]
 pub trait Disk: Send + Sync {
     /// Creates a new file, empty. Fails with `AlreadyExists` if the name is taken.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
@@ -35,6 +36,7 @@ pub trait Disk: Send + Sync {
 pub trait DiskLock: Send + Sync {}
 
 /// An open file. Positions are explicit, so that readers and the writer share it.
+#[expect(clippy::missing_errors_doc, reason = "every operation fails with what the system says")]
 pub trait DiskFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;

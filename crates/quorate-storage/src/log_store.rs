@@ -77,7 +77,10 @@ pub trait LogStore: Send {
     fn groups(&self) -> Vec<GroupState>;
     /// Queues a batch.
     fn write(&mut self, batch: LogBatch, must_sync: bool, done: WriteDone);
-    /// Makes everything queued durable and completes it. Returns `Err` when the store has failed for good.
+    /// Makes everything queued durable and completes it. With nothing queued it may tidy up.
+    ///
+    /// # Errors
+    /// The store has failed for good: stop the node. (What is wrong with one batch is told to its completion only.)
     fn flush(&mut self) -> Result<(), LogError>;
     /// A reader that may be used from any thread.
     fn reader(&self) -> Arc<dyn LogReader>;

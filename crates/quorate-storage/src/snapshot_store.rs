@@ -22,6 +22,7 @@ pub struct SnapshotInfo {
 ///   exists, and what was written is cleaned up at the next open.
 /// * An older snapshot is removed only by `retain`, after a newer one is durable.
 /// * Every byte read was verified against its checksum.
+#[expect(clippy::missing_errors_doc, reason = "SnapshotError says it for all")]
 pub trait SnapshotStore: Send + Sync {
     /// Starts a new snapshot of `group`.
     fn create(&self, group: GroupId, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, SnapshotError>;
@@ -34,6 +35,7 @@ pub trait SnapshotStore: Send + Sync {
 }
 
 /// A snapshot being written. Dropping it abandons it.
+#[expect(clippy::missing_errors_doc, reason = "SnapshotError says it for all")]
 pub trait SnapshotWriter: Send {
     /// Appends content.
     fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError>;
@@ -44,6 +46,7 @@ pub trait SnapshotWriter: Send {
 }
 
 /// A snapshot being read; content is verified chunk by chunk before it is returned.
+#[expect(clippy::missing_errors_doc, reason = "SnapshotError says it for all")]
 pub trait SnapshotReader: Send {
     /// Reads content at `offset`, up to `buffer.len()` bytes; 0 at the end.
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, SnapshotError>;

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use quorate_core::{Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId};
+use quorate_core::{Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, ReplicaId};
 
-use super::{Chance, LogModel};
+use super::{Chance, LogModel, members};
 use crate::error::LogError;
 use crate::log_store::{GroupState, GroupWrite, LogBatch, LogStore};
 
@@ -70,10 +70,6 @@ fn commands(group: u64, term: u64, first: u64, last: u64) -> GroupWrite {
     GroupWrite { group: GroupId(group), entries, ..GroupWrite::default() }
 }
 
-fn members() -> Arc<Membership> {
-    Arc::new(Membership::default())
-}
-
 /// Writes one batch and returns what its completion said.
 fn try_write(store: &mut dyn LogStore, batch: LogBatch, must_sync: bool) -> Result<(), LogError> {
     let outcome = Arc::new(Mutex::new(None));
@@ -113,7 +109,7 @@ fn an_empty_store_knows_no_group(test: &mut dyn LogStoreUnderTest) {
 
 fn what_was_written_is_read_back(test: &mut dyn LogStoreUnderTest) {
     let mut model = LogModel::default();
-    let membership = Entry { id: LogId::new(2, 5), payload: EntryPayload::Membership(members()) };
+    let membership = Entry { id: LogId::new(2, 5), payload: EntryPayload::Membership(members(1)) };
     let noop = Entry { id: LogId::new(3, 6), payload: EntryPayload::Noop };
     let large = EntryPayload::Command(Bytes::from(vec![7; 300_000]));
     let writes = vec![
@@ -194,7 +190,7 @@ fn truncation_makes_room_for_other_entries(test: &mut dyn LogStoreUnderTest) {
 }
 
 fn compaction(group: u64, term: u64, index: u64) -> GroupWrite {
-    let compact_to = Some((LogId::new(term, index), LogId::default(), members()));
+    let compact_to = Some((LogId::new(term, index), LogId::default(), members(1)));
     GroupWrite { group: GroupId(group), compact_to, ..GroupWrite::default() }
 }
 
@@ -221,7 +217,7 @@ fn a_reset_starts_the_log_anew(test: &mut dyn LogStoreUnderTest) {
     let mut model = LogModel::default();
     let reset = |group, term, index| GroupWrite {
         group: GroupId(group),
-        reset_to: Some((LogId::new(term, index), LogId::new(term, index), members())),
+        reset_to: Some((LogId::new(term, index), LogId::new(term, index), members(1))),
         ..GroupWrite::default()
     };
     // Ahead of the log, behind its end, on a group that is new, and the position before the log.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::{Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId, Term};
 
-use super::Chance;
+use super::{Chance, members};
 use crate::log_store::{GroupState, GroupWrite, LogBatch, LogReader, LogStore};
 
 /// The groups and logs that valid batches lead to.
@@ -166,7 +166,7 @@ impl ModelGroup {
         if chance.once_in(25) {
             let last = self.last();
             let position = LogId::new(last.term.0 + 1, last.index.0 + chance.below(20));
-            write.reset_to = Some((position, position, Arc::new(Membership::default())));
+            write.reset_to = Some((position, position, members(position.index.0)));
         }
         if chance.once_in(6) {
             after.apply(&write);
@@ -188,7 +188,7 @@ impl ModelGroup {
         if chance.once_in(5)
             && let Some(entry) = after.entries.values().nth(super::log_store::index(chance.below(12)))
         {
-            write.compact_to = Some((entry.id, LogId::default(), Arc::new(Membership::default())));
+            write.compact_to = Some((entry.id, LogId::default(), members(entry.id.index.0)));
         }
         write
     }
@@ -197,7 +197,7 @@ impl ModelGroup {
 fn random_entry(id: LogId, chance: &mut Chance) -> Entry {
     let payload = match chance.below(12) {
         0 => EntryPayload::Noop,
-        1 => EntryPayload::Membership(Arc::new(Membership::default())),
+        1 => EntryPayload::Membership(members(chance.below(9))),
         2 => EntryPayload::Command(Bytes::from(vec![id.index.0.to_le_bytes()[0]; 2000])),
         _ => EntryPayload::Command(Bytes::from(format!("command {id} {:x}", chance.next()))),
     };

@@ -1,9 +1,8 @@
 //! The cases for [`SnapshotStore`].
 
-use std::sync::Arc;
+use quorate_core::{GroupId, LogId, SnapshotMeta};
 
-use quorate_core::{GroupId, LogId, Membership, SnapshotMeta};
-
+use super::members;
 use crate::error::SnapshotError;
 use crate::snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore};
 
@@ -47,7 +46,7 @@ pub fn cases() -> &'static [SnapshotStoreCase] {
 fn meta(term: u64, index: u64) -> SnapshotMeta {
     SnapshotMeta {
         last: LogId::new(term, index),
-        membership: Arc::new(Membership::default()),
+        membership: members(index),
         membership_id: LogId::new(1, 1),
     }
 }

@@ -107,7 +107,8 @@ fn seal_entry(out: &mut [u8], start: usize) -> Result<Spot, TooLarge> {
     let offset = u32::try_from(start).map_err(|_| TooLarge)?;
     let bytes = u32::try_from(out.len() - start).map_err(|_| TooLarge)?;
     let (header, body) = out[start..].split_at_mut(ENTRY_HEADER_BYTES);
-    header[..4].copy_from_slice(&(bytes - ENTRY_HEADER_BYTES as u32).to_le_bytes());
+    let body_bytes = u32::try_from(body.len()).map_err(|_| TooLarge)?;
+    header[..4].copy_from_slice(&body_bytes.to_le_bytes());
     header[4..].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
     Ok(Spot { offset, bytes })
 }

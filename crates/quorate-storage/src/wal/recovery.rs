@@ -31,6 +31,9 @@ use crate::error::{Damage, LogError};
 /// How much is read at once, in bytes.
 const WINDOW_BYTES: u64 = 256 * 1024;
 
+/// Stretches of zeros this long are skipped in one go when the tail is searched.
+static ZEROS: [u8; 4096] = [0; 4096];
+
 /// What opening an existing log has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
@@ -186,6 +189,13 @@ impl Scan {
         let mut erase_to = end;
         let mut at = end;
         while at + HEADER_BYTES as u64 <= walk.segment.bytes {
+            if at + ZEROS.len() as u64 <= walk.segment.bytes
+                && window.bytes(at, ZEROS.len() as u64)? == ZEROS.as_slice()
+            {
+                // A header that begins at the very end of them is looked at in the next round.
+                at += (ZEROS.len() - HEADER_BYTES) as u64;
+                continue;
+            }
             let bytes = window.bytes(at, HEADER_BYTES as u64)?;
             let place = Place { segment_crc: walk.segment_crc, offset: at };
             // Cheap tests first: nearly everything here is zeros or an older life of the file.

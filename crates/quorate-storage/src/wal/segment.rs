@@ -120,11 +120,10 @@ pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> LogError {
 
 /// The same, unless the disk is just full and nothing that matters was touched.
 fn failed_or_full(doing: &str, path: &Path, source: io::Error) -> LogError {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            LogError::NoSpace { context: format!("{doing} {}", path.display()) }
-        }
-        _ => failed(doing, path, source),
+    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        LogError::NoSpace { context: format!("{doing} {}", path.display()) }
+    } else {
+        failed(doing, path, source)
     }
 }
 

@@ -6,9 +6,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use quorate_core::{Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId, Term};
+use quorate_core::{
+    Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId, SnapshotMeta, Term,
+};
 use quorate_storage::conformance::LogModel;
-use quorate_storage::{DiskFault, GroupWrite, LogBatch, LogError, LogStore, MemDisk, Wal, WalConfig};
+use quorate_storage::{
+    Disk, DiskFault, FileSnapshotStore, GroupWrite, LogBatch, LogError, LogStore, MemDisk, SnapshotError,
+    SnapshotStore, Wal, WalConfig,
+};
 
 fn config() -> WalConfig {
     WalConfig {
@@ -245,4 +250,74 @@ fn io_error_at_every_operation_stops_the_log_and_loses_nothing() {
             .unwrap_or_else(|error| panic!("operation {operation}: {error}"));
         find(&wal, &run);
     }
+}
+
+/// Three snapshots are written, the older ones removed; the power fails at every operation of it.
+#[test]
+fn power_failure_at_every_operation_of_snapshots_keeps_the_finished_ones() {
+    let save_all = |disk: &MemDisk| -> Result<u64, (u64, SnapshotError)> {
+        let mut finished = 0;
+        let mut run = || {
+            let store = FileSnapshotStore::open(Arc::new(disk.clone()), Path::new("snapshots"))?;
+            for index in 1..=3 {
+                let mut writer = store.create(GroupId(1), &snapshot_meta(index))?;
+                writer.write(&vec![index.to_le_bytes()[0]; 2000])?;
+                writer.finish()?;
+                finished = index;
+                store.retain(GroupId(1), 1)?;
+            }
+            Ok(())
+        };
+        match run() {
+            Ok(()) => Ok(finished),
+            Err(error) => Err((finished, error)),
+        }
+    };
+    let disk = MemDisk::new();
+    save_all(&disk).unwrap();
+    for operation in 0..disk.operations() {
+        for seed in 0..8 {
+            let disk = MemDisk::new();
+            disk.fail_at(operation, DiskFault::PowerFailure);
+            let finished =
+                save_all(&disk).map_err(|(finished, _)| finished).unwrap_or_else(|finished| finished);
+            disk.crash(seed);
+            let store = FileSnapshotStore::open(Arc::new(disk.clone()), Path::new("snapshots")).unwrap();
+            assert!(store.damaged().is_empty(), "operation {operation}, seed {seed}: {:?}", store.damaged());
+            let found = store.list(GroupId(1)).unwrap();
+            let newest = found.last().map_or(0, |info| info.meta.last.index.0);
+            assert!(newest >= finished, "operation {operation}, seed {seed}: {newest} of {finished}");
+            for info in found {
+                let mut content = vec![0; 3000];
+                let count = store.open(&info).unwrap().read_at(0, &mut content).unwrap();
+                assert_eq!(content[..count], vec![info.meta.last.index.0.to_le_bytes()[0]; 2000]);
+            }
+            let names = disk.list(Path::new("snapshots")).unwrap();
+            assert!(names.iter().all(|name| name.ends_with(".snap")), "leftovers: {names:?}");
+        }
+    }
+}
+
+fn snapshot_meta(index: u64) -> SnapshotMeta {
+    SnapshotMeta {
+        last: LogId::new(1, index),
+        membership: Arc::new(Membership::default()),
+        membership_id: LogId::default(),
+    }
+}
+
+/// A full disk while a snapshot is written: an error, nothing left behind, the next one works.
+#[test]
+fn full_disk_abandons_a_snapshot_without_a_trace() {
+    let disk = MemDisk::new();
+    let store = FileSnapshotStore::open(Arc::new(disk.clone()), Path::new("snapshots")).unwrap();
+    disk.set_capacity(Some(100_000));
+    let mut writer = store.create(GroupId(1), &snapshot_meta(1)).unwrap();
+    let error = (0..100).find_map(|_| writer.write(&[1; 10_000]).err()).unwrap();
+    assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
+    drop(writer);
+    assert!(disk.list(Path::new("snapshots")).unwrap().is_empty());
+    let mut writer = store.create(GroupId(1), &snapshot_meta(2)).unwrap();
+    writer.write(&[1; 70_000]).unwrap();
+    writer.finish().unwrap();
 }

@@ -287,8 +287,9 @@ fn any_damaged_byte_of_a_snapshot_is_an_error() {
     let path = &files(&disk, "snapshots")[0];
     let whole = disk.contents(path).unwrap();
     // The edges byte by byte, the middle in steps.
-    let near =
-        |at: &usize| *at < 200 || whole.len() - at < 100 || at % 997 == 0 || (65_500..65_700).contains(at);
+    let near = |at: &usize| {
+        *at < 200 || whole.len() - at < 100 || at.is_multiple_of(997) || (65_500..65_700).contains(at)
+    };
     for at in (0..whole.len()).filter(near) {
         let mut flipped = whole.clone();
         flipped[at] ^= 1 << (at % 8);

@@ -1,8 +1,10 @@
 //! The stores through their public face: conformance, crashes at every operation, damage at every
 //! byte, and the formats on disk.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod conformance;
 mod crash_points;
 mod damage;
 mod data_dir;
+mod formats;
 mod space;
