@@ -255,9 +255,9 @@ impl Client {
     /// See [`ClientError`].
     pub async fn member_list(&self) -> Result<ClusterMembers, ClientError> {
         let list = self
-            .retry(async |connection, header| {
+            .retry(|connection, header| {
                 let request = proto::MemberListRequest { header: Some(header) };
-                unary(connection.cluster().member_list(request).await)
+                async move { unary(connection.cluster().member_list(request).await) }
             })
             .await
             .map_err(without_effect)?;
@@ -276,14 +276,14 @@ impl Client {
         client_address: &str,
     ) -> Result<MemberAdded, ClientError> {
         let added = self
-            .retry(async |connection, header| {
+            .retry(|connection, header| {
                 let request = proto::MemberAddRequest {
                     header: Some(header),
                     node_id,
                     peer_address: peer_address.to_owned(),
                     client_address: client_address.to_owned(),
                 };
-                unary(connection.cluster().member_add(request).await)
+                async move { unary(connection.cluster().member_add(request).await) }
             })
             .await?;
         Ok(MemberAdded {
@@ -300,9 +300,9 @@ impl Client {
     /// `Rejected` with `MembershipRefused`, or see [`ClientError`].
     pub async fn member_promote(&self, node_id: u64) -> Result<u64, ClientError> {
         let changed = self
-            .retry(async |connection, header| {
+            .retry(|connection, header| {
                 let request = proto::MemberPromoteRequest { header: Some(header), node_id };
-                unary(connection.cluster().member_promote(request).await)
+                async move { unary(connection.cluster().member_promote(request).await) }
             })
             .await?;
         Ok(changed.index)
@@ -314,9 +314,9 @@ impl Client {
     /// `Rejected` with `NotFound` or `MembershipRefused`, or see [`ClientError`].
     pub async fn member_remove(&self, node_id: u64) -> Result<u64, ClientError> {
         let changed = self
-            .retry(async |connection, header| {
+            .retry(|connection, header| {
                 let request = proto::MemberRemoveRequest { header: Some(header), node_id };
-                unary(connection.cluster().member_remove(request).await)
+                async move { unary(connection.cluster().member_remove(request).await) }
             })
             .await?;
         Ok(changed.index)
@@ -333,14 +333,14 @@ impl Client {
         client_address: &str,
     ) -> Result<u64, ClientError> {
         let changed = self
-            .retry(async |connection, header| {
+            .retry(|connection, header| {
                 let request = proto::MemberUpdateRequest {
                     header: Some(header),
                     node_id,
                     peer_address: peer_address.to_owned(),
                     client_address: client_address.to_owned(),
                 };
-                unary(connection.cluster().member_update(request).await)
+                async move { unary(connection.cluster().member_update(request).await) }
             })
             .await?;
         Ok(changed.index)
@@ -352,12 +352,12 @@ impl Client {
     /// `Rejected` with `TransferFailed`, or see [`ClientError`].
     pub async fn transfer_leadership(&self, node_id: Option<u64>) -> Result<u64, ClientError> {
         let transferred = self
-            .retry(async |connection, header| {
+            .retry(|connection, header| {
                 let request = proto::TransferLeadershipRequest {
                     header: Some(header),
                     node_id: node_id.unwrap_or_default(),
                 };
-                unary(connection.cluster().transfer_leadership(request).await)
+                async move { unary(connection.cluster().transfer_leadership(request).await) }
             })
             .await?;
         Ok(transferred.leader.map(|leader| leader.node_id).unwrap_or_default())
@@ -376,8 +376,9 @@ impl Client {
                 Some(place) => place,
                 None => self.next_place(&mut attempts).await?,
             };
-            let send = async |connection: &Connection, header| {
-                connection.call(build(header, current.dedupe())).await
+            let send = |connection: Arc<Connection>, header| {
+                let request = build(header, current.dedupe());
+                async move { connection.call(request).await }
             };
             match self.attempt(&mut attempts, send).await {
                 Ok(response) => return Ok(response),
@@ -404,7 +405,7 @@ impl Client {
             if let Some(place) = session.next_place() {
                 return Ok(place);
             }
-            let send = async |connection: &Connection, header| {
+            let send = |connection: Arc<Connection>, header| async move {
                 let request = proto::OpenSessionRequest { header: Some(header) };
                 connection.call(Request::OpenSession(request)).await
             };
@@ -421,15 +422,18 @@ impl Client {
     /// A request that changes nothing.
     async fn read(&self, build: impl Fn(RequestHeader) -> Request) -> Result<Response, ClientError> {
         let _permit = self.admit().await?;
-        self.retry(async |connection, header| connection.call(build(header)).await)
-            .await
-            .map_err(without_effect)
+        self.retry(|connection, header| {
+            let request = build(header);
+            async move { connection.call(request).await }
+        })
+        .await
+        .map_err(without_effect)
     }
 
     /// Attempts until there is an answer.
-    async fn retry<T>(
+    async fn retry<T, F: Future<Output = Result<T, CallError>>>(
         &self,
-        send: impl AsyncFn(&Connection, RequestHeader) -> Result<T, CallError>,
+        send: impl Fn(Arc<Connection>, RequestHeader) -> F,
     ) -> Result<T, ClientError> {
         let mut attempts = Attempts::new(&self.shared.options);
         loop {
@@ -442,10 +446,10 @@ impl Client {
     }
 
     /// Asks one node; on failure decides whom to ask next, and waits.
-    async fn attempt<T>(
+    async fn attempt<T, F: Future<Output = Result<T, CallError>>>(
         &self,
         attempts: &mut Attempts,
-        send: impl AsyncFn(&Connection, RequestHeader) -> Result<T, CallError>,
+        send: impl Fn(Arc<Connection>, RequestHeader) -> F,
     ) -> Result<T, Unanswered> {
         let now = || Instant::now().into_std();
         let targets = &self.shared.targets;
@@ -478,11 +482,11 @@ impl Client {
 
 impl Shared {
     /// Sends to one node, connecting if need be, until `deadline`.
-    async fn send<T>(
+    async fn send<T, F: Future<Output = Result<T, CallError>>>(
         &self,
         target: &Target,
         deadline: Instant,
-        send: impl AsyncFn(&Connection, RequestHeader) -> Result<T, CallError>,
+        send: impl Fn(Arc<Connection>, RequestHeader) -> F,
     ) -> Result<T, CallError> {
         let address = &target.address;
         let connection = match timeout_at(deadline, self.connection(address)).await {
@@ -495,7 +499,7 @@ impl Shared {
             no_forward: !target.forward,
             cluster_id: self.options.cluster_id.unwrap_or_default(),
         };
-        match timeout_at(deadline, send(&connection, header)).await {
+        match timeout_at(deadline, send(connection, header)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(CallError::Broken(format!("{address}: no answer in time"))),
         }
@@ -525,7 +529,7 @@ impl Shared {
 }
 
 async fn ask_status(
-    connection: &Connection,
+    connection: Arc<Connection>,
     header: RequestHeader,
 ) -> Result<proto::StatusResponse, CallError> {
     unary(connection.cluster().status(proto::StatusRequest { header: Some(header) }).await)
