@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use quorate_core::NodeId;
+use quorate_core::{ADDRESS_BYTES_MAX, NodeId};
 use quorate_host::GroupConfig;
 use quorate_storage::WalConfig;
 
@@ -167,10 +167,9 @@ impl NodeConfig {
         if self.peer_listen.is_empty() {
             return wrong("peer_listen", "an address like 127.0.0.1:7001");
         }
-        if let Some(address) = &self.peer_advertise {
-            if address.is_empty() || address.len() > quorate_core::ADDRESS_BYTES_MAX {
-                return wrong("peer_advertise", "host:port of at most 1024 bytes");
-            }
+        let advertise = self.peer_advertise.as_ref();
+        if advertise.is_some_and(|address| address.is_empty() || address.len() > ADDRESS_BYTES_MAX) {
+            return wrong("peer_advertise", "host:port of at most 1024 bytes");
         }
         let transport = &self.transport;
         if transport.frame_bytes_max < 4 << 20 || transport.frame_bytes_max > 1 << 30 {

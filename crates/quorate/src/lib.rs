@@ -1,12 +1,50 @@
-//! Replicated state machines on Raft.
+//! Replicated state machines on Raft: implement [`StateMachine`], start a [`Node`] in each process, open a
+//! group, and [`Raft::apply`] commands. What is acknowledged is on the disks of a majority.
+//!
+#![doc = "```no_run"]
+#![doc = include_str!("../examples/kv_40_lines.rs")]
+#![doc = "```"]
+//!
+//! # What there is
+//!
+//! ```text
+//!   your commands ──► Raft::apply ──► host thread ──► log thread (one sync for all groups)
+//!                          ▲              │
+//!                          │              ├─► transport ──► other nodes
+//!                          └── apply thread ◄── committed entries        your StateMachine
+//! ```
+//!
+//! * [`Node`]: one process with one data directory, any number of groups over one log and two
+//!   connections per peer.
+//! * [`Raft`]: the handle of one group on this node: commands, linearizable and stale queries, membership,
+//!   leadership, snapshots, status and events.
+//! * [`Transport`]: TCP by default; [`MemoryNetwork`] for tests with faults; [`conformance`] for your own.
+//!
+//! # Who finds what where
+//!
+//! | HashiCorp Raft | here |
+//! |---|---|
+//! | `FSM` | [`StateMachine`] |
+//! | `Apply`, `Barrier` | [`Raft::apply`], [`Raft::barrier`] |
+//! | `VerifyLeader` | [`Raft::read_index`] |
+//! | `AddNonvoter`, `AddVoter`, `DemoteVoter`, `RemoveServer` | [`Raft::add_learner`], [`Raft::promote`], [`Raft::demote`], [`Raft::remove`] |
+//! | `LeadershipTransfer`, `Snapshot` | [`Raft::transfer_leadership`], [`Raft::take_snapshot`] |
+//! | `BootstrapCluster` | [`Start::Bootstrap`] |
+//! | `RegisterObserver` | [`Raft::events`], [`Raft::watch`] |
+//!
+//! Not here: what commands mean (yours), the Raft rules (`quorate-core`), files (`quorate-storage`), what happens
+//! between an event and its consequences (`quorate-host`).
 
+mod bytes_snapshot;
 mod config;
+pub mod conformance;
 mod node;
 mod raft;
 mod runtime;
 mod stores;
 mod transport;
 
+pub use bytes_snapshot::BytesSnapshot;
 pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, TransportConfig};
 pub use node::{Node, NodeStats, OpenError, RemoveError, Start, StartError};
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};

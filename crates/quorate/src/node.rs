@@ -412,7 +412,7 @@ impl Node {
     async fn close(&self, group: GroupId) {
         let (reply, closed) = oneshot::channel();
         if self.shared.mailbox.push(HostInput::Close { group, reply }).is_ok() {
-            // An error means that the whole node has stopped, and the group with it.
+            // Resolves when the host thread has dropped its end, having closed the group or stopped.
             drop(closed.await);
         }
     }
@@ -515,11 +515,9 @@ impl Drop for Running {
 }
 
 fn join(thread: Option<JoinHandle<()>>) {
-    if let Some(thread) = thread {
-        // A state machine that owns its node and is dropped by its thread: it cannot wait for itself.
-        if thread.thread().id() != std::thread::current().id() {
-            // A panic has been reported by the thread's guard.
-            drop(thread.join());
-        }
+    // A state machine that owns its node and is dropped by its thread: it cannot wait for itself.
+    if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+        // A panic has been reported by the thread's guard.
+        drop(thread.join());
     }
 }

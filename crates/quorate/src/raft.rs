@@ -92,9 +92,9 @@ impl PendingAnswer {
 impl Future for Pending {
     type Output = Result<Applied, RequestError>;
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.answer.poll(context).map(|answer| match answer? {
-            Answer::Applied { id, response } => Ok(Applied { id, response }),
-            other => Err(unexpected(&other)),
+        self.answer.poll(context).map(|answer| {
+            let Answer::Applied { id, response } = answer? else { return Err(unexpected()) };
+            Ok(Applied { id, response })
         })
     }
 }
@@ -175,10 +175,10 @@ impl Raft {
     /// # Errors
     /// As for [`Raft::apply`].
     pub async fn open_session(&self) -> Result<SessionId, RequestError> {
-        match self.ask(Request::OpenSession).await? {
-            Answer::SessionOpened { session } => Ok(session),
-            other => Err(unexpected(&other)),
-        }
+        let Answer::SessionOpened { session } = self.ask(Request::OpenSession).await? else {
+            return Err(unexpected());
+        };
+        Ok(session)
     }
 
     /// Asks the state machine. A linearizable question may be asked of any replica: a follower asks
@@ -191,10 +191,12 @@ impl Raft {
         request: impl Into<Bytes>,
         consistency: Consistency,
     ) -> Result<Queried, RequestError> {
-        match self.ask(Request::Query { request: request.into(), consistency }).await? {
-            Answer::Queried { applied, response } => Ok(Queried { applied, response }),
-            other => Err(unexpected(&other)),
-        }
+        let Answer::Queried { applied, response } =
+            self.ask(Request::Query { request: request.into(), consistency }).await?
+        else {
+            return Err(unexpected());
+        };
+        Ok(Queried { applied, response })
     }
 
     /// Waits until this replica has applied everything that was committed when it was asked, confirmed with a
@@ -204,10 +206,10 @@ impl Raft {
     /// As for [`Raft::query`].
     #[doc(alias = "verify_leader")]
     pub async fn read_index(&self) -> Result<LogIndex, RequestError> {
-        match self.ask(Request::ReadIndex).await? {
-            Answer::ReadIndex { index } => Ok(index),
-            other => Err(unexpected(&other)),
-        }
+        let Answer::ReadIndex { index } = self.ask(Request::ReadIndex).await? else {
+            return Err(unexpected());
+        };
+        Ok(index)
     }
 
     /// Commits an empty entry and waits until it, and so everything before it, is applied here.
@@ -215,10 +217,8 @@ impl Raft {
     /// # Errors
     /// As for [`Raft::apply`].
     pub async fn barrier(&self) -> Result<LogId, RequestError> {
-        match self.ask(Request::Barrier).await? {
-            Answer::Applied { id, .. } => Ok(id),
-            other => Err(unexpected(&other)),
-        }
+        let Answer::Applied { id, .. } = self.ask(Request::Barrier).await? else { return Err(unexpected()) };
+        Ok(id)
     }
 
     /// Changes the membership by one step and waits until it is committed. With `expected`, only if
@@ -231,10 +231,12 @@ impl Raft {
         change: MembershipChange,
         expected: Option<LogId>,
     ) -> Result<Changed, RequestError> {
-        match self.ask(Request::ChangeMembership { change, expected }).await? {
-            Answer::MembershipChanged { id, replica } => Ok(Changed { id, replica }),
-            other => Err(unexpected(&other)),
-        }
+        let Answer::MembershipChanged { id, replica } =
+            self.ask(Request::ChangeMembership { change, expected }).await?
+        else {
+            return Err(unexpected());
+        };
+        Ok(Changed { id, replica })
     }
 
     /// Adds a replica on `node` that receives the log but does not vote. Its id is in the result; open
@@ -287,10 +289,10 @@ impl Raft {
     /// `Transfer`: it was refused or did not succeed in time; this replica leads on.
     #[doc(alias = "leadership_transfer")]
     pub async fn transfer_leadership(&self, to: Option<ReplicaId>) -> Result<ReplicaId, RequestError> {
-        match self.ask(Request::TransferLeadership { to }).await? {
-            Answer::Transferred { leader } => Ok(leader),
-            other => Err(unexpected(&other)),
-        }
+        let Answer::Transferred { leader } = self.ask(Request::TransferLeadership { to }).await? else {
+            return Err(unexpected());
+        };
+        Ok(leader)
     }
 
     /// Starts an election now, if this replica may. The status tells how it went.
@@ -298,10 +300,8 @@ impl Raft {
     /// # Errors
     /// When the replica or the node has stopped.
     pub async fn campaign(&self) -> Result<(), RequestError> {
-        match self.ask(Request::Campaign).await? {
-            Answer::Campaigned => Ok(()),
-            other => Err(unexpected(&other)),
-        }
+        let Answer::Campaigned = self.ask(Request::Campaign).await? else { return Err(unexpected()) };
+        Ok(())
     }
 
     /// Takes a snapshot now and waits until it is durable; returns what it covers.
@@ -310,10 +310,10 @@ impl Raft {
     /// `Snapshot`: with the reason. The replica goes on.
     #[doc(alias = "snapshot")]
     pub async fn take_snapshot(&self) -> Result<LogId, RequestError> {
-        match self.ask(Request::TakeSnapshot).await? {
-            Answer::SnapshotTaken { last } => Ok(last),
-            other => Err(unexpected(&other)),
-        }
+        let Answer::SnapshotTaken { last } = self.ask(Request::TakeSnapshot).await? else {
+            return Err(unexpected());
+        };
+        Ok(last)
     }
 
     /// What the replica looks like now.
@@ -403,7 +403,7 @@ fn request_bytes(request: &Request) -> usize {
 }
 
 /// The host answered something else than it was asked: a bug of ours, and nothing is known.
-fn unexpected(answer: &Answer) -> RequestError {
-    debug_assert!(false, "the host answered {answer:?} to another kind of request");
+fn unexpected() -> RequestError {
+    debug_assert!(false, "the host gave an answer of another kind than was asked for");
     RequestError::OutcomeUnknown
 }

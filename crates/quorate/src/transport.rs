@@ -17,6 +17,8 @@ mod link;
 mod link_queue;
 mod memory;
 mod tcp;
+#[cfg(test)]
+mod tcp_tests;
 
 use std::future::Future;
 use std::net::SocketAddr;

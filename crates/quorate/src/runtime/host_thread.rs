@@ -2,6 +2,7 @@
 //! to do comes out.
 
 use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ pub(crate) enum HostInput {
     Request { group: GroupId, request: Request, reply: Reply, permit: Permit },
     /// Start a replica.
     Open { setup: Box<GroupSetup>, reply: oneshot::Sender<Result<GroupFeed, OpenError>> },
-    /// Stop a replica.
-    Close { group: GroupId, reply: oneshot::Sender<()> },
+    /// Stop a replica; the reply is dropped when it has stopped.
+    Close { group: GroupId, reply: oneshot::Sender<Infallible> },
     /// Stop the node.
     Stop { reason: String },
 }
@@ -182,8 +183,8 @@ impl HostThread {
                 HostInput::Close { group, reply } => {
                     self.host.close_group(group);
                     self.groups.remove(&group);
-                    // Whoever asked may have given up.
-                    drop(reply.send(()));
+                    // Dropping the sender tells the same.
+                    drop(reply);
                 }
                 HostInput::Stop { reason } => stop = Some(reason),
             }
@@ -281,11 +282,10 @@ impl HostThread {
         } else {
             tracing::debug!(%node, %group, ?event, "raft");
         }
-        if let Some(outlet) = self.groups.get(&group) {
-            if outlet.events.receiver_count() > 0 {
-                // The last subscriber may have left in between.
-                drop(outlet.events.send(event));
-            }
+        let outlet = self.groups.get(&group).filter(|outlet| outlet.events.receiver_count() > 0);
+        if let Some(outlet) = outlet {
+            // The last subscriber may have left in between.
+            drop(outlet.events.send(event));
         }
     }
 

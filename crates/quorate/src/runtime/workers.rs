@@ -83,16 +83,15 @@ fn answer_asked(
     event: Event,
     asked: &mut BTreeMap<GroupId, oneshot::Sender<Result<(), LogError>>>,
 ) -> Option<HostInput> {
-    match event {
-        Event::LogWritten(LogWritten { group, token: None, result }) if asked.contains_key(&group) => {
-            if let Some(reply) = asked.remove(&group) {
-                // Whoever asked may have given up.
-                drop(reply.send(result));
-            }
-            None
-        }
-        other => Some(HostInput::Event(other)),
-    }
+    let Event::LogWritten(LogWritten { group, token: None, result }) = &event else {
+        return Some(HostInput::Event(event));
+    };
+    let Some(reply) = asked.remove(group) else {
+        return Some(HostInput::Event(event));
+    };
+    // Whoever asked may have given up.
+    drop(reply.send(result.clone()));
+    None
 }
 
 /// Runs the state machines.

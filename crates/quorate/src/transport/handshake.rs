@@ -184,6 +184,12 @@ impl Acquaintances {
         &self.address
     }
 
+    #[cfg(test)]
+    pub(crate) fn live(&self, node: NodeId) -> usize {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&node).map_or(0, |known| known.live.len())
+    }
+
     /// Where `node` said it is reached, if it has ever said so.
     pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -241,10 +247,10 @@ impl Acquaintances {
     /// An admitted connection has ended.
     pub(crate) fn ended(&self, node: NodeId, channel: Channel, number: u64) {
         let mut nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = nodes.get_mut(&node) {
-            if known.live.get(&channel).is_some_and(|live| live.number == number) {
-                known.live.remove(&channel);
-            }
+        if let Some(known) = nodes.get_mut(&node)
+            && known.live.get(&channel).is_some_and(|live| live.number == number)
+        {
+            known.live.remove(&channel);
         }
     }
 

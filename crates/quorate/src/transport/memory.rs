@@ -40,6 +40,7 @@ struct Wire {
 struct State {
     nodes: BTreeMap<NodeId, (u64, Arc<dyn Inbound>)>,
     blocked: BTreeSet<(NodeId, NodeId)>,
+    isolated: BTreeSet<NodeId>,
     /// Of a thousand messages, how many are lost.
     loss_per_mille: u64,
     delay_millis: Option<RangeInclusive<u64>>,
@@ -89,16 +90,14 @@ impl MemoryNetwork {
 
     /// Cuts `node` off from all others, in both directions.
     pub fn isolate(&self, node: NodeId) {
-        let mut state = self.wire.lock();
-        let others: Vec<NodeId> = state.nodes.keys().copied().filter(|other| *other != node).collect();
-        for other in others {
-            state.blocked.extend([(node, other), (other, node)]);
-        }
+        self.wire.lock().isolated.insert(node);
     }
 
     /// Ends all blocks. Loss and delay stay as they are.
     pub fn heal(&self) {
-        self.wire.lock().blocked.clear();
+        let mut state = self.wire.lock();
+        state.blocked.clear();
+        state.isolated.clear();
     }
 
     /// Loses this many of a thousand messages, by chance.
@@ -124,16 +123,20 @@ impl Wire {
     }
 
     /// Sends one message; `false` when the receiver cannot be reached.
-    fn send(&self, from: NodeId, outbound: Outbound, counters: &Arc<Counters>) -> bool {
+    fn send(&self, sender: &MemoryTransport, outbound: Outbound) -> bool {
         let Outbound { to, message, .. } = outbound;
+        let (from, counters) = (sender.node, &sender.counters);
         let mut state = self.lock();
+        if !state.nodes.get(&from).is_some_and(|(number, _)| *number == sender.number) {
+            return true; // Stopped, or replaced by a restart: it may not speak any more.
+        }
         if !state.nodes.contains_key(&to) {
             counters.outbound_dropped.add(1);
             return false;
         }
         counters.messages_sent.add(1);
         counters.bytes_sent.add(message_bytes(&message) as u64);
-        if state.blocked.contains(&(from, to)) || state.loses() {
+        if state.cuts(from, to) || state.loses() {
             return true;
         }
         let Some(delay) = state.delay() else {
@@ -166,10 +169,10 @@ impl Wire {
                 Some(next) if next.due <= now => {
                     if let Some(due) = state.delayed.pop() {
                         state.delayed_bytes -= message_bytes(&due.message);
-                        let blocked = state.blocked.contains(&(due.from, due.to));
+                        let cut = state.cuts(due.from, due.to);
                         let receiver = state.nodes.get(&due.to).map(|(_, inbound)| Arc::clone(inbound));
                         drop(state);
-                        if !blocked {
+                        if !cut {
                             deliver(receiver, due.from, due.message, &due.counters);
                         }
                         state = self.lock();
@@ -197,6 +200,9 @@ impl State {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random % below.max(1)
+    }
+    fn cuts(&self, from: NodeId, to: NodeId) -> bool {
+        self.blocked.contains(&(from, to)) || self.isolated.contains(&from) || self.isolated.contains(&to)
     }
     fn loses(&mut self) -> bool {
         let per_mille = self.loss_per_mille;
@@ -230,11 +236,9 @@ impl Drop for Timer {
         self.wire.lock().closed = true;
         self.wire.changed.notify_all();
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            if thread.thread().id() != std::thread::current().id() {
-                // The thread runs no code that panics; if it did, there is nothing left to deliver.
-                drop(thread.join());
-            }
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // If it has panicked, there is nothing left to deliver.
+            drop(thread.join());
         }
     }
 }
@@ -283,7 +287,7 @@ impl Transport for MemoryTransport {
         let mut lost = BTreeSet::new();
         for outbound in messages {
             let to = outbound.to;
-            if !self.network.wire.send(self.node, outbound, &self.counters) {
+            if !self.network.wire.send(self, outbound) {
                 lost.insert(to);
             }
         }
@@ -314,7 +318,7 @@ impl Transport for MemoryTransport {
         let status = |node: &NodeId| PeerStatus {
             node: *node,
             address: format!("memory:{node}"),
-            connected: !state.blocked.contains(&(self.node, *node)),
+            connected: !state.cuts(self.node, *node),
             error: None,
         };
         others.map(status).collect()

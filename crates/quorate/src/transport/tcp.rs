@@ -127,6 +127,12 @@ impl TcpTransport {
         })
     }
 
+    /// How many inbound connections `node` has.
+    #[cfg(test)]
+    pub(crate) fn acquaintances_live(&self, node: NodeId) -> usize {
+        self.acquaintances.live(node)
+    }
+
     /// Queues one message; returns whether its sender must be told that it was lost.
     fn queue(&self, state: &mut State, context: &LinkContext, outbound: Outbound) -> bool {
         let State { peers, tasks, .. } = state;

@@ -1,0 +1,299 @@
+//! What TCP connections do with peers that are not what they should be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quorate_core::{GroupId, LogIndex, Message, MessageBody, NodeId, ReplicaId, Term};
+use quorate_host::{Lane, Outbound, PeerBody, PeerMessage};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::config::{ClusterId, TransportConfig};
+use crate::transport::frame::{
+    Channel, Frame, FrameError, HANDSHAKE_BYTES_MAX, Hello, Speaker, read_frame, write_hello, write_message,
+    write_refused, write_welcome,
+};
+use crate::transport::handshake::{Identity, Refusal};
+use crate::transport::{Inbound, TcpTransport, Transport};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Counted {
+    received: AtomicU64,
+    unreachable: AtomicU64,
+}
+
+impl Inbound for Counted {
+    fn received(&self, _: NodeId, _: PeerMessage) -> bool {
+        self.received.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+    fn unreachable(&self, _: NodeId) {
+        self.unreachable.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn identity(node: u64) -> Identity {
+    Identity { cluster: ClusterId(9), node: NodeId(node), incarnation: 100 + node, started: 1000 }
+}
+
+async fn start(identity: Identity) -> (TcpTransport, Arc<Counted>) {
+    let config = TransportConfig { frame_bytes_max: 4 << 20, ..TransportConfig::default() };
+    let transport = TcpTransport::bind("127.0.0.1:0", None, identity, config).await.unwrap();
+    let counted = Arc::new(Counted::default());
+    transport.start(Arc::clone(&counted) as Arc<dyn Inbound>);
+    (transport, counted)
+}
+
+fn hello(node: u64, to: u64) -> Hello {
+    let speaker = Speaker {
+        cluster: ClusterId(9),
+        node: NodeId(node),
+        incarnation: 100 + node,
+        started: 1000,
+        address: "127.0.0.1:9".to_owned(),
+    };
+    Hello { versions: (1, 1), channel: Channel::Consensus, to: NodeId(to), speaker }
+}
+
+fn heartbeat() -> PeerMessage {
+    let body = MessageBody::Heartbeat { commit: LogIndex(1), read_round: 1 };
+    let raft = Message { from: ReplicaId(1), to: ReplicaId(2), term: Term(1), epoch: 0, body };
+    PeerMessage { group: GroupId(1), body: PeerBody::Raft(raft) }
+}
+
+/// Says `hello` and returns the answer, with the stream to go on.
+async fn greet(transport: &TcpTransport, hello: &Hello) -> (TcpStream, Option<Frame>) {
+    let mut stream = TcpStream::connect(transport.address()).await.unwrap();
+    let mut out = Vec::new();
+    write_hello(hello, &mut out);
+    stream.write_all(&out).await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, read_frame(&mut stream, HANDSHAKE_BYTES_MAX)).await;
+    let frame = answer.unwrap().unwrap().map(|(frame, _)| frame);
+    (stream, frame)
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut pause = tokio::time::interval(Duration::from_millis(2));
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        pause.tick().await;
+    }
+}
+
+/// Reads until the other side closes the connection.
+async fn closed(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    // A reset is as good as an end.
+    drop(read.expect("the connection must be closed"));
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_why_it_is_refused() {
+    let (transport, _) = start(identity(2)).await;
+    let other_cluster =
+        Hello { speaker: Speaker { cluster: ClusterId(8), ..hello(1, 2).speaker }, ..hello(1, 2) };
+    let later_version = Hello { versions: (7, 9), ..hello(1, 2) };
+    for (hello, expected) in [
+        (other_cluster, Refusal::OtherCluster { theirs: ClusterId(9) }),
+        (hello(1, 3), Refusal::OtherNode { theirs: NodeId(2) }),
+        (hello(2, 2), Refusal::SameNodeId),
+        (later_version, Refusal::Version { min: 1, max: 1 }),
+    ] {
+        let (mut stream, answer) = greet(&transport, &hello).await;
+        assert_eq!(answer, Some(Frame::Refused(expected)));
+        closed(&mut stream).await;
+    }
+    assert_eq!(transport.stats().handshakes_refused, 4);
+    transport.stop().await;
+}
+
+/// A wiped directory may have forgotten a vote it gave.
+#[tokio::test]
+async fn a_wiped_node_is_refused_while_its_old_directory_is_remembered() {
+    let (transport, _) = start(identity(2)).await;
+    let (stream, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
+    drop(stream);
+    let wiped =
+        Hello { speaker: Speaker { incarnation: 7, started: 2000, ..hello(1, 2).speaker }, ..hello(1, 2) };
+    let (_stream, answer) = greet(&transport, &wiped).await;
+    assert_eq!(answer, Some(Frame::Refused(Refusal::OtherDirectory)));
+    transport.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_copies_of_a_directory_the_later_process_is_believed() {
+    let (transport, _) = start(identity(2)).await;
+    let (mut first, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
+    let later = Hello { speaker: Speaker { started: 2000, ..hello(1, 2).speaker }, ..hello(1, 2) };
+    let (second, answer) = greet(&transport, &later).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
+    closed(&mut first).await;
+    let (_again, answer) = greet(&transport, &hello(1, 2)).await;
+    assert_eq!(answer, Some(Frame::Refused(Refusal::Superseded)));
+    // When the later one is gone, a clock that went back does not lock the node out.
+    drop(second);
+    let gone = || transport.acquaintances_live(NodeId(1)) == 0;
+    until("the later process must be noticed to be gone", gone).await;
+    let (_again, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
+    transport.stop().await;
+}
+
+#[tokio::test]
+async fn the_refused_side_knows_the_reason_too() {
+    let (transport, counted) = start(identity(1)).await;
+    let (other, _) = start(Identity { cluster: ClusterId(8), ..identity(2) }).await;
+    let address = other.address().to_string();
+    transport.send(vec![Outbound { to: NodeId(2), address, lane: Lane::Control, message: heartbeat() }]);
+    until("the other node must be reported", || counted.unreachable.load(Ordering::Relaxed) > 0).await;
+    let error = transport.peers()[0].error.clone().unwrap();
+    assert!(error.contains("belongs to cluster 00000000000000000000000000000008"), "{error}");
+    assert!(transport.stats().handshakes_refused > 0 && other.stats().handshakes_refused > 0);
+    transport.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn another_node_at_the_address_is_noticed() {
+    let (transport, counted) = start(identity(1)).await;
+    let (other, other_counted) = start(identity(3)).await;
+    let address = other.address().to_string();
+    transport.send(vec![Outbound { to: NodeId(2), address, lane: Lane::Control, message: heartbeat() }]);
+    until("the node must be reported", || counted.unreachable.load(Ordering::Relaxed) > 0).await;
+    let error = transport.peers()[0].error.clone().unwrap();
+    assert!(error.contains("node 3 answers at this address"), "{error}");
+    assert_eq!(other_counted.received.load(Ordering::Relaxed), 0);
+    transport.stop().await;
+    other.stop().await;
+}
+
+/// Every kind of broken input ends its connection and nothing else.
+#[tokio::test]
+async fn garbage_ends_its_own_connection_only() {
+    let (transport, counted) = start(identity(2)).await;
+    let (mut good, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
+    let mut valid = Vec::new();
+    assert!(write_message(&heartbeat(), 1 << 20, &mut valid));
+    let flipped = |at: usize| {
+        let mut bytes = valid.clone();
+        bytes[at] ^= 0x40;
+        bytes
+    };
+    let mut empty_body = Vec::new();
+    write_refused(&Refusal::Superseded, &mut empty_body);
+    let mut second_hello = Vec::new();
+    write_hello(&hello(3, 2), &mut second_hello);
+    let mut cases: Vec<(bool, Vec<u8>)> = vec![
+        (false, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
+        (false, valid.clone()),
+        (false, vec![0xff; 64]),
+        (true, (5_u32 << 20).to_le_bytes().into_iter().chain([0; 4]).collect()),
+        (true, [[1_u8, 0, 0, 0], [0; 4], [0; 4]].concat()),
+        (true, second_hello),
+    ];
+    cases.extend((0..valid.len()).map(|at| (true, flipped(at))));
+    let before = transport.stats();
+    let count = cases.len() as u64;
+    for (after_handshake, bytes) in cases {
+        let mut stream = if after_handshake {
+            greet(&transport, &hello(3, 2)).await.0
+        } else {
+            TcpStream::connect(transport.address()).await.unwrap()
+        };
+        stream.write_all(&bytes).await.unwrap();
+        // Ends a frame whose broken length asks for more.
+        stream.shutdown().await.unwrap();
+        closed(&mut stream).await;
+    }
+    let malformed = transport.stats().malformed - before.malformed;
+    assert!(malformed + 40 > count && malformed <= count, "{malformed} of {count}");
+    assert_eq!(counted.received.load(Ordering::Relaxed), 0, "nothing broken may be delivered");
+    good.write_all(&valid).await.unwrap();
+    until("the good peer is still heard", || counted.received.load(Ordering::Relaxed) == 1).await;
+    transport.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_over_the_limit_is_refused_before_it_is_read() {
+    let mut bytes = u32::MAX.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&[0; 4]);
+    let read = read_frame(&mut bytes.as_slice(), 1 << 20).await;
+    assert!(matches!(read, Err(FrameError::TooLarge { bytes_max: 1_048_576, .. })), "{read:?}");
+}
+
+#[tokio::test]
+async fn handshake_frames_survive_the_round_trip() {
+    let mut out = Vec::new();
+    let hello = hello(1, 2);
+    let welcome = crate::transport::frame::Welcome { version: 1, speaker: hello.speaker.clone() };
+    write_hello(&hello, &mut out);
+    write_welcome(&welcome, &mut out);
+    let refusals = [
+        Refusal::OtherCluster { theirs: ClusterId(u128::MAX - 1) },
+        Refusal::OtherNode { theirs: NodeId(u64::MAX - 1) },
+        Refusal::OtherDirectory,
+        Refusal::Superseded,
+        Refusal::Version { min: 3, max: 500 },
+        Refusal::SameNodeId,
+        Refusal::TooManyConnections,
+        Refusal::Other { code: 999 },
+    ];
+    for refusal in &refusals {
+        write_refused(refusal, &mut out);
+    }
+    let mut reader = out.as_slice();
+    let mut frames = Vec::new();
+    while let Some((frame, _)) = read_frame(&mut reader, HANDSHAKE_BYTES_MAX).await.unwrap() {
+        frames.push(frame);
+    }
+    let expected: Vec<Frame> = [Frame::Hello(hello), Frame::Welcome(welcome)]
+        .into_iter()
+        .chain(refusals.into_iter().map(Frame::Refused))
+        .collect();
+    assert_eq!(frames, expected);
+}
+
+/// What `docs/formats.md` says, byte for byte. `UPDATE_GOLDENFILES=1` writes the fixture; then read the
+/// difference, and think of the nodes that still run the version before.
+#[test]
+fn frames_are_what_the_fixture_says() {
+    let frame = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        write(&mut out);
+        out.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let speaker = Speaker {
+        cluster: ClusterId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
+        node: NodeId(3),
+        incarnation: 0x0123_4567_89ab_cdef,
+        started: 1_700_000_000_000_000_000,
+        address: "10.0.0.3:7001".to_owned(),
+    };
+    let hello = Hello { versions: (1, 2), channel: Channel::Bulk, to: NodeId(5), speaker: speaker.clone() };
+    let welcome = crate::transport::frame::Welcome { version: 1, speaker };
+    let found = [
+        ("hello", frame(&|out| write_hello(&hello, out))),
+        ("welcome", frame(&|out| write_welcome(&welcome, out))),
+        (
+            "refused-cluster",
+            frame(&|out| write_refused(&Refusal::OtherCluster { theirs: ClusterId(8) }, out)),
+        ),
+        ("refused-version", frame(&|out| write_refused(&Refusal::Version { min: 1, max: 2 }, out))),
+        ("message", frame(&|out| assert!(write_message(&heartbeat(), 1 << 20, out)))),
+    ];
+    let found: String = found.iter().map(|(name, bytes)| format!("{name} {bytes}\n")).collect();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/peer_frames.txt");
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+        std::fs::write(file, &found).unwrap();
+    }
+    let expected = std::fs::read_to_string(file).unwrap();
+    assert!(found == expected, "frames differ from the fixture; they are now:\n{found}");
+}

@@ -1,0 +1,116 @@
+//! Replicas that come and go.
+
+use quorate::{MemberRole, NodeId, OpenError, ReplicaId, Start};
+
+use crate::harness::{Cluster, GROUP, Lines, PATIENCE, Wire, lines, memory, numbers};
+
+/// Adds node 4 as a learner; it knows nothing but the id it was given and one address.
+async fn join(cluster: &mut Cluster) -> ReplicaId {
+    cluster.start_node(4).await;
+    let leader = cluster.leader().await;
+    let address = cluster.address(4);
+    let added = cluster.rafts[&leader].add_learner(NodeId(4), address, "client-4").await.unwrap();
+    let seeds = vec![(cluster.replica(leader), NodeId(leader), cluster.address(leader))];
+    cluster.open(4, Start::Join { replica: added.replica, seeds }).await;
+    added.replica
+}
+
+async fn a_learner_catches_up_and_is_promoted(wire: Wire) {
+    let mut cluster = Cluster::start(3, wire, |_| {}).await;
+    cluster.apply_all(numbers(0..30)).await;
+    let replica = join(&mut cluster).await;
+    assert_eq!(replica, ReplicaId(4));
+    assert_eq!(cluster.caught_up(4).await, lines(0..30));
+    let leader = cluster.leader().await;
+    let promoted = cluster.rafts[&leader].promote(replica).await.unwrap();
+    let is_voter = |status: &quorate::GroupStatus| {
+        status.commit >= promoted.id.index
+            && status.membership.get(replica).is_some_and(|member| member.role == MemberRole::Voter)
+    };
+    cluster.rafts[&4].wait_for(is_voter, PATIENCE).await.unwrap();
+    // Its vote counts: with two of four dead there is no quorum, with one there is.
+    let dead = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.kill(dead);
+    cluster.apply_all(numbers(30..40)).await;
+    assert_eq!(cluster.caught_up(4).await, lines(0..40));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_learner_catches_up_and_is_promoted_in_memory() {
+    a_learner_catches_up_and_is_promoted(memory()).await;
+}
+
+#[tokio::test]
+async fn a_learner_catches_up_and_is_promoted_over_tcp() {
+    a_learner_catches_up_and_is_promoted(Wire::Tcp).await;
+}
+
+/// The log the learner would need is gone: it gets a snapshot in many pieces, then the rest.
+async fn a_learner_far_behind_gets_a_snapshot(wire: Wire) {
+    let mut cluster = Cluster::start(3, wire, |config| {
+        config.group.snapshots.entries = 40;
+        config.group.snapshots.trailing_entries = 5;
+        config.group.snapshots.chunk_bytes = 64;
+    })
+    .await;
+    cluster.apply_all(numbers(0..200)).await;
+    let leader = cluster.leader().await;
+    let has_compacted = |status: &quorate::GroupStatus| status.compacted.index.0 > 100;
+    cluster.rafts[&leader].wait_for(has_compacted, PATIENCE).await.unwrap();
+    join(&mut cluster).await;
+    assert_eq!(cluster.caught_up(4).await, lines(0..200));
+    assert!(cluster.status(4).snapshot.index.0 > 100, "{:?}", cluster.status(4));
+    // And it starts from that snapshot again.
+    cluster.kill(4);
+    cluster.apply_all(numbers(200..210)).await;
+    cluster.restart(4).await;
+    assert_eq!(cluster.caught_up(4).await, lines(0..210));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_learner_far_behind_gets_a_snapshot_in_memory() {
+    a_learner_far_behind_gets_a_snapshot(memory()).await;
+}
+
+#[tokio::test]
+async fn a_learner_far_behind_gets_a_snapshot_over_tcp() {
+    a_learner_far_behind_gets_a_snapshot(Wire::Tcp).await;
+}
+
+#[tokio::test]
+async fn a_removed_replica_can_be_deleted_and_its_node_join_again() {
+    let mut cluster = Cluster::start(3, Wire::Tcp, |_| {}).await;
+    cluster.apply_all(numbers(0..10)).await;
+    let replica = join(&mut cluster).await;
+    assert_eq!(cluster.caught_up(4).await, lines(0..10));
+    let leader = cluster.leader().await;
+    cluster.rafts[&leader].remove(replica).await.unwrap();
+    cluster.rafts.remove(&4);
+    cluster.nodes[&4].close_group(GROUP).await;
+    let address = cluster.address(4);
+    let added = cluster.rafts[&leader].add_learner(NodeId(4), address, "").await.unwrap();
+    assert_eq!(added.replica, ReplicaId(5), "replica ids are never used twice");
+    let start = Start::Join { replica: added.replica, seeds: vec![] };
+    let refused = cluster.nodes[&4].open_group(GROUP, start.clone(), Lines::default()).await.err().unwrap();
+    assert!(matches!(refused, OpenError::OtherReplica { on_disk: ReplicaId(4), .. }), "{refused}");
+    cluster.nodes[&4].remove_group(GROUP).await.unwrap();
+    assert!(!cluster.nodes[&4].has_group(GROUP));
+    cluster.open(4, start).await;
+    assert_eq!(cluster.caught_up(4).await, lines(0..10));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_taken_on_demand_is_what_a_restart_begins_with() {
+    let mut cluster = Cluster::start(1, Wire::Tcp, |_| {}).await;
+    cluster.apply_all(numbers(0..20)).await;
+    let last = cluster.rafts[&1].take_snapshot().await.unwrap();
+    cluster.apply_all(numbers(20..25)).await;
+    cluster.kill(1);
+    cluster.restart(1).await;
+    assert_eq!(cluster.caught_up(1).await, lines(0..25));
+    assert_eq!(cluster.status(1).snapshot, last);
+    cluster.shutdown().await;
+}
