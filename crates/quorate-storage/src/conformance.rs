@@ -18,8 +18,8 @@
 //! log_store::run(&mut || Box::new(InMemory(MemLogStore::with_crashes())));
 //! ```
 //!
-//! A broken rule is a panic with the name of the case and what was expected. Nothing here knows how a store
-//! works; [`LogModel`] says in the plainest way what a log is.
+//! A broken rule is a panic with the name of the case and what was expected. Nothing here knows how
+//! a store works; [`LogModel`] says in the plainest way what a log is.
 
 use std::sync::Arc;
 

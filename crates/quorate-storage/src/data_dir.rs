@@ -6,8 +6,9 @@
 //!   snapshots/   finished snapshots
 //!   engine/      belongs to the server
 //!
-//! The incarnation is drawn when the directory is made. Peers refuse a node whose directory has another one than they know: a
-//! wiped, swapped or copied directory must not vote on behalf of the old one.
+//! The incarnation is drawn when the directory is made. Peers refuse a node whose directory has
+//! another one than they know: a wiped, swapped or copied directory must not vote on behalf of the
+//! old one.
 //!
 //! Not here: drawing the incarnation (chance is an input), the contents of the directories.
 
@@ -127,8 +128,8 @@ impl DataDir {
     /// Where the server's engine is.
     pub const ENGINE: &'static str = "engine";
 
-    /// Takes the directory for the node that `identity` says. A directory without identity gets it; one
-    /// that has an identity must have the same cluster and node, and keeps its incarnation.
+    /// Takes the directory for the node that `identity` says. A directory without identity gets it;
+    /// one that has an identity must have the same cluster and node, and keeps its incarnation.
     ///
     /// # Errors
     /// In use, another's, newer, damaged, or the disk said no.

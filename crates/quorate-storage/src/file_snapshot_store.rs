@@ -1,11 +1,12 @@
 //! Snapshots as files, one each.
 //!
-//!   create ─► <name>.tmp ─write─► chunks ─finish─► footer, sync ─► rename to <name>.snap ─► sync names
+//!   create ─► x.tmp ─ write ─► chunks ─ finish ─► footer ─► sync ─► rename to x.snap ─► sync names
 //!
-//!   │ header: magic, version, chunk size, group, meta │ crc │ chunk 0, crc │ chunk 1, crc │ … │ footer: bytes, crc │
+//!   │ header │ crc │ chunk 0, crc │ chunk 1, crc │ … │ length, crc │
 //!
 //! * The name says group, index and term, so a listing needs only the headers.
-//! * A file with a final name was complete and durable before it got it: whatever does not fit is damage.
+//! * A file with a final name was complete and durable before it got it: whatever does not fit is
+//!   damage.
 //! * Content is read chunk by chunk, and each chunk is verified before any byte of it is returned.
 //! * Leftovers of interrupted writers are removed when the store is opened.
 
@@ -30,7 +31,8 @@ const CRC_BYTES: u64 = 4;
 /// The length of the content, magic again, crc.
 const FOOTER_BYTES: u64 = 20;
 const FOOTER_MAGIC: &[u8; 8] = b"QUOREND\n";
-/// The most that a header's meta may take, in bytes (64 members with their addresses are far below).
+/// The most that a header's meta may take, in bytes (64 members with their addresses are far
+/// below).
 const META_BYTES_MAX: u32 = 1 << 20;
 /// How much content one checksum covers, in bytes.
 const CHUNK_BYTES: u32 = 64 * 1024;
@@ -66,8 +68,8 @@ impl FileSnapshotStore {
     /// Opens the store in `directory`, creating it if it is missing.
     ///
     /// # Errors
-    /// The disk cannot be read, or leftovers cannot be removed. A damaged snapshot is no error here, but when
-    /// it is opened.
+    /// The disk cannot be read, or leftovers cannot be removed. A damaged snapshot is no error
+    /// here, but when it is opened.
     pub fn open(disk: Arc<dyn Disk>, directory: &Path) -> Result<Self, SnapshotError> {
         Self::open_with_chunks(disk, directory, CHUNK_BYTES)
     }

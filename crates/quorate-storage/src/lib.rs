@@ -1,4 +1,43 @@
 //! Durable Raft logs and snapshots for many groups.
+//!
+//! ```text
+//!   log writer ──► LogStore ◄── MemLogStore, Wal ──┐
+//!   applier, peers ──► LogReader                   ├──► Disk ◄── OsDisk, MemDisk, the simulator's
+//!   snapshotter ──► SnapshotStore ◄── Mem…, File… ─┘
+//! ```
+//!
+//! * [`LogStore`] holds term, vote and log of every group of a node; one [`LogBatch`] is one atomic
+//!   write. [`Wal`] is the durable one: all groups share its segments and its syncs.
+//! * [`SnapshotStore`] holds finished snapshots, verified chunk by chunk.
+//! * [`DataDir`] says whose directory it is and that one process uses it.
+//! * [`Disk`] is the only way to files. [`MemDisk`] forgets, tears and fails on demand.
+//! * [`conformance`] is for those who write another store.
+//!
+//! Nothing here spawns threads, reads a clock or knows what commands mean. The bytes on disk are in
+//! `docs/formats.md`.
+//!
+//! ```
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use quorate_core::{Entry, EntryPayload, GroupId, LogId, LogIndex};
+//! use quorate_storage::{GroupWrite, LogBatch, LogStore, MemDisk, Wal, WalConfig};
+//!
+//! let disk = MemDisk::new();
+//! let open = || Wal::open(Arc::new(disk.clone()), Path::new("wal"), WalConfig::default());
+//!
+//! let mut wal = open()?;
+//! let entry = Entry { id: LogId::new(1, 1), payload: EntryPayload::Command("hello".into()) };
+//! let write = GroupWrite { group: GroupId(1), entries: vec![entry.clone()], ..GroupWrite::default() };
+//! wal.write(LogBatch { groups: vec![write] }, true, Box::new(|outcome| assert!(outcome.is_ok())));
+//! wal.flush()?; // One sync for everything queued, then the completions.
+//!
+//! drop(wal);
+//! disk.crash(0);
+//! let found = open()?.reader().read(GroupId(1), LogIndex(1)..LogIndex(2), 1 << 20)?;
+//! assert_eq!(found, [entry]);
+//! # Ok::<(), quorate_storage::LogError>(())
+//! ```
 
 pub mod conformance;
 mod data_dir;

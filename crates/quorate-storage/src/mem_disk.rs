@@ -27,7 +27,8 @@ pub enum DiskFault {
     /// The operation fails with an I/O error, once. A failed sync drops what it should have made
     /// durable and reports nothing ever after, as Linux does.
     Error,
-    /// The operation fails because the disk is full, once (only where space is needed; others succeed).
+    /// The operation fails because the disk is full, once (only where space is needed; others
+    /// succeed).
     NoSpace,
 }
 
@@ -215,7 +216,7 @@ impl MemDisk {
 }
 
 impl State {
-    /// Counts a changing operation. `Ok(false)`: it is to have no effect and fail with what `fault` says.
+    /// Counts a changing operation, and fails if a fault was asked for here.
     fn begin(&mut self, need: Need) -> io::Result<()> {
         if self.dark {
             return Err(power_failure());
@@ -571,5 +572,98 @@ impl DiskFile for MemFile {
     fn allocate(&self, size: u64) -> io::Result<()> {
         let now = self.size()?;
         self.grow(size.max(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "d/f";
+
+    /// A disk with one durable file of four sectors of `.`.
+    fn disk() -> (MemDisk, Box<dyn DiskFile>) {
+        let disk = MemDisk::new();
+        disk.create_dir_all(Path::new("d")).unwrap();
+        let file = disk.create(Path::new(FILE)).unwrap();
+        file.write_at(&[b'.'; 4 * 512], 0).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("d")).unwrap();
+        (disk, file)
+    }
+
+    /// The first byte of each sector.
+    fn sectors(disk: &MemDisk) -> String {
+        let contents = disk.contents(Path::new(FILE)).unwrap();
+        contents.chunks(512).map(|sector| char::from(sector[0])).collect()
+    }
+
+    #[test]
+    fn a_crash_keeps_any_sectors_of_what_was_not_synced() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..400 {
+            let (disk, file) = disk();
+            file.write_at(&[b'a'; 4 * 512], 0).unwrap();
+            file.write_at(&[b'b'; 512], 512).unwrap();
+            assert_eq!(sectors(&disk), "abaa", "reads see everything");
+            disk.crash(seed);
+            seen.insert(sectors(&disk));
+        }
+        // Each sector is old or new, the second one also in between.
+        assert_eq!(seen.len(), 2 * 3 * 2 * 2);
+    }
+
+    #[test]
+    fn synced_data_and_names_survive_and_handles_do_not() {
+        let (disk, file) = disk();
+        file.write_at(&[b'a'; 512], 0).unwrap();
+        file.sync_data().unwrap();
+        disk.crash(0);
+        assert_eq!(sectors(&disk), "a...");
+        assert!(file.write_at(b"x", 0).is_err(), "a handle from before the crash is dead");
+        disk.rename(Path::new(FILE), Path::new("d/g")).unwrap();
+        disk.crash(0);
+        assert!(disk.exists(Path::new(FILE)).unwrap(), "the new name was not synced");
+        disk.rename(Path::new(FILE), Path::new("d/g")).unwrap();
+        disk.sync_dir(Path::new("d")).unwrap();
+        disk.crash(0);
+        assert_eq!(disk.list(Path::new("d")).unwrap(), ["g"]);
+    }
+
+    #[test]
+    fn a_failed_sync_forgets_and_does_not_say_so_again() {
+        let (disk, file) = disk();
+        file.write_at(&[b'a'; 512], 0).unwrap();
+        disk.fail_at(disk.operations(), DiskFault::Error);
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        assert_eq!(sectors(&disk), "a...", "it still looks written");
+        disk.crash(0);
+        assert_eq!(sectors(&disk), "....");
+    }
+
+    #[test]
+    fn a_full_disk_refuses_growth_until_space_is_freed() {
+        let (disk, file) = disk();
+        disk.set_capacity(Some(3000));
+        let more = disk.create(Path::new("d/more")).unwrap();
+        assert_eq!(more.allocate(1000).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(more.write_at(&[0; 1000], 0).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        file.write_at(&[b'b'; 2048], 0).unwrap();
+        disk.remove(Path::new(FILE)).unwrap();
+        more.allocate(1000).unwrap();
+    }
+
+    #[test]
+    fn a_lock_has_one_holder_and_ends_with_a_crash() {
+        let (disk, _) = disk();
+        let lock = Path::new("LOCK");
+        let held = disk.lock(lock).unwrap();
+        assert!(held.is_some() && disk.lock(lock).unwrap().is_none());
+        disk.crash(0);
+        let again = disk.lock(lock).unwrap();
+        assert!(again.is_some());
+        drop(held);
+        assert!(disk.lock(lock).unwrap().is_none(), "the old holder does not free the new one's");
     }
 }

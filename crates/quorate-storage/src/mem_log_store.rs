@@ -56,7 +56,8 @@ impl MemLogStore {
     }
 
     /// Forgets what a power failure would forget: everything queued (its completions are never
-    /// called) and every batch that no sync followed. Without [`with_crashes`](Self::with_crashes) only the queue is lost.
+    /// called) and every batch that no sync followed. Without [`with_crashes`](Self::with_crashes)
+    /// only the queue is lost.
     pub fn crash(&mut self) {
         self.queue.clear();
         self.unsynced.clear();

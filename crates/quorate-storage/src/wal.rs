@@ -1,20 +1,22 @@
 //! The write-ahead log: one sequence of records for all groups of a node, in segment files.
 //!
-//!   write(batch) ─► queue ─► flush: check, encode ─► one vectored write ─► one sync ─► index ─► done
+//!   write(batch) ─► queue ─► flush: check, encode ─► one write ─► one sync ─► index ─► done
 //!                                         │
 //!                                         └─ segment full: sync, make the next one, go on there
 //!
 //! * One batch is one record, so it is there whole or not at all.
 //! * The index changes, and completions are called, only after the sync, in the order of `write`.
-//! * After any failed write or sync the log refuses everything (nothing is known about the file then). Only
-//!   running out of space for a new segment is survivable: nothing was touched, the batch gets `NoSpace`.
-//! * Old segments are dropped from the front as compaction empties them. State of idle groups and entries of
-//!   lagging ones are moved to the end of the log first. A group that lags holds segments back only as
-//!   long as moving its entries would cost more than it frees (see `cleaning`).
+//! * After any failed write or sync the log refuses everything (nothing is known about the file
+//!   then). Only running out of space for a new segment is survivable: nothing was touched, the
+//!   batch gets `NoSpace`.
+//! * Old segments are dropped from the front as compaction empties them. State of idle groups and
+//!   entries of lagging ones are moved to the end of the log first. A group that lags holds
+//!   segments back only as long as moving its entries would cost more than it frees (see
+//!   `cleaning`).
 //!
-//! Files: `record` (frames), `body` (contents), `segment` (files), `tail` (the end of the log), `flush`
-//! (one round of batches), `index` (what is live), `cleaning` (dropping segments), `recovery`
-//! (opening), `reader` (reads).
+//! Files: `record` (frames), `body` (contents), `segment` (files), `tail` (the end of the log),
+//! `flush` (one round of batches), `index` (what is live), `cleaning` (dropping segments),
+//! `recovery` (opening), `reader` (reads).
 
 mod body;
 mod cleaning;
@@ -44,22 +46,24 @@ use crate::log_store::{GroupState, LogBatch, LogReader, LogStats, LogStore, Writ
 /// How the log uses the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalConfig {
-    /// The length of a segment in bytes; a batch that is larger gets a segment of its own size. At least 4 KiB
-    /// and at most 1 GiB; values outside are brought to the nearest bound.
+    /// The length of a segment in bytes; a batch that is larger gets a segment of its own size. At
+    /// least 4 KiB and at most 1 GiB; values outside are brought to the nearest bound.
     pub segment_bytes: u64,
     /// How many files of dropped segments are kept for reuse.
     pub recycled_segments_max: usize,
-    /// Segments that are live to a quarter at most are dropped at once, but no more of them at a time than have this
-    /// much live data together, in bytes.
+    /// Segments that are live to a quarter at most are dropped at once, but no more of them at a
+    /// time than have this much live data together, in bytes.
     pub move_bytes_max: u64,
-    /// A log whose live data is at most a quarter of it is shortened from the front at the cost of moving what is
-    /// live there; with more segments than this, one whose live data is at most half of it.
+    /// A log whose live data is at most a quarter of it is shortened from the front at the cost of
+    /// moving what is live there; with more segments than this, one whose live data is at most half
+    /// of it.
     pub segments_max: u64,
-    /// New segments are filled with zeros this far ahead of the end, in bytes, so that a sync need not
-    /// write file system metadata.
+    /// New segments are filled with zeros this far ahead of the end, in bytes, so that a sync need
+    /// not write file system metadata.
     pub fill_ahead_bytes: u64,
-    /// Anything that differs between data directories (their incarnation): makes the log's checksums
-    /// unguessable for those who choose what is stored, and worthless in another directory.
+    /// Anything that differs between data directories (their incarnation): makes the log's
+    /// checksums unguessable for those who choose what is stored, and worthless in another
+    /// directory.
     pub salt: u64,
 }
 

@@ -13,7 +13,8 @@ use crate::log_store::{GroupState, GroupWrite, LogBatch, LogStore};
 pub trait LogStoreUnderTest {
     /// The store as it is now.
     fn store(&mut self) -> &mut dyn LogStore;
-    /// Closes the store (without a flush) and opens what it left. Where the store has no outside, nothing.
+    /// Closes the store (without a flush) and opens what it left. Where the store has no outside,
+    /// nothing.
     fn reopen(&mut self);
     /// Fails the power: closes the store, forgets what was not durable (`seed` decides what of it
     /// survives, if anything), and opens what is left.
@@ -309,8 +310,8 @@ fn random_batches_reopened_and_crashed(test: &mut dyn LogStoreUnderTest) {
     (0..3).for_each(|seed| random_batches(test, seed));
 }
 
-/// A thousand random valid batches, with reopenings and crashes in between, compared with the model. What is run by
-/// [`run`] with a few seeds; with other seeds it is a longer test.
+/// A thousand random valid batches, with reopenings and crashes in between, compared with the
+/// model. What is run by [`run`] with a few seeds; with other seeds it is a longer test.
 pub fn random_batches(test: &mut dyn LogStoreUnderTest, seed: u64) {
     let mut chance = Chance(seed);
     let remove = |state: GroupState| GroupWrite { remove: true, group: state.group, ..GroupWrite::default() };

@@ -1,7 +1,8 @@
 //! What is inside batch and move records. Little-endian; entries and memberships in the one
 //! encoding of `quorate-core`; docs/formats.md has the bytes.
 //!
-//! Every entry carries its own checksum, because readers fetch entries without the record around them.
+//! Every entry carries its own checksum, because readers fetch entries without the record around
+//! them.
 
 use std::sync::Arc;
 
@@ -26,7 +27,8 @@ const HARD_STATE: u8 = 16;
 const COMPACT: u8 = 32;
 const ENTRIES: u8 = 64;
 
-/// Where an entry is: offset (in the record's bytes, or in the segment) and length, header included.
+/// Where an entry is: offset (in the record's bytes, or in the segment) and length, header
+/// included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
     pub(super) offset: u32,

@@ -2,17 +2,19 @@
 //!
 //!   Idle ── oldest segments nearly empty ──► Moving ── all moved ──► Waiting ── synced ──► dropped
 //!
-//! What is still live in the segments to go (state of idle groups, entries of lagging ones) is written again at the end of
-//! the log, in move records. A move says what is true at its place in the log and never removes anything, so replaying it
-//! after newer records of other entries is harmless. The last move carries the floor: the segments below it are
-//! not needed once it is durable, and only then are they dropped, oldest first.
+//! What is still live in the segments to go (state of idle groups, entries of lagging ones) is
+//! written again at the end of the log, in move records. A move says what is true at its place in
+//! the log and never removes anything, so replaying it after newer records of other entries is
+//! harmless. The last move carries the floor: the segments below it are not needed once it is
+//! durable, and only then are they dropped, oldest first.
 //!
-//! Which segments: those at the front that are live to a quarter at most. Failing that, the oldest, however
-//! much of it is live, when the whole log is: to a quarter, or to a half if there are more than
-//! [`super::WalConfig::segments_max`]. So a log takes about four times what is live in it, or four segments, and
-//! moving costs a fraction of what is written.
+//! Which segments: those at the front that are live to a quarter at most. Failing that, the oldest,
+//! however much of it is live, when the whole log is: to a quarter, or to a half if there are more
+//! than [`super::WalConfig::segments_max`]. So a log takes about four times what is live in it, or
+//! four segments, and moving costs a fraction of what is written.
 //!
-//! * A step moves at most [`STEP_BYTES_MAX`] and never makes a new segment: it takes the room that is left.
+//! * A step moves at most [`STEP_BYTES_MAX`] and never makes a new segment: it takes the room that
+//!   is left.
 //! * Moves ride on the sync of the next flush; only a flush that syncs nothing else syncs for them.
 
 use std::collections::VecDeque;
@@ -170,8 +172,8 @@ impl Wal {
         self.put_move(record, moved)
     }
 
-    /// Writes a move and shows it to readers. Nothing depends on it before it is durable but the old
-    /// copies, which stay until then.
+    /// Writes a move and shows it to readers. Nothing depends on it before it is durable but the
+    /// old copies, which stay until then.
     fn put_move(&mut self, record: Vec<u8>, mut moved: Vec<MovedGroup>) -> Result<(), LogError> {
         let base = u32::try_from(self.tail.offset).unwrap_or(u32::MAX);
         let segment = self.tail.segment.number;

@@ -6,9 +6,9 @@
 //!       rotate
 //!
 //! * A batch that is refused keeps its place in the order of completions.
-//! * A batch that finds no space for a new segment is refused, and with it every later batch of the same flush that
-//!   touches one of its groups, so that nothing overtakes. Batches without entries may still use the
-//!   reserve at the end of the segment: compaction works on a full disk.
+//! * A batch that finds no space for a new segment is refused, and with it every later batch of the
+//!   same flush that touches one of its groups, so that nothing overtakes. Batches without entries
+//!   may still use the reserve at the end of the segment: compaction works on a full disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -243,8 +243,8 @@ impl Wal {
         self.put_record(RecordKind::Mark, vec![0; HEADER_BYTES])
     }
 
-    /// Goes on in a new segment with room for a record of `framed` bytes. On `NoSpace` the log stays
-    /// where it is. The old segment is durable before the new one has a name.
+    /// Goes on in a new segment with room for a record of `framed` bytes. On `NoSpace` the log
+    /// stays where it is. The old segment is durable before the new one has a name.
     fn rotate(&mut self, framed: u64, reserve: u64) -> Result<(), LogError> {
         self.sync_rest()?;
         let header = self.tail.next_header(self.config.segment_bytes, framed, reserve);

@@ -2,8 +2,9 @@
 //! per segment how much of it is still needed. Shared by the writer (who changes it after a sync)
 //! and the readers, through one lock.
 //!
-//! * 16 bytes per live entry; a group's entries are contiguous. Holes exist only during recovery: entries whose
-//!   first copy went with a dropped segment stand in a move further on, which fills them.
+//! * 16 bytes per live entry; a group's entries are contiguous. Holes exist only during recovery:
+//!   entries whose first copy went with a dropped segment stand in a move further on, which fills
+//!   them.
 //! * A segment may go when no entry lies in it and no group's state was last written in it.
 
 use std::collections::BTreeMap;
@@ -109,8 +110,8 @@ impl Index {
         Ok(())
     }
 
-    /// Records that a group's state, and the entries given, are now (also) in `segment`. It never removes
-    /// anything: entries that are not mentioned stay where they are.
+    /// Records that a group's state, and the entries given, are now (also) in `segment`. It never
+    /// removes anything: entries that are not mentioned stay where they are.
     pub(super) fn apply_move(&mut self, moved: MovedGroup, segment: u64) -> Result<(), &'static str> {
         let group = self.groups.entry(moved.group).or_insert_with(|| IndexedGroup::new(segment));
         group.replica_segment = segment;

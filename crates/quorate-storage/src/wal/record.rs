@@ -1,11 +1,11 @@
 //! The frame around everything in a segment: a header that vouches for itself and for its body.
 //!
-//!   0            4          8            12         16         24        32     33       40
-//!   │ header crc │ body crc │ body bytes │ previous │ sequence │ durable │ kind │ zeros  │ body … │ zeros to 8
+//!   0            4          8            12         16         24        32     33      40
+//!   │ header crc │ body crc │ body bytes │ previous │ sequence │ durable │ kind │ zeros │ body …
 //!
 //! * The header crc is seeded with the crc of the segment's header (which holds the salt) and with
-//!   the offset: what an earlier life of a recycled file left behind, or a record that landed in the wrong
-//!   place, never validates.
+//!   the offset: what an earlier life of a recycled file left behind, or a record that landed in
+//!   the wrong place, never validates.
 //! * `previous` is the header crc of the record before: a chain, so nothing can be missing.
 //! * `sequence` counts records over all segments. `durable` says up to which record everything was
 //!   synced when this one was written: it is what tells damage from a torn tail (see `recovery`).

@@ -5,15 +5,16 @@
 //!   │ records …            │ │ records …            │ │ records …    │ torn?   │ never written │
 //!   └──────────────────────┘ └──────────────────────┘ └──────────────┴─────────┴───────────────┘
 //!
-//! Records are read in order as long as header, body, chain and sequence fit. In a segment that has a successor,
-//! anything else is damage. In the last one the log ends at the first record that does not fit, and
-//! the rest of the file is searched: a record from behind that says "everything up to here, or beyond, was synced" proves
-//! that acknowledged data is gone: damage. Without such a witness the records from there on belong to writes
-//! whose sync never returned: a torn tail, dropped, and records behind it erased.
+//! Records are read in order as long as header, body, chain and sequence fit. In a segment that has
+//! a successor, anything else is damage. In the last one the log ends at the first record that does
+//! not fit, and the rest of the file is searched: a record from behind that says "everything up to
+//! here, or beyond, was synced" proves that acknowledged data is gone: damage. Without such a
+//! witness the records from there on belong to writes whose sync never returned: a torn tail,
+//! dropped, and records behind it erased.
 //!
-//! The writer leaves a mark after every sync, so there is a witness for all acknowledged data unless the
-//! power failed before the mark reached the disk (it is not synced by itself): in that window alone, damage to the last
-//! write cannot be told from a torn tail.
+//! The writer leaves a mark after every sync, so there is a witness for all acknowledged data
+//! unless the power failed before the mark reached the disk (it is not synced by itself): in that
+//! window alone, damage to the last write cannot be told from a torn tail.
 //!
 //! What is kept is synced before anything is built on it: it may have been in memory only.
 
@@ -41,8 +42,8 @@ pub struct RecoveryReport {
     pub segments: u64,
     /// Records read.
     pub records: u64,
-    /// Where in the last segment records that were not whole, or stood behind one, were dropped, as far
-    /// as they could still be recognised.
+    /// Where in the last segment records that were not whole, or stood behind one, were dropped, as
+    /// far as they could still be recognised.
     pub torn_at: Option<u64>,
 }
 
@@ -253,7 +254,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// The record at `offset` if header and body are whole; an error only if the disk cannot be read.
+    /// The record at `offset` if header and body are whole; an error only if the disk cannot be
+    /// read.
     fn record(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
         let body_at = offset + HEADER_BYTES as u64;
         if body_at > self.segment.bytes {

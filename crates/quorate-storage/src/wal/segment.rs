@@ -1,11 +1,12 @@
 //! One file of the log: its name, its header, and how it comes into being and goes away.
 //!
-//!   0         8         12           16       24     32               40        48         52         56      64      512
+//! 0         8         12           16       24     32               40        48         52
+//! 56      64      512
 //!   │ magic   │ version │ header crc │ number │ salt │ segment bytes  │ first   │ previous │ previous │ floor │ zeros │ records …
 //!   │         │         │            │        │      │                │ sequence│ end      │ crc      │       │       │
 //!
-//! * A file gets its name only after its header and its whole length are durable, so a named segment
-//!   with a bad header, or one that is too short, is damage.
+//! * A file gets its name only after its header and its whole length are durable, so a named
+//!   segment with a bad header, or one that is too short, is damage.
 //! * The header says where the segment before it ends: nothing can be missing in between.
 //! * The salt and the number make records of an earlier life of the file worthless.
 //! * The header has its own sector, which is never written again.

@@ -235,7 +235,8 @@ fn workloads_rotate_move_drop_and_recycle() {
     }
 }
 
-/// An error at every operation instead of a power failure: the log stops, and is whole when opened again.
+/// An error at every operation instead of a power failure: the log stops, and is whole when opened
+/// again.
 #[test]
 fn io_error_at_every_operation_stops_the_log_and_loses_nothing() {
     let workload = compactions();

@@ -1,5 +1,6 @@
-//! Every byte of a log or a snapshot is flipped, every file is cut at every offset: what comes back is the same
-//! data, the same data without a tail that was never acknowledged, or an error that names the file.
+//! Every byte of a log or a snapshot is flipped, every file is cut at every offset: what comes back
+//! is the same data, the same data without a tail that was never acknowledged, or an error that
+//! names the file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -234,8 +235,8 @@ fn a_hole_in_the_last_unacknowledged_write_drops_what_is_behind_it() {
     assert!(!erased.windows(100).any(|bytes| bytes == [3; 100]), "what is behind the hole is erased");
 }
 
-/// The process dies with batches written but not synced; what the next one has read it may act on, so
-/// a power failure must not take it back.
+/// The process dies with batches written but not synced; what the next one has read it may act on,
+/// so a power failure must not take it back.
 #[test]
 fn what_was_recovered_once_stays() {
     let disk = MemDisk::new();

@@ -37,8 +37,8 @@ fn write_one(wal: &mut Wal, model: &mut LogModel, write: GroupWrite) -> Result<(
     outcome
 }
 
-/// The disk is full when a segment is needed: the batch is refused, everything else goes on, compaction makes
-/// room, and then the same batch is taken.
+/// The disk is full when a segment is needed: the batch is refused, everything else goes on,
+/// compaction makes room, and then the same batch is taken.
 #[test]
 fn full_disk_refuses_batches_until_compaction_makes_room() {
     let disk = MemDisk::new();
