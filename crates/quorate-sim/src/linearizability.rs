@@ -17,6 +17,7 @@
 //! Times are of any clock that all clients share. Operations that touch in one instant count as concurrent.
 //! Not here: clients, clocks, anything of the simulator; tests on real processes use this as well.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -108,12 +109,12 @@ pub struct Explanation {
     pub key: Bytes,
     /// The operation whose end made it impossible.
     pub culprit: String,
-    /// The end of the longest order that explains the others.
+    /// The end of an order that explains everything that ended before.
     pub placed: Vec<String>,
     /// The value after that order; `None`: absent.
     pub value: Option<Bytes>,
-    /// Operations at that time that found no place.
-    pub stuck: Vec<String>,
+    /// Other writes that have to do with it: of the value it saw, or at the same time.
+    pub related: Vec<String>,
 }
 
 impl History {
@@ -175,8 +176,8 @@ impl History {
         }
         for (key, records) in keys {
             match KeyHistory::new(&records).search() {
-                Verdict::Explained => {}
-                Verdict::Impossible(_) => {
+                Verdict::Explained(_) => {}
+                Verdict::Impossible => {
                     return Err(Violation::NotLinearizable(Box::new(explain(key, &records))));
                 }
                 Verdict::Undecided => return Err(Violation::Undecided { key: key.clone() }),
@@ -277,19 +278,27 @@ enum Step {
 }
 
 enum Verdict {
-    Explained,
-    Impossible(Best),
+    Explained(Found),
+    Impossible,
     Undecided,
 }
 
-/// The placement with the most operations, and the end of its order.
-struct Best {
-    placement: Placement,
+/// The value after all operations, and the end of their order.
+struct Found {
+    value: Value,
     order: Vec<Step>,
 }
 
 const PLACEMENTS_MAX: usize = 500_000;
-const EXPLAINED_STEPS: usize = 8;
+const STEPS_SHOWN: usize = 8;
+const RELATED_SHOWN: usize = 8;
+
+impl Found {
+    fn new(placement: &Placement, order: &[Step]) -> Self {
+        let from = order.len().saturating_sub(STEPS_SHOWN);
+        Self { value: placement.value, order: order[from..].to_vec() }
+    }
+}
 
 impl Placement {
     fn has(&self, position: usize) -> bool {
@@ -413,7 +422,9 @@ impl<'a> KeyHistory<'a> {
     /// Depth first over placements, never twice from the same one.
     fn search(&self) -> Verdict {
         let start = Placement { value: ABSENT, prefix: 0, beyond: Vec::new(), used: Vec::new() };
-        let mut best = Best { placement: start.clone(), order: Vec::new() };
+        if self.needs_what_nobody_wrote() {
+            return Verdict::Impossible;
+        }
         let mut order = Vec::new();
         let mut tried = Tried::default();
         let mut choices = vec![(0, start, None)];
@@ -422,7 +433,7 @@ impl<'a> KeyHistory<'a> {
             order.extend(step);
             self.settle(&mut placement, &mut order);
             if placement.count() == self.certain.len() {
-                return Verdict::Explained;
+                return Verdict::Explained(Found::new(&placement, &order));
             }
             let value = self.significance(&placement, placement.value);
             if !tried.is_new(&placement, value) {
@@ -431,15 +442,19 @@ impl<'a> KeyHistory<'a> {
             if tried.count > PLACEMENTS_MAX {
                 return Verdict::Undecided;
             }
-            if placement.count() > best.placement.count() {
-                let order = order[order.len().saturating_sub(EXPLAINED_STEPS)..].to_vec();
-                best = Best { placement: placement.clone(), order };
-            }
             // The last pushed is tried first.
             let next = self.next(&placement).into_iter().rev();
             choices.extend(next.map(|(placement, step)| (order.len(), placement, Some(step))));
         }
-        Verdict::Impossible(best)
+        Verdict::Impossible
+    }
+
+    fn needs_what_nobody_wrote(&self) -> bool {
+        let is_written = |value: Value| {
+            value == ABSENT
+                || !(self.certain_writes[value].is_empty() && self.possible_writes[value].is_empty())
+        };
+        (0..self.values.len()).any(|value| !self.certain_needs[value].is_empty() && !is_written(value))
     }
 
     /// The certain operations that can come next: those called before any other has ended. And until when.
@@ -587,23 +602,38 @@ fn explain(key: &Bytes, records: &[&Record]) -> Explanation {
     let mut ends: Vec<(u64, usize)> =
         records.iter().enumerate().filter_map(|(position, record)| Some((record.end?, position))).collect();
     ends.sort_unstable();
-    let impossible = |ended: usize| {
+    let is_impossible = |ended: usize| {
         let beginning = beginning(records, &ends[..ended]);
         let beginning: Vec<&Record> = beginning.iter().collect();
-        let history = KeyHistory::new(&beginning);
-        let Verdict::Impossible(best) = history.search() else { return None };
-        Some(history.describe(key, &best))
+        matches!(KeyHistory::new(&beginning).search(), Verdict::Impossible)
     };
     let (mut explained, mut unexplained) = (0, ends.len());
     while unexplained - explained > 1 {
         let middle = explained.midpoint(unexplained);
-        if impossible(middle).is_some() { unexplained = middle } else { explained = middle }
+        if is_impossible(middle) { unexplained = middle } else { explained = middle }
     }
-    let culprit = ends.get(unexplained.saturating_sub(1)).map(|(_, position)| records[*position].to_string());
-    let mut explanation = impossible(unexplained).unwrap_or_else(|| Explanation::of(key));
-    explanation.culprit = culprit.unwrap_or_default();
-    explanation.stuck.retain(|stuck| *stuck != explanation.culprit);
-    explanation
+    let culprit = records[ends[explained].1];
+    let overlaps = |record: &&Record| {
+        record.call <= culprit.end.unwrap_or(u64::MAX) && record.end.is_none_or(|end| culprit.call <= end)
+    };
+    let wrote_it = |record: &&Record| {
+        let needed = culprit.needed();
+        needed.is_some() && record.written() == needed
+    };
+    let is_related = |record: &&Record| {
+        !std::ptr::eq(*record, culprit)
+            && record.written().is_some()
+            && (overlaps(record) || wrote_it(record))
+    };
+    let mut related: Vec<&Record> = records.iter().copied().filter(is_related).collect();
+    // Who wrote it says more than who else was there.
+    related.sort_by_key(|record| (!wrote_it(record), record.end.is_none(), Reverse(record.call)));
+    let beginning = beginning(records, &ends[..explained]);
+    let beginning: Vec<&Record> = beginning.iter().collect();
+    let (placed, value) = KeyHistory::new(&beginning).last_steps();
+    let related = related.into_iter().take(RELATED_SHOWN).map(Record::to_string);
+    let related = related.filter(|related| !placed.contains(related)).collect();
+    Explanation { key: key.clone(), culprit: culprit.to_string(), placed, value, related }
 }
 
 /// The history when the last of `ended` ended: later calls had not been made, others had no outcome yet.
@@ -626,24 +656,38 @@ fn beginning(records: &[&Record], ended: &[(u64, usize)]) -> Vec<Record> {
 }
 
 impl KeyHistory<'_> {
-    fn describe(&self, key: &Bytes, best: &Best) -> Explanation {
+    /// The end of an order that explains everything, and the value after it.
+    fn last_steps(&self) -> (Vec<String>, Option<Bytes>) {
+        let Verdict::Explained(found) = self.search() else { return (Vec::new(), None) };
         let record = |step: &Step| match step {
             Step::Certain(position) => self.certain[*position].record.to_string(),
             Step::Possible(position) => self.possible[*position].record.to_string(),
         };
-        let (candidates, _) = self.candidates(&best.placement);
-        Explanation {
-            placed: best.order.iter().map(record).collect(),
-            value: self.values[best.placement.value].clone(),
-            stuck: candidates.iter().map(|position| record(&Step::Certain(*position))).collect(),
-            ..Explanation::of(key)
-        }
+        (found.order.iter().map(record).collect(), self.values[found.value].clone())
     }
 }
 
-impl Explanation {
-    fn of(key: &Bytes) -> Self {
-        Self { key: key.clone(), culprit: String::new(), placed: Vec::new(), value: None, stuck: Vec::new() }
+impl Record {
+    /// The value that must have been there before, if it is known which.
+    fn needed(&self) -> Option<Option<&Bytes>> {
+        match (&self.operation, &self.outcome) {
+            (_, Outcome::Found(found)) => Some(found.as_ref()),
+            (Operation::Swap { expected, .. }, Outcome::Done) => Some(expected.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// The value that is there after it, if it took effect.
+    fn written(&self) -> Option<Option<&Bytes>> {
+        if matches!(self.outcome, Outcome::Refused | Outcome::NotApplied) {
+            return None;
+        }
+        match &self.operation {
+            Operation::Get { .. } => None,
+            Operation::Put { value, .. } => Some(Some(value)),
+            Operation::Delete { .. } => Some(None),
+            Operation::Swap { value, .. } => Some(value.as_ref()),
+        }
     }
 }
 
@@ -687,17 +731,19 @@ impl fmt::Display for Violation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "key {}: nothing explains\n    {}", text(Some(&self.key)), self.culprit)?;
-        writeln!(f, "the longest order that explains what was before ends with")?;
+        write!(f, "key {}: nothing explains\n    {}", text(Some(&self.key)), self.culprit)?;
+        if !self.placed.is_empty() {
+            write!(f, "\nan order that explains what ended before ends with")?;
+        }
         for placed in &self.placed {
-            writeln!(f, "    {placed}")?;
+            write!(f, "\n    {placed}")?;
         }
-        write!(f, "and leaves {}", text(self.value.as_ref()))?;
-        if !self.stuck.is_empty() {
-            write!(f, "; without a place are also")?;
+        write!(f, "\nthe value before it is {}", text(self.value.as_ref()))?;
+        if !self.related.is_empty() {
+            write!(f, "\nother writes of what it saw, or at the same time")?;
         }
-        for stuck in &self.stuck {
-            write!(f, "\n    {stuck}")?;
+        for related in &self.related {
+            write!(f, "\n    {related}")?;
         }
         Ok(())
     }
