@@ -81,7 +81,7 @@ impl FileSnapshotStore {
     ) -> Result<Self, SnapshotError> {
         let failing = |source| failed("opening", directory, source);
         disk.create_dir_all(directory).map_err(failing)?;
-        let mut snapshots = BTreeMap::new();
+        let mut snapshots: BTreeMap<_, Known> = BTreeMap::new();
         for name in disk.list(directory).map_err(failing)? {
             let path = directory.join(&name);
             if name.ends_with(TEMPORARY_SUFFIX) {
@@ -92,7 +92,15 @@ impl FileSnapshotStore {
                     Err(SnapshotError::Damaged(damage)) => Err(damage),
                     Err(error) => return Err(error),
                 };
-                snapshots.insert(key, Known { path, info });
+                // Names ascend: of two terms at one index the later one stays, if it is good.
+                let is_good = info.is_ok();
+                if is_good || !snapshots.contains_key(&key) {
+                    let before = snapshots.insert(key, Known { path, info });
+                    if let Some(before) = before {
+                        let removed = disk.remove(&before.path);
+                        removed.map_err(|source| failed("removing", &before.path, source))?;
+                    }
+                }
             }
         }
         // What a crash left of the names is how it stays from here on.
@@ -304,7 +312,12 @@ impl SnapshotWriter for FileWriter {
         synced.map_err(|source| failed("syncing", &shared.directory, source))?;
         let info = SnapshotInfo { group: self.group, meta: self.meta.clone(), bytes: self.content_bytes };
         let key = (self.group, self.meta.last.index);
-        shared.snapshots().insert(key, Known { path, info: Ok(info.clone()) });
+        let known = Known { path: path.clone(), info: Ok(info.clone()) };
+        let before = shared.snapshots().insert(key, known);
+        if let Some(before) = before.filter(|before| before.path != path) {
+            // The same index in another term. If this fails, the next opening of the store does it.
+            drop(shared.disk.remove(&before.path));
+        }
         Ok(info)
     }
 }

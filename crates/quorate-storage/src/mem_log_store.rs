@@ -6,7 +6,7 @@
 //! Batches that need no sync reach the durable table with the next one that does; `crash` puts the
 //! durable table back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -79,9 +79,10 @@ impl MemLogStore {
 /// Fails with the first rule that is broken.
 fn check(table: &Table, batch: &LogBatch) -> Result<(), LogError> {
     let new = GroupLog::default();
-    for (position, write) in batch.groups.iter().enumerate() {
+    let mut named = BTreeSet::new();
+    for write in &batch.groups {
         let invalid = |what| LogError::Invalid { group: write.group, what };
-        if batch.groups[..position].iter().any(|other| other.group == write.group) {
+        if !named.insert(write.group) {
             return Err(invalid("a batch names a group once"));
         }
         table.get(&write.group).map_or(&new, |group| &group.log).check(write).map_err(invalid)?;

@@ -174,4 +174,10 @@ fn a_snapshot_written_again_replaces_the_first(test: &mut dyn SnapshotStoreUnder
     let mut reader = test.store().open(&info).expect("it can be opened");
     assert_eq!(read_all(&mut *reader, 100), b"second");
     assert_eq!(test.store().list(GroupId(1)).expect("a listing"), [info]);
+    // A recovery by force may come to the same index in another term.
+    let info = save(test.store(), 1, &meta(2, 5), b"third");
+    for _ in 0..2 {
+        assert_eq!(test.store().list(GroupId(1)).expect("a listing"), std::slice::from_ref(&info));
+        test.reopen();
+    }
 }

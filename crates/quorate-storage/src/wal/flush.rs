@@ -98,9 +98,10 @@ impl Wal {
         }
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let new = GroupLog::default();
-        for (position, write) in batch.groups.iter().enumerate() {
+        let mut named = BTreeSet::new();
+        for write in &batch.groups {
             let invalid = |what| LogError::Invalid { group: write.group, what };
-            if batch.groups[..position].iter().any(|other| other.group == write.group) {
+            if !named.insert(write.group) {
                 return Err(invalid("a batch names a group once"));
             }
             let log = match round.planned.get(&write.group) {
