@@ -1,3 +1,51 @@
-//! quorate-sim
+//! A world in one thread, decided by one number.
+//!
+//! The code that ships (host, cores, write-ahead log, snapshot store, sessions, key-value store) runs on virtual
+//! disks, a virtual network and virtual clocks. Users work, an operator changes the members, and a fault injector cuts
+//! power, kills processes, tears writes and cuts links. After every step the invariants of [`invariants`](Violation) are
+//! checked; at the end everything is healed and must come to rest, and what the users saw must be linearizable.
+//!
+//! ```text
+//!   seed ──► what kind of world ──► steps, faults, checks … ──► calm ──► at rest ──► judged ──► Report
+//! ```
+//!
+//! * One seed is one run: the same steps, the same bytes, the same trace, on every machine.
+//! * A failing seed is replayed with `cargo run -p quorate-sim -- --seed N`.
+//! * Nothing in production depends on this crate.
+//!
+//! ```no_run
+//! let report = quorate_sim::run_seed(7, &quorate_sim::Options::default());
+//! assert!(report.passed(), "{report}");
+//! ```
 
+mod agenda;
+mod client;
+mod disk;
+mod disk_image;
+mod faults;
+mod finale;
+mod invariants;
 pub mod linearizability;
+mod network;
+mod node;
+mod operator;
+mod report;
+mod rng;
+mod run;
+mod seams;
+mod swarm;
+mod trace;
+mod users;
+mod watch;
+mod watched_machine;
+mod world;
+
+pub use disk::{DiskCounters, DiskProfile, SimDisk};
+pub use disk_image::{Crash, CrashDamage};
+pub use invariants::Violation;
+pub use network::NetworkProfile;
+pub use report::{Coverage, Report, Summary};
+pub use rng::Rng;
+pub use run::{Options, run_seed, run_seeds};
+pub use seams::{Seams, Wrap};
+pub use trace::LEGEND;

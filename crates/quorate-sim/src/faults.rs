@@ -1,0 +1,209 @@
+//! The fault injector: breaks nodes, disks and the network while users work, and stops when the world is to come to rest.
+
+use quorate_core::{GroupId, NodeId};
+use quorate_host::Event;
+
+use crate::disk::DiskProfile;
+use crate::disk_image::Crash;
+use crate::invariants::Checked;
+use crate::network::NetworkProfile;
+use crate::node::{BootError, Surroundings};
+use crate::world::{MILLISECOND, Name, Step, World, note};
+
+impl World {
+    pub(crate) fn on_fault_injector_moves(&mut self) {
+        if self.calm {
+            return;
+        }
+        let pause_max = self.swarm.fault_pause_millis_max;
+        self.agenda.plan_within(10 * MILLISECOND, pause_max * MILLISECOND, Step::FaultInjectorMoves);
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let Some(victim) = self.rng.pick(&ids).copied() else { return };
+        match self.rng.below(16) {
+            0..4 => self.stop_node(victim, Crash::Power, "power cut"),
+            4..6 => self.stop_node(victim, Crash::Process, "killed"),
+            6 => self.stop_leader(),
+            7 if self.rng.chance(400) => {
+                for id in ids {
+                    self.stop_node(id, Crash::Power, "power cut everywhere");
+                }
+            }
+            7 | 8 => self.pause(victim),
+            9 | 10 => self.split(&ids),
+            11 => self.isolate(victim, &ids),
+            12 | 13 => self.cut_one_way(&ids),
+            14 => self.slow_disk(victim),
+            _ => self.on_heal(),
+        }
+    }
+
+    /// Ends a node's process; it starts again after a while.
+    pub(crate) fn stop_node(&mut self, id: NodeId, crash: Crash, why: &str) {
+        let now = self.agenda.now();
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.running.is_none() {
+            return;
+        }
+        let damage = node.crash(crash, now, &mut self.rng);
+        note!(self, "!!", "n{id} {why}: {damage:?}");
+        self.coverage.count(match crash {
+            Crash::Process => "processes killed",
+            Crash::Power => "power cuts",
+        });
+        self.coverage.add("torn writes", damage.torn_writes);
+        self.coverage.add("lost writes", damage.lost_writes);
+        self.coverage.add("lost names", damage.lost_names);
+        self.coverage.add("writes in flight undone", damage.undone_operations);
+        let down_max = if self.calm { 50 } else { *self.rng.pick(&[20, 300, 1_500]).unwrap_or(&300) };
+        self.agenda.plan_within(MILLISECOND, down_max * MILLISECOND, Step::Boot(id));
+    }
+
+    fn stop_leader(&mut self) {
+        let group = GroupId(1 + self.rng.below(self.swarm.groups));
+        if let Some((leader, _)) = self.a_leader(group) {
+            self.coverage.count("leaders stopped on purpose");
+            self.stop_node(leader, Crash::Power, "power cut of a leader");
+        }
+    }
+
+    pub(crate) fn on_boot(&mut self, id: NodeId) -> Checked {
+        let now = self.agenda.now();
+        let (offset, drift_max) = (self.rng.below(1 << 40), self.swarm.drift_ppm_max);
+        let drift = i64::try_from(self.rng.below(2 * drift_max + 1)).unwrap_or(0)
+            - i64::try_from(drift_max).unwrap_or(0);
+        let skew_millis = self.rng.below(500);
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        if node.running.is_some() {
+            return Ok(());
+        }
+        node.life += 1;
+        node.clock.offset_nanos = offset;
+        node.clock.drift_ppm = drift;
+        node.clock.unix_millis_at_start = 1_700_000_000_000 + skew_millis;
+        let mut around = Surroundings {
+            swarm: &self.swarm,
+            seams: &self.seams,
+            witnesses: &self.witnesses,
+            invariants: &mut self.invariants,
+        };
+        match node.boot(now, &mut around) {
+            Ok(()) => {
+                let up_at = node.disk.end();
+                let life = node.life;
+                let replicas: Vec<_> = node.running.iter().flat_map(|running| &running.replicas).collect();
+                let replicas = format!("{replicas:?}");
+                note!(self, Name(id), "starts, is {replicas}");
+                self.coverage.count("starts");
+                if let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) {
+                    running.inbox.push_back(Event::Tick);
+                    running.turn_planned = true;
+                    // What recovery found missing is written first.
+                    running.log_busy = running.log_waiting > 0;
+                    if running.log_busy {
+                        self.agenda.plan(up_at, Step::LogWriter(id, life));
+                    }
+                }
+                self.agenda.plan(up_at, Step::Turn(id, life));
+                Ok(())
+            }
+            Err(BootError::Injected) => {
+                node.crash(Crash::Process, now, &mut self.rng);
+                note!(self, Name(id), "does not start: its disk failed");
+                self.coverage.count("starts failed by the disk");
+                self.agenda.plan_within(MILLISECOND, 100 * MILLISECOND, Step::Boot(id));
+                Ok(())
+            }
+            Err(BootError::Violation(violation)) => Err(violation),
+        }
+    }
+
+    fn pause(&mut self, id: NodeId) {
+        let now = self.agenda.now();
+        let millis = *self.rng.pick(&[20, 400, 1_500]).unwrap_or(&400);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.paused_until = now + millis * MILLISECOND;
+        }
+        note!(self, "!!", "n{id} stands still for {millis} ms");
+        self.coverage.count("pauses");
+    }
+
+    fn split(&mut self, ids: &[NodeId]) {
+        let sides: Vec<(NodeId, bool)> = ids.iter().map(|id| (*id, self.rng.chance(500))).collect();
+        for (a, left) in &sides {
+            for (b, right) in &sides {
+                if left != right {
+                    self.network.cut(*a, *b);
+                }
+            }
+        }
+        note!(self, "!!", "the network splits: {sides:?}");
+        self.coverage.count("partitions");
+        self.heal_later();
+    }
+
+    fn isolate(&mut self, victim: NodeId, ids: &[NodeId]) {
+        for id in ids {
+            self.network.cut(victim, *id);
+            self.network.cut(*id, victim);
+        }
+        note!(self, "!!", "n{victim} is cut off");
+        self.coverage.count("partitions");
+        self.heal_later();
+    }
+
+    fn cut_one_way(&mut self, ids: &[NodeId]) {
+        for _ in 0..self.rng.between(1, 3) {
+            if let (Some(from), Some(to)) = (self.rng.pick(ids).copied(), self.rng.pick(ids).copied()) {
+                self.network.cut(from, to);
+                note!(self, "!!", "n{from} no longer reaches n{to}");
+            }
+        }
+        self.coverage.count("one-way partitions");
+        self.heal_later();
+    }
+
+    fn heal_later(&mut self) {
+        let millis = *self.rng.pick(&[100, 600, 2_000]).unwrap_or(&600);
+        self.agenda.plan_within(MILLISECOND, millis * MILLISECOND, Step::Heal);
+    }
+
+    fn slow_disk(&mut self, id: NodeId) {
+        let profile = DiskProfile { sync_nanos_max: 400 * MILLISECOND, ..self.swarm.disk };
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.disk.set_profile(profile);
+        }
+        note!(self, "!!", "the disk of n{id} becomes slow");
+        self.coverage.count("slow disks");
+        self.heal_later();
+    }
+
+    pub(crate) fn on_heal(&mut self) {
+        self.network.heal();
+        for node in self.nodes.values() {
+            node.disk.set_profile(if self.calm { DiskProfile::GOOD } else { self.swarm.disk });
+        }
+        note!(self, "!!", "the network and the disks are whole");
+    }
+
+    /// The faults end: from here on everything must come to rest.
+    pub(crate) fn calm_down(&mut self) {
+        self.calm = true;
+        note!(self, "--", "the faults are over");
+        self.network.set_profile(NetworkProfile::GOOD);
+        self.on_heal();
+        for node in self.nodes.values_mut() {
+            node.paused_until = 0;
+        }
+        for number in 0..self.clients.len() {
+            if let Some(client) = self.clients.get_mut(number) {
+                // One that is waiting goes on by itself; one that is at rest is woken.
+                let at_rest = client.is_done();
+                client.finish();
+                if at_rest {
+                    self.agenda.plan_within(0, MILLISECOND, Step::ClientMoves(number));
+                }
+            }
+        }
+        self.agenda.plan_within(0, MILLISECOND, Step::Look);
+    }
+}

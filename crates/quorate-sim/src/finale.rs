@@ -1,0 +1,113 @@
+//! The end of a run: the faults stop, everything must come to rest, and then the whole is judged.
+//!
+//! ```text
+//!   faults … ──► calm ──► a leader, every client answered, every member caught up ──► judge
+//!                 └──────── within LIVENESS_BOUND of virtual time ─────────┘
+//! ```
+
+use quorate_core::{GroupId, NodeId};
+use quorate_host::{Answer, Applied, ApplyTask, Event, Ticket};
+use quorate_kv::KvQuery;
+
+use crate::invariants::{Checked, Violation, require};
+use crate::world::{MILLISECOND, Step, World, note};
+
+/// How long everything may take to come to rest once nothing is broken any more: about 60
+/// election timeouts, for the longest stream of snapshots and the unluckiest elections.
+pub(crate) const LIVENESS_BOUND: u64 = 20_000 * MILLISECOND;
+
+impl World {
+    pub(crate) fn on_look(&mut self) {
+        let groups = self.swarm.groups;
+        self.rested = self.clients.iter().all(crate::client::Client::is_done)
+            && (1..=groups).all(|group| self.has_converged(GroupId(group)));
+        if !self.rested {
+            self.agenda.plan_within(20 * MILLISECOND, 20 * MILLISECOND, Step::Look);
+        }
+    }
+
+    /// Runs until everything is at rest.
+    pub(crate) fn come_to_rest(&mut self) -> Checked {
+        self.calm_down();
+        let deadline = self.agenda.now() + LIVENESS_BOUND;
+        while !self.rested {
+            require!(self.agenda.now() < deadline, "liveness", "{}", self.what_is_missing());
+            if self.step()?.is_none() {
+                return Err(Violation::new("liveness", "nothing happens any more"));
+            }
+        }
+        note!(self, "--", "everything is at rest");
+        Ok(())
+    }
+
+    fn what_is_missing(&self) -> String {
+        let mut missing = Vec::new();
+        for client in self.clients.iter().filter(|client| !client.is_done()) {
+            missing.push(format!("client {} still waits", client.id));
+        }
+        for group in (1..=self.swarm.groups).map(GroupId) {
+            match self.a_leader(group) {
+                None => missing.push(format!("{group:?} has no leader")),
+                Some(_) if self.has_converged(group) => {}
+                Some((leader, _)) => {
+                    missing.push(format!("{group:?} has not converged (leader on n{leader}):"));
+                    for node in self.nodes.values() {
+                        let status = node.running.as_ref().and_then(|running| running.host.status(group));
+                        if let Some(status) = status {
+                            missing.push(format!(
+                                "n{} {:?} {} {:?} last {} commit {} applied {} progress {:?}",
+                                node.id,
+                                status.replica,
+                                status.role,
+                                status.term,
+                                status.last,
+                                status.commit,
+                                status.applied,
+                                status.progress
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        missing.join("; ")
+    }
+
+    /// Judges the run as a whole.
+    pub(crate) fn judge(&mut self) -> Checked {
+        for group in (1..=self.swarm.groups).map(GroupId) {
+            self.check_same_content(group)?;
+        }
+        self.history.check().map_err(|violation| Violation::new("linearizability", violation.to_string()))
+    }
+
+    /// All members hold the same items.
+    fn check_same_content(&mut self, group: GroupId) -> Checked {
+        let Some((_, leader)) = self.a_leader(group) else { return Ok(()) };
+        let mut first: Option<(NodeId, bytes::Bytes)> = None;
+        for (_, member) in leader.membership.members() {
+            let Some(running) = self.nodes.get_mut(&member.node).and_then(|node| node.running.as_mut())
+            else {
+                continue;
+            };
+            let everything =
+                KvQuery::Scan { start: bytes::Bytes::new(), end: None, limit: u32::MAX, bytes_max: u64::MAX };
+            let query = ApplyTask::Query { group, ticket: Ticket(0), request: everything.encode() };
+            let events = running.applier.step(query);
+            let content = events.into_iter().find_map(|event| {
+                let Event::Applied(Applied::Query { answer, .. }) = event else { return None };
+                let Answer::Queried { response, .. } = answer else { return None };
+                Some(response)
+            });
+            let Some(content) = content else { continue };
+            let (other, expected) = first.get_or_insert_with(|| (member.node, content.clone()));
+            require!(
+                *expected == content,
+                "replicas converge",
+                "n{other} and n{} differ at rest: {expected:?} {content:?}",
+                member.node
+            );
+        }
+        Ok(())
+    }
+}

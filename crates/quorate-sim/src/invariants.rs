@@ -1,0 +1,408 @@
+//! What must be true at every moment, checked after every step from outside the product.
+//!
+//! | invariant | says |
+//! |---|---|
+//! | one leader per term | two replicas never lead in one term (Raft §5.2) |
+//! | one vote per term | a replica never votes for two, restarts included |
+//! | log matching | entries with the same index and term are the same and follow the same entry (§5.3) |
+//! | committed stays | what was given to apply at an index is the same on every replica, for ever |
+//! | applied in order | no replica skips or repeats an index |
+//! | leader completeness | a new leader's log holds every committed entry (§5.4) |
+//! | monotone | term and commit index never go back, the term not even over a restart |
+//! | promised before durable | a message never says what the sender's disk could still forget |
+//! | same response | a command's response is the same on every replica |
+//! | same snapshot | two snapshots of one index have the same bytes |
+//!
+//! The facts are collected from what the host hands out ([`quorate_host::Work`]) and what its cores report; the
+//! checker never asks the product whether it is right.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use quorate_core::{
+    AppendReply, Entry, EntryPayload, GroupId, LogId, LogIndex, Message, MessageBody, ReplicaId, RoleName,
+    Status, Term,
+};
+use quorate_storage::{GroupState, GroupWrite};
+
+use crate::rng::{hash, hash_on};
+
+/// Something that must never be true was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The name of the invariant, as in the module's table.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.detail)
+    }
+}
+
+impl Violation {
+    pub(crate) fn new(invariant: &'static str, detail: impl Into<String>) -> Self {
+        Self { invariant, detail: detail.into() }
+    }
+}
+
+pub(crate) type Checked = Result<(), Violation>;
+
+/// `Err` with a violation unless the condition holds.
+macro_rules! require {
+    ($condition:expr, $invariant:literal, $($detail:tt)+) => {
+        if !$condition {
+            return Err($crate::invariants::Violation::new($invariant, format!($($detail)+)));
+        }
+    };
+}
+pub(crate) use require;
+
+/// What a replica's disk is known to hold.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Durable(pub(crate) Option<GroupState>);
+
+/// What was seen of one replica.
+#[derive(Debug, Default)]
+struct ReplicaFacts {
+    /// The log as it was given to the log writer, durable or not.
+    base: LogId,
+    terms: BTreeMap<LogIndex, Term>,
+    term: Term,
+    /// The highest term in which it ever said something, in any life.
+    spoken: Term,
+    commit: LogIndex,
+    /// The last index given to apply in this life.
+    applied: LogIndex,
+    was_leader_in: Option<Term>,
+}
+
+impl ReplicaFacts {
+    fn last(&self) -> LogId {
+        match self.terms.last_key_value() {
+            Some((index, term)) => LogId { term: *term, index: *index },
+            None => self.base,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EntryFact {
+    fingerprint: u64,
+    previous: LogId,
+}
+
+/// What was seen of one group.
+#[derive(Debug, Default)]
+struct GroupFacts {
+    leaders: BTreeMap<Term, ReplicaId>,
+    votes: BTreeMap<(ReplicaId, Term), ReplicaId>,
+    entries: BTreeMap<LogId, EntryFact>,
+    committed: BTreeMap<LogIndex, (Term, u64)>,
+    responses: BTreeMap<LogIndex, u64>,
+    snapshots: BTreeMap<LogId, u64>,
+    replicas: BTreeMap<ReplicaId, ReplicaFacts>,
+}
+
+/// All facts of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Invariants {
+    groups: BTreeMap<GroupId, GroupFacts>,
+}
+
+impl Invariants {
+    fn group(&mut self, group: GroupId) -> &mut GroupFacts {
+        self.groups.entry(group).or_default()
+    }
+
+    /// A replica starts from what its log says, its machine holding everything up to `applied`.
+    pub(crate) fn on_start(&mut self, replica: ReplicaId, state: &GroupState, applied: LogIndex) -> Checked {
+        let facts = self.group(state.group).replicas.entry(replica).or_default();
+        let found = state.hard_state.term;
+        facts.base = state.compacted;
+        facts.terms.clear();
+        for (number, run) in state.term_runs.iter().enumerate() {
+            let end = state.term_runs.get(number + 1).map_or(state.last.next(), |next| next.index);
+            facts.terms.extend((run.index.0..end.0).map(|index| (LogIndex(index), run.term)));
+        }
+        facts.applied = applied;
+        facts.commit = LogIndex(0);
+        facts.was_leader_in = None;
+        // A term that was never spoken may be forgotten.
+        facts.term = found;
+        require!(
+            found >= facts.spoken,
+            "monotone",
+            "{replica:?} starts in {found:?}, but it spoke in {:?} before",
+            facts.spoken
+        );
+        Ok(())
+    }
+
+    /// The host gives a write to the log writer.
+    pub(crate) fn on_log_write(&mut self, replica: ReplicaId, write: &GroupWrite) -> Checked {
+        let group = self.groups.entry(write.group).or_default();
+        let facts = group.replicas.entry(replica).or_default();
+        if let Some((to, _, _)) = &write.reset_to {
+            facts.base = *to;
+            facts.terms.clear();
+        }
+        if let Some(from) = write.truncate_from {
+            let committed = group.committed.last_key_value().map_or(LogIndex(0), |(index, _)| *index);
+            if from <= committed {
+                // Cutting off a conflicting suffix is right; cutting what this replica shares with the committed log is not.
+                let kept = facts.terms.get(&from).copied();
+                let true_term = group.committed.get(&from).map(|(term, _)| *term);
+                require!(
+                    kept.is_none() || kept != true_term,
+                    "committed stays",
+                    "{replica:?} truncates the committed entry {from:?}"
+                );
+            }
+            facts.terms.split_off(&from);
+        }
+        for entry in &write.entries {
+            let previous = facts.last();
+            require!(
+                entry.id.index == previous.index.next() && entry.id.term >= previous.term,
+                "log matching",
+                "{replica:?} appends {} after {previous}",
+                entry.id
+            );
+            let fact = EntryFact { fingerprint: fingerprint(entry), previous };
+            let known = *group.entries.entry(entry.id).or_insert(fact);
+            require!(
+                known == fact,
+                "log matching",
+                "{replica:?} appends {} as {fact:x?}, elsewhere it is {known:x?}",
+                entry.id
+            );
+            facts.terms.insert(entry.id.index, entry.id.term);
+        }
+        if let Some((to, _, _)) = &write.compact_to {
+            require!(
+                to.index <= facts.applied,
+                "applied in order",
+                "{replica:?} compacts to {to}, beyond what was given to apply ({:?})",
+                facts.applied
+            );
+            facts.terms = facts.terms.split_off(&to.index.next());
+            facts.base = facts.base.max(*to);
+        }
+        Ok(())
+    }
+
+    /// Committed entries go to the state machine.
+    pub(crate) fn on_apply(&mut self, group: GroupId, replica: ReplicaId, entries: &[Entry]) -> Checked {
+        let facts = self.groups.entry(group).or_default();
+        let applied = &mut facts.replicas.entry(replica).or_default().applied;
+        for entry in entries {
+            let index = entry.id.index;
+            require!(
+                index == applied.next(),
+                "applied in order",
+                "{replica:?} applies {index:?} after {applied:?}"
+            );
+            *applied = index;
+            let fact = (entry.id.term, fingerprint(entry));
+            let known = *facts.committed.entry(index).or_insert(fact);
+            require!(
+                known == fact,
+                "committed stays",
+                "{replica:?} applies {} (fingerprint {:x}), but {index:?} was committed in {:?} ({:x})",
+                entry.id,
+                fact.1,
+                known.0,
+                known.1
+            );
+        }
+        Ok(())
+    }
+
+    /// A snapshot replaces the state of a replica.
+    pub(crate) fn on_restore(&mut self, group: GroupId, replica: ReplicaId, last: LogId) -> Checked {
+        let facts = self.group(group);
+        let committed = facts.committed.get(&last.index).map(|(term, _)| *term);
+        require!(
+            committed == Some(last.term),
+            "committed stays",
+            "{replica:?} restores {last}, but there the committed term is {committed:?}"
+        );
+        facts.replicas.entry(replica).or_default().applied = last.index;
+        Ok(())
+    }
+
+    /// What a core looks like after a step. Returns whether it has just become leader.
+    pub(crate) fn on_status(&mut self, group: GroupId, status: &Status<'_>) -> Result<bool, Violation> {
+        let facts = self.groups.entry(group).or_default();
+        let replica = facts.replicas.entry(status.id).or_default();
+        require!(
+            status.term >= replica.term && status.commit >= replica.commit,
+            "monotone",
+            "{:?} went from {:?} commit {:?} to {:?} commit {:?}",
+            status.id,
+            replica.term,
+            replica.commit,
+            status.term,
+            status.commit
+        );
+        replica.term = status.term;
+        replica.commit = status.commit;
+        if status.role != RoleName::Leader {
+            return Ok(false);
+        }
+        let leader = *facts.leaders.entry(status.term).or_insert(status.id);
+        require!(
+            leader == status.id,
+            "one leader per term",
+            "{leader:?} and {:?} both lead in {:?}",
+            status.id,
+            status.term
+        );
+        if replica.was_leader_in == Some(status.term) {
+            return Ok(false);
+        }
+        replica.was_leader_in = Some(status.term);
+        for (index, (term, _)) in facts.committed.range(replica.base.index.next()..) {
+            let held = replica.terms.get(index);
+            require!(
+                held == Some(term),
+                "leader completeness",
+                "{:?} leads in {:?}, but its log has {held:?} at {index:?}, committed in {term:?}",
+                status.id,
+                status.term
+            );
+        }
+        Ok(true)
+    }
+
+    /// A message leaves a node: what it promises must be on its disk.
+    pub(crate) fn on_send(&mut self, group: GroupId, message: &Message, durable: &Durable) -> Checked {
+        let vote = vote_in(message);
+        if let Some(candidate) = vote {
+            let voted = self.group(group).votes.entry((message.from, message.term)).or_insert(candidate);
+            require!(
+                *voted == candidate,
+                "one vote per term",
+                "{:?} votes for {candidate:?} in {:?}, before it was {voted:?}",
+                message.from,
+                message.term
+            );
+        }
+        promised(message, durable)?;
+        let pre = matches!(message.body, MessageBody::PreVote(_) | MessageBody::PreVoteReply { .. });
+        if !pre {
+            let facts = self.group(group).replicas.entry(message.from).or_default();
+            facts.spoken = facts.spoken.max(message.term);
+        }
+        Ok(())
+    }
+
+    /// A command was applied with this response (as bytes that say everything about it).
+    pub(crate) fn on_response(&mut self, group: GroupId, index: LogIndex, response: &str) -> Checked {
+        let fact = hash(response.as_bytes());
+        let known = *self.group(group).responses.entry(index).or_insert(fact);
+        require!(
+            known == fact,
+            "same response",
+            "{index:?} answers {response}, on another replica it did not"
+        );
+        Ok(())
+    }
+
+    /// A snapshot was saved with this content.
+    pub(crate) fn on_snapshot(&mut self, group: GroupId, last: LogId, content: u64) -> Checked {
+        let known = *self.group(group).snapshots.entry(last).or_insert(content);
+        require!(known == content, "same snapshot", "two snapshots of {last} differ: {known:x}, {content:x}");
+        Ok(())
+    }
+
+    /// Whether an acknowledged position is known to be committed.
+    pub(crate) fn on_acknowledged(&self, group: GroupId, id: LogId) -> Checked {
+        let committed = self.groups.get(&group).and_then(|facts| facts.committed.get(&id.index));
+        require!(
+            committed.is_some_and(|(term, _)| *term == id.term),
+            "acknowledged survives",
+            "{id} was acknowledged, but committed there is {committed:x?}"
+        );
+        Ok(())
+    }
+}
+
+/// Whom the sender votes for by sending `message`.
+fn vote_in(message: &Message) -> Option<ReplicaId> {
+    match &message.body {
+        MessageBody::VoteReply { granted: true } => Some(message.to),
+        MessageBody::Vote(_) => Some(message.from),
+        MessageBody::PreVote(_)
+        | MessageBody::PreVoteReply { .. }
+        | MessageBody::VoteReply { .. }
+        | MessageBody::Append(_)
+        | MessageBody::AppendReply(_)
+        | MessageBody::Heartbeat { .. }
+        | MessageBody::HeartbeatReply { .. }
+        | MessageBody::InstallSnapshot(_)
+        | MessageBody::TimeoutNow
+        | MessageBody::ReadIndex { .. }
+        | MessageBody::ReadIndexReply { .. } => None,
+    }
+}
+
+/// Checks what `message` says about its sender against the sender's disk.
+pub(crate) fn promised(message: &Message, durable: &Durable) -> Checked {
+    let asks_only = matches!(
+        message.body,
+        MessageBody::PreVote(_) | MessageBody::PreVoteReply { .. } | MessageBody::InstallSnapshot(_)
+    );
+    let nothing = GroupState::default();
+    let state = durable.0.as_ref().unwrap_or(&nothing);
+    let hard = state.hard_state;
+    require!(
+        asks_only || hard.term >= message.term,
+        "promised before durable",
+        "{:?} speaks in {:?}, its disk says {:?}: {:?}",
+        message.from,
+        message.term,
+        hard.term,
+        message.body
+    );
+    if let Some(candidate) = vote_in(message) {
+        require!(
+            hard.term > message.term || hard.vote == Some(candidate),
+            "promised before durable",
+            "{:?} gives its vote of {:?} to {candidate:?}, its disk says {:?}",
+            message.from,
+            message.term,
+            hard.vote
+        );
+    }
+    if let MessageBody::AppendReply(AppendReply::Accepted { matched, .. }) = &message.body {
+        require!(
+            state.last >= *matched,
+            "promised before durable",
+            "{:?} accepts up to {matched:?}, its disk ends at {:?}",
+            message.from,
+            state.last
+        );
+    }
+    Ok(())
+}
+
+/// Whether what a disk holds covers the entry `id`.
+pub(crate) fn holds(durable: &Durable, id: LogId) -> bool {
+    durable.0.as_ref().is_some_and(|state| {
+        let run = state.term_runs.iter().rev().find(|run| run.index <= id.index);
+        id.index <= state.compacted.index
+            || (id.index <= state.last && run.is_some_and(|run| run.term == id.term))
+    })
+}
+
+fn fingerprint(entry: &Entry) -> u64 {
+    match &entry.payload {
+        EntryPayload::Noop => hash(b"noop"),
+        EntryPayload::Command(bytes) => hash_on(hash(b"command"), bytes),
+        EntryPayload::Membership(membership) => hash(format!("{membership:?}").as_bytes()),
+    }
+}

@@ -1,0 +1,348 @@
+//! One node: the code that ships, on a virtual disk, with its step functions not looped by threads but waiting to
+//! be called.
+//!
+//! ```text
+//!                 ┌───────── inbox ◄──────────────┬──────────┬──────────┐
+//!                 ▼                               │          │          │
+//!   messages ──► Host ──► log ──► LogWriter ──────┘          │          │
+//!                 │  └──► applies ──► Applier ───────────────┘          │
+//!                 └─────► fetches, snapshots ──► LogFetcher, Snapshotter┘
+//! ```
+//!
+//! * What is on the disk outlives the process; everything in [`Running`] dies with it.
+//! * A node starts the way the product starts: data directory, log, snapshots, recovery of every group, host.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use quorate_core::{GroupId, MonoTime, NodeId, ReplicaId};
+use quorate_host::{
+    Applier, ApplyTask, Event, FetchTask, GroupSetup, Host, LogFetcher, LogWriter, Now, Snapshotter,
+    StateMachine, Ticket, bootstrap_batch, join_batch, recover_group,
+};
+use quorate_kv::{KvStateMachine, MemEngine, MemEngineDisk};
+use quorate_storage::{
+    DataDir, Disk, FileSnapshotStore, GroupState, GroupWrite, Identity, LogBatch, LogError, LogReader,
+    LogStore, SnapshotStore, Wal, WalConfig,
+};
+
+use crate::disk::SimDisk;
+use crate::disk_image::{Crash, CrashDamage};
+use crate::invariants::{Durable, Invariants, Violation};
+use crate::rng::Rng;
+use crate::seams::{Assignment, Assignments, Seams, wrapped};
+use crate::swarm::Swarm;
+use crate::watched_machine::{SharedWitness, WatchedMachine};
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    Client { client: usize, attempt: u64 },
+    Operator,
+}
+
+/// A node's own clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Clock {
+    pub(crate) offset_nanos: u64,
+    /// Parts per million that it runs fast or slow.
+    pub(crate) drift_ppm: i64,
+    pub(crate) unix_millis_at_start: u64,
+}
+
+impl Clock {
+    /// What the node's clocks say at this moment of the world.
+    pub(crate) fn read(&self, world_nanos: u64) -> Now {
+        let drift = i128::from(world_nanos) * i128::from(self.drift_ppm) / 1_000_000;
+        let drifted = u64::try_from(i128::from(world_nanos) + drift).unwrap_or(world_nanos);
+        Now {
+            mono: MonoTime(self.offset_nanos + drifted),
+            unix_millis: self.unix_millis_at_start + drifted / 1_000_000,
+        }
+    }
+
+    /// The first moment of the world at which the node's clock says at least `deadline`.
+    pub(crate) fn world_time(&self, deadline: MonoTime) -> u64 {
+        let drifted = i128::from(deadline.0.saturating_sub(self.offset_nanos));
+        let world = drifted * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
+        u64::try_from(world + 1).unwrap_or(u64::MAX)
+    }
+}
+
+/// A process.
+pub(crate) struct Running {
+    pub(crate) host: Host,
+    pub(crate) log_writer: LogWriter,
+    pub(crate) log_reader: Arc<dyn LogReader>,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    pub(crate) applier: Applier,
+    pub(crate) fetcher: LogFetcher,
+    pub(crate) snapshotter: Snapshotter,
+    pub(crate) replicas: BTreeMap<GroupId, ReplicaId>,
+    pub(crate) inbox: VecDeque<Event>,
+    pub(crate) turn_planned: bool,
+    pub(crate) tick_planned_at: Option<u64>,
+    pub(crate) log_waiting: usize,
+    pub(crate) log_busy: bool,
+    pub(crate) applies: VecDeque<ApplyTask>,
+    pub(crate) apply_busy: bool,
+    pub(crate) fetches: VecDeque<FetchTask>,
+    pub(crate) fetch_busy: bool,
+    pub(crate) snapshot_busy: bool,
+    pub(crate) askers: BTreeMap<Ticket, Asker>,
+    _data_dir: DataDir,
+}
+
+/// Why a node did not start.
+#[derive(Debug)]
+pub(crate) enum BootError {
+    /// The disk failed on purpose: try again.
+    Injected,
+    /// It should have.
+    Violation(Violation),
+}
+
+/// One node.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) disk: SimDisk,
+    engines: BTreeMap<GroupId, MemEngineDisk>,
+    pub(crate) assignments: Assignments,
+    /// Counts starts; steps of an earlier life are void.
+    pub(crate) life: u64,
+    pub(crate) running: Option<Running>,
+    pub(crate) paused_until: u64,
+    pub(crate) clock: Clock,
+}
+
+/// What a starting node is given.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) swarm: &'a Swarm,
+    pub(crate) seams: &'a Seams,
+    pub(crate) witnesses: &'a BTreeMap<GroupId, SharedWitness>,
+    pub(crate) invariants: &'a mut Invariants,
+}
+
+impl Node {
+    pub(crate) fn new(id: NodeId, disk: SimDisk) -> Self {
+        Self {
+            id,
+            disk,
+            engines: BTreeMap::new(),
+            assignments: Assignments::new(),
+            life: 0,
+            running: None,
+            paused_until: 0,
+            clock: Clock::default(),
+        }
+    }
+
+    /// The process ends, or the power goes.
+    pub(crate) fn crash(&mut self, crash: Crash, now: u64, rng: &mut Rng) -> CrashDamage {
+        let damage = self.disk.crash(crash, now);
+        for engine in self.engines.values() {
+            let unsynced = engine.unsynced_batches() as u64;
+            engine.crash(usize::try_from(rng.below(unsynced + 1)).unwrap_or(0));
+        }
+        self.running = None;
+        self.life += 1;
+        damage
+    }
+
+    /// Starts the process. What it does on the disk takes until `self.disk.end()`.
+    pub(crate) fn boot(&mut self, now: u64, around: &mut Surroundings<'_>) -> Result<(), BootError> {
+        let injected = |node: &Self| node.disk.counters().injected();
+        let before = injected(self);
+        self.disk.begin(now);
+        match self.start(now, around) {
+            Ok(running) => {
+                self.running = Some(running);
+                Ok(())
+            }
+            Err(_) if injected(self) > before => Err(BootError::Injected),
+            Err(violation) => Err(BootError::Violation(violation)),
+        }
+    }
+
+    fn start(&mut self, now: u64, around: &mut Surroundings<'_>) -> Result<Running, Violation> {
+        let recovery = |error: &dyn std::fmt::Display| {
+            Violation::new("a node starts again", format!("{:?}: {error}", self.id))
+        };
+        let disk: Arc<dyn Disk> = wrapped(around.seams.disk.as_ref(), Arc::new(self.disk.handle()));
+        let identity = Identity { cluster: 1, node: self.id, incarnation: self.id.0 };
+        let data_dir = DataDir::open(disk, identity).map_err(|error| recovery(&error))?;
+        let wal = Wal::open(data_dir.disk(), &data_dir.wal(), wal_config(around.swarm))
+            .map_err(|error| recovery(&error))?;
+        let snapshots = FileSnapshotStore::open(data_dir.disk(), &data_dir.snapshots())
+            .map_err(|error| recovery(&error))?;
+        if let Some((group, damage)) = snapshots.damaged().first() {
+            return Err(recovery(&format_args!("{group:?}: {damage}")));
+        }
+        let snapshots: Arc<dyn SnapshotStore> = Arc::new(snapshots);
+        let mut store = wrapped(around.seams.store.as_ref(), Box::new(wal) as Box<dyn LogStore>);
+        for (group, assignment) in &self.assignments {
+            settle_assignment(*group, assignment, &mut *store, &*snapshots, &mut self.engines)
+                .map_err(|error| recovery(&error))?;
+        }
+        let states = store.groups();
+        let mut running = Running::new(self.id, store, snapshots, data_dir);
+        for state in states {
+            self.open_group(now, &state, &mut running, around).map_err(|error| match error {
+                Refused::Violation(violation) => violation,
+                Refused::Error(error) => recovery(&error),
+            })?;
+        }
+        Ok(running)
+    }
+
+    fn open_group(
+        &self,
+        now: u64,
+        state: &GroupState,
+        running: &mut Running,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Refused> {
+        let group = state.group;
+        let engine = match self.engines.get(&group) {
+            Some(disk) if around.swarm.durable_machines => MemEngine::open(disk),
+            Some(_) | None => MemEngine::volatile(),
+        };
+        let machine: Box<dyn StateMachine> = Box::new(KvStateMachine::new(Box::new(engine)));
+        let machine = wrapped(around.seams.machine.as_ref(), machine);
+        let machine: Box<dyn StateMachine> = match around.witnesses.get(&group) {
+            Some(witness) => Box::new(WatchedMachine::new(machine, witness.clone())),
+            None => machine,
+        };
+        let mut config = around.swarm.group.clone();
+        config.core.id = state.replica;
+        config.core.seed = self.life << 32 | self.id.0 << 8 | group.0;
+        let recovered = recover_group(state, &*running.snapshots, machine, &config.sessions)
+            .map_err(|error| Refused::Error(error.to_string()))?;
+        let applied = recovered.restored.applied;
+        around.invariants.on_start(recovered.replica, state, applied).map_err(Refused::Violation)?;
+        if let Some(fix) = recovered.log_fix {
+            around.invariants.on_log_write(recovered.replica, &fix.write).map_err(Refused::Violation)?;
+            running.log_writer.submit(vec![fix]);
+            running.log_waiting += 1;
+        }
+        running.replicas.insert(group, recovered.replica);
+        running.applier.add(recovered.machine);
+        let seeds = self.assignments.get(&group).map(|assignment| assignment.seeds.clone());
+        let setup = GroupSetup {
+            group,
+            replica: recovered.replica,
+            config,
+            restored: recovered.restored,
+            snapshot: recovered.snapshot,
+            durable_machine: recovered.durable_machine,
+            seeds: seeds.unwrap_or_default(),
+        };
+        let opened = running.host.open_group(self.clock.read(now), setup);
+        opened.map_err(|error| Refused::Error(error.to_string()))
+    }
+
+    /// What the disk would surely still say of a group after a power cut now, read by the product's own recovery.
+    pub(crate) fn durable(&self, group: GroupId, now: u64, swarm: &Swarm) -> Result<Durable, Violation> {
+        let copy = self.disk.durable_copy(now);
+        let wal = Wal::open(Arc::new(copy), std::path::Path::new(DataDir::WAL), wal_config(swarm));
+        let wal = wal.map_err(|error| {
+            Violation::new("a node starts again", format!("{:?}, after a power cut: {error}", self.id))
+        })?;
+        Ok(Durable(wal.groups().into_iter().find(|state| state.group == group)))
+    }
+}
+
+enum Refused {
+    Violation(Violation),
+    Error(String),
+}
+
+impl Running {
+    fn new(
+        node: NodeId,
+        store: Box<dyn LogStore>,
+        snapshots: Arc<dyn SnapshotStore>,
+        data_dir: DataDir,
+    ) -> Self {
+        let log_reader = store.reader();
+        Self {
+            host: Host::new(node),
+            log_writer: LogWriter::new(store),
+            applier: Applier::new(Arc::clone(&snapshots)),
+            fetcher: LogFetcher::new(Arc::clone(&log_reader)),
+            snapshotter: Snapshotter::new(node, Arc::clone(&snapshots)),
+            log_reader,
+            snapshots,
+            replicas: BTreeMap::new(),
+            inbox: VecDeque::new(),
+            turn_planned: false,
+            tick_planned_at: None,
+            log_waiting: 0,
+            log_busy: false,
+            applies: VecDeque::new(),
+            apply_busy: false,
+            fetches: VecDeque::new(),
+            fetch_busy: false,
+            snapshot_busy: false,
+            askers: BTreeMap::new(),
+            _data_dir: data_dir,
+        }
+    }
+
+    /// What the log says is durable, by its own account.
+    pub(crate) fn durable(&self, group: GroupId) -> Durable {
+        Durable(self.log_reader.state(group))
+    }
+}
+
+fn wal_config(swarm: &Swarm) -> WalConfig {
+    WalConfig {
+        segment_bytes: swarm.segment_bytes,
+        recycled_segments_max: 1,
+        move_bytes_max: 2_000,
+        segments_max: 6,
+        fill_ahead_bytes: 4_096,
+        salt: 1,
+    }
+}
+
+/// Makes the log say what the node should be in the group: creates the replica, or replaces one that was removed.
+fn settle_assignment(
+    group: GroupId,
+    assignment: &Assignment,
+    store: &mut dyn LogStore,
+    snapshots: &dyn SnapshotStore,
+    engines: &mut BTreeMap<GroupId, MemEngineDisk>,
+) -> Result<(), String> {
+    let existing = store.groups().into_iter().find(|state| state.group == group);
+    if existing.as_ref().is_some_and(|state| state.replica == assignment.replica) {
+        return Ok(());
+    }
+    if existing.is_some() {
+        let remove = GroupWrite { group, remove: true, ..GroupWrite::default() };
+        write_now(store, LogBatch { groups: vec![remove] })?;
+        snapshots.retain(group, 0).map_err(|error| error.to_string())?;
+    }
+    engines.insert(group, MemEngineDisk::new());
+    let batch = match &assignment.initial {
+        Some(membership) => bootstrap_batch(group, assignment.replica, membership),
+        None => join_batch(group, assignment.replica),
+    };
+    write_now(store, batch)
+}
+
+fn write_now(store: &mut dyn LogStore, batch: LogBatch) -> Result<(), String> {
+    let result: Arc<Mutex<Option<Result<(), LogError>>>> = Arc::default();
+    let seen = Arc::clone(&result);
+    let done = move |outcome| {
+        *seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(outcome);
+    };
+    store.write(batch, true, Box::new(done));
+    store.flush().map_err(|error| error.to_string())?;
+    let outcome = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    match outcome {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("the log never completed a batch".to_owned()),
+    }
+}

@@ -1,0 +1,129 @@
+//! What a run says about itself, and what many runs say together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::invariants::Violation;
+
+/// How often the interesting things happened. A simulator that never loses a message proves nothing:
+/// the numbers say whether the faults were really there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Coverage {
+    /// One more of `what`.
+    pub(crate) fn count(&mut self, what: &'static str) {
+        self.add(what, 1);
+    }
+
+    /// `times` more of `what`.
+    pub(crate) fn add(&mut self, what: &'static str, times: u64) {
+        if times > 0 {
+            *self.counts.entry(what).or_default() += times;
+        }
+    }
+
+    /// How often `what` happened.
+    #[must_use]
+    pub fn of(&self, what: &str) -> u64 {
+        self.counts.get(what).copied().unwrap_or(0)
+    }
+
+    /// Adds the numbers of another run.
+    pub fn merge(&mut self, other: &Self) {
+        for (what, times) in &other.counts {
+            self.add(what, *times);
+        }
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, times) in &self.counts {
+            writeln!(f, "  {times:>10}  {what}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The outcome of one run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What was violated, if anything.
+    pub violation: Option<Violation>,
+    /// What happened how often.
+    pub coverage: Coverage,
+    /// A fingerprint of the whole trace: equal for two runs of one seed, byte for byte.
+    pub fingerprint: u64,
+    /// How many lines the trace has.
+    pub lines: u64,
+    /// Virtual time that passed, in milliseconds.
+    pub virtual_millis: u64,
+    /// The trace: all of it if `Options::keep_trace`, otherwise its end.
+    pub trace: Vec<String>,
+}
+
+impl Report {
+    /// Whether nothing was violated.
+    #[must_use]
+    pub const fn passed(&self) -> bool {
+        self.violation.is_none()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, lines, virtual_millis, fingerprint, .. } = self;
+        match &self.violation {
+            None => write!(
+                f,
+                "seed {seed}: passed, {lines} trace lines, {virtual_millis} virtual ms, fingerprint {fingerprint:016x}"
+            ),
+            Some(violation) => {
+                writeln!(f, "seed {seed}: VIOLATED after {virtual_millis} virtual ms\n  {violation}")?;
+                writeln!(f, "the end of the trace:")?;
+                for line in self.trace.iter().rev().take(40).rev() {
+                    writeln!(f, "  {line}")?;
+                }
+                write!(f, "replay it with: cargo run -p quorate-sim -- --seed {seed}")
+            }
+        }
+    }
+}
+
+/// Many runs together.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// How many seeds ran.
+    pub runs: u64,
+    /// The runs that violated something, with the ends of their traces.
+    pub failed: Vec<Report>,
+    /// The numbers of all runs.
+    pub coverage: Coverage,
+}
+
+impl Summary {
+    /// Adds a run.
+    pub fn add(&mut self, report: Report) {
+        self.runs += 1;
+        self.coverage.merge(&report.coverage);
+        if !report.passed() {
+            self.failed.push(report);
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} runs, {} failed; over all of them:", self.runs, self.failed.len())?;
+        write!(f, "{}", self.coverage)?;
+        for report in &self.failed {
+            writeln!(f, "\n{report}")?;
+        }
+        Ok(())
+    }
+}

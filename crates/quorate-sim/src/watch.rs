@@ -1,0 +1,253 @@
+//! Where the world looks at what a node has just done: feeds the [`crate::invariants`] and the trace.
+
+use quorate_core::{GroupId, LogId, MemberRole, Message, NodeId, RaftEvent, RoleName};
+use quorate_host::{
+    Applied, ApplyTask, Event, LogTask, LogWritten, PeerBody, SnapshotEvent, SnapshotTask, Work,
+};
+use quorate_storage::{LogError, SnapshotInfo};
+
+use crate::invariants::{Checked, Durable, Violation, holds, promised, require};
+use crate::rng::{hash, hash_on};
+use crate::world::{Name, World, note};
+
+impl World {
+    /// Checks what a host wants done, before it is done.
+    pub(crate) fn check_work(&mut self, id: NodeId, work: &Work) -> Checked {
+        let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else {
+            return Ok(());
+        };
+        let replicas = running.replicas.clone();
+        let replica_of = |group: GroupId| replicas.get(&group).copied().unwrap_or_default();
+        for task in &work.log {
+            self.invariants.on_log_write(replica_of(task.write.group), &task.write)?;
+        }
+        for task in &work.apply {
+            match task {
+                ApplyTask::Apply { group, entries } => {
+                    self.invariants.on_apply(*group, replica_of(*group), entries)?;
+                }
+                ApplyTask::Restore { group, snapshot } => {
+                    self.coverage.count("snapshots from a leader restored");
+                    note!(self, Name(id), "restore {}", snapshot.meta.last);
+                    self.invariants.on_restore(*group, replica_of(*group), snapshot.meta.last)?;
+                }
+                ApplyTask::Query { .. }
+                | ApplyTask::Capture { .. }
+                | ApplyTask::Flush { .. }
+                | ApplyTask::Remove { .. } => {}
+            }
+        }
+        for task in &work.snapshots {
+            if let SnapshotTask::Send { .. } = task {
+                self.coverage.count("snapshot streams started");
+            }
+        }
+        self.check_promises(id, work)
+    }
+
+    fn check_promises(&mut self, id: NodeId, work: &Work) -> Checked {
+        let messages = work.send.iter().filter_map(|outbound| match &outbound.message.body {
+            PeerBody::Raft(message) => Some((outbound.message.group, message)),
+            PeerBody::SnapshotChunk(_) | PeerBody::SnapshotAck(_) => None,
+        });
+        let messages: Vec<(GroupId, &Message)> = messages.collect();
+        let mut known: Option<(GroupId, Durable)> = None;
+        for (group, message) in &messages {
+            if known.as_ref().is_none_or(|(of, _)| of != group) {
+                let node = self.nodes.get(&id);
+                let running = node.and_then(|node| node.running.as_ref());
+                known = running.map(|running| (*group, running.durable(*group)));
+            }
+            if let Some((_, durable)) = &known {
+                self.invariants.on_send(*group, message, durable)?;
+            }
+        }
+        if messages.is_empty() || !self.sampled() {
+            return Ok(());
+        }
+        self.coverage.count("promises checked against the recovered disk");
+        for (group, message) in messages {
+            if let Some(node) = self.nodes.get(&id) {
+                let durable = node.durable(group, self.agenda.now(), &self.swarm)?;
+                promised(message, &durable)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what the cores of a node look like after a turn.
+    pub(crate) fn check_cores(&mut self, id: NodeId) -> Checked {
+        let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else {
+            return Ok(());
+        };
+        for group in running.replicas.keys() {
+            if let Some(status) = running.host.core_status(*group)
+                && self.invariants.on_status(*group, &status)?
+            {
+                self.coverage.count("leaders elected");
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what a step function says when it has ended.
+    pub(crate) fn check_ended(&mut self, id: NodeId, event: &Event) -> Checked {
+        match event {
+            Event::LogWritten(written) => {
+                self.note_log_written(id, written);
+                Ok(())
+            }
+            Event::Applied(Applied::Entries { group, responses, .. }) => {
+                for (at, response) in responses {
+                    self.invariants.on_response(*group, at.index, &format!("{response:?}"))?;
+                }
+                Ok(())
+            }
+            Event::Applied(Applied::Failed { group, reason }) => {
+                Err(Violation::new("no replica gives up", format!("{id:?} {group:?} applier: {reason}")))
+            }
+            Event::Snapshot(SnapshotEvent::Saved { snapshot, .. }) => {
+                self.coverage.count("snapshots saved");
+                note!(self, Name(id), "snapshot saved {}", snapshot.meta.last);
+                self.check_snapshot(id, snapshot)
+            }
+            Event::Snapshot(SnapshotEvent::Staged { snapshot, .. }) => {
+                self.coverage.count("snapshots received whole");
+                note!(self, Name(id), "snapshot received {}", snapshot.meta.last);
+                self.check_snapshot(id, snapshot)
+            }
+            Event::Applied(
+                Applied::Restored { .. }
+                | Applied::Query { .. }
+                | Applied::Captured { .. }
+                | Applied::Flushed { .. },
+            )
+            | Event::Snapshot(
+                SnapshotEvent::SaveFailed { .. }
+                | SnapshotEvent::Send { .. }
+                | SnapshotEvent::SendEnded { .. },
+            )
+            | Event::Tick
+            | Event::Received { .. }
+            | Event::Request { .. }
+            | Event::Unreachable { .. }
+            | Event::Fetched(_) => Ok(()),
+        }
+    }
+
+    /// Snapshots of one position have the same bytes everywhere.
+    fn check_snapshot(&mut self, id: NodeId, snapshot: &SnapshotInfo) -> Checked {
+        let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else {
+            return Ok(());
+        };
+        // It may have been superseded and dropped by now.
+        let Ok(mut reader) = running.snapshots.open(snapshot) else { return Ok(()) };
+        let mut fingerprint = hash(b"");
+        let (mut offset, mut buffer) = (0, [0; 4096]);
+        loop {
+            let read = reader.read_at(offset, &mut buffer).map_err(|error| {
+                Violation::new("a durable snapshot can be read", format!("{id:?}: {error}"))
+            })?;
+            if read == 0 {
+                break;
+            }
+            fingerprint = hash_on(fingerprint, &buffer[..read]);
+            offset += read as u64;
+        }
+        self.invariants.on_snapshot(snapshot.group, snapshot.meta.last, fingerprint)
+    }
+
+    /// An acknowledged entry is on the disks of a majority, whatever happens to the machines now.
+    pub(crate) fn check_durable_on_a_quorum(&mut self, asked: NodeId, group: GroupId, at: LogId) -> Checked {
+        let running = self.nodes.get(&asked).and_then(|node| node.running.as_ref());
+        let Some(status) = running.and_then(|running| running.host.status(group)) else { return Ok(()) };
+        self.coverage.count("acknowledgements checked against the recovered disks");
+        let (mut voters, mut holders) = (0_u64, 0_u64);
+        for (_, member) in status.membership.members() {
+            if member.role == MemberRole::Voter
+                && let Some(node) = self.nodes.get(&member.node)
+            {
+                voters += 1;
+                holders += u64::from(holds(&node.durable(group, self.agenda.now(), &self.swarm)?, at));
+            }
+        }
+        // One voter may just be on its way in: then the entry was committed by the smaller set.
+        let needed = voters.saturating_sub(1) / 2 + 1;
+        require!(
+            holders >= needed,
+            "acknowledged is durable on a quorum",
+            "{at} was acknowledged, but only {holders} of {voters} voters would still have it after a power cut"
+        );
+        Ok(())
+    }
+
+    pub(crate) fn note_log_task(&mut self, id: NodeId, task: &LogTask) {
+        let write = &task.write;
+        let mut what = String::new();
+        if let Some((to, _, _)) = &write.reset_to {
+            what += &format!(" reset to {to}");
+            self.coverage.count("logs reset to a snapshot");
+        }
+        if let Some(from) = write.truncate_from {
+            what += &format!(" cut from {from}");
+            self.coverage.count("conflicting suffixes cut off");
+        }
+        if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
+            what += &format!(" +{}..={}", first.id, last.id);
+        }
+        if let Some(hard) = &write.hard_state {
+            what += &format!(" {:?} vote {:?} commit {}", hard.term, hard.vote, hard.commit);
+        }
+        if let Some((to, _, _)) = &write.compact_to {
+            what += &format!(" compact to {to}");
+            self.coverage.count("logs compacted");
+        }
+        if write.remove {
+            what += " remove";
+        }
+        let group = write.group;
+        let sync = if task.must_sync { "" } else { " (no sync)" };
+        note!(self, Name(id), "log: {group:?}{what}{sync}");
+    }
+
+    fn note_log_written(&mut self, id: NodeId, written: &LogWritten) {
+        match &written.result {
+            Ok(()) => note!(self, Name(id), "log: (written {:?})", written.token.map(|token| token.0)),
+            Err(error) => {
+                note!(self, Name(id), "log: (not written: {error})");
+                if let LogError::NoSpace { .. } = error {
+                    self.coverage.count("log writes without space");
+                } else {
+                    self.coverage.count("log writes failed by the disk");
+                }
+            }
+        }
+    }
+
+    pub(crate) fn note_event(&mut self, id: NodeId, group: GroupId, event: &RaftEvent) {
+        match event {
+            RaftEvent::RoleChanged { role, term, leader, reason } => {
+                note!(
+                    self,
+                    Name(id),
+                    "role: {group:?} {role} in {term:?}, leader {leader:?}, because {reason:?}"
+                );
+                if *role == RoleName::Candidate {
+                    self.coverage.count("elections started");
+                }
+            }
+            RaftEvent::Committed { index } => note!(self, Name(id), "commit: {group:?} {index}"),
+            RaftEvent::MembershipChanged { log_id } => {
+                note!(self, Name(id), "member: {group:?} membership of {log_id}");
+            }
+            RaftEvent::MessageRejected { reason, message } => {
+                self.coverage.count("messages refused by a core");
+                note!(self, Name(id), "refused {reason:?} from {:?}", message.from);
+            }
+            RaftEvent::FollowerLostLog { .. } => self.coverage.count("followers that lost entries"),
+            RaftEvent::TransferAborted { .. } => self.coverage.count("transfers aborted"),
+            RaftEvent::AppendRejected { .. } => self.coverage.count("appends rejected"),
+            RaftEvent::VoteAnswered { .. } => {}
+        }
+    }
+}

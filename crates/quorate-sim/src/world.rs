@@ -1,0 +1,455 @@
+//! The world: nodes, network, users, an operator and a fault injector, moved one step at a time.
+//!
+//! ```text
+//!            ┌──────────────────────── Agenda ────────────────────────┐
+//!            │ turn n1 │ log step n2 │ deliver →n3 │ client 2 │ crash … │   the earliest goes next
+//!            └────┬───────────────────────────────────────────────────┘
+//!                 ▼
+//!          one step of one node ──► its work ──► invariants ──► new steps
+//! ```
+//!
+//! * A step runs alone and at one moment; a step that uses a disk ends later, and what it says is delivered
+//!   then, unless the node died in between.
+//! * The work of a turn is checked before it has any effect.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_core::{GroupId, NodeId};
+use quorate_host::{
+    Answer, ApplyTask, Event, PeerBody, Request, RequestError, Ticket, Work, decode_peer_message,
+    encode_peer_message,
+};
+
+use crate::agenda::Agenda;
+use crate::client::Client;
+use crate::invariants::{Checked, Invariants, Violation, require};
+use crate::linearizability::History;
+use crate::network::{Fate, Network};
+use crate::node::{Asker, Node};
+use crate::report::Coverage;
+use crate::rng::Rng;
+use crate::seams::{Seams, wrapped};
+use crate::swarm::Swarm;
+use crate::trace::{Short, Trace};
+use crate::watched_machine::SharedWitness;
+
+pub(crate) const MILLISECOND: u64 = 1_000_000;
+
+/// One of `SAMPLE` promises and acknowledgements is checked against a recovered copy of the disks.
+const SAMPLE: u64 = 40;
+
+/// A moment's work of somebody.
+pub(crate) enum Step {
+    /// The host looks at its inbox.
+    Turn(NodeId, u64),
+    /// The host's deadline.
+    Tick(NodeId, u64),
+    LogWriter(NodeId, u64),
+    Applier(NodeId, u64),
+    Fetcher(NodeId, u64),
+    Snapshotter(NodeId, u64),
+    /// A step function has ended and says this.
+    Ended(NodeId, u64, Lane, Vec<Event>),
+    /// A message arrives.
+    Deliver {
+        from: NodeId,
+        to: NodeId,
+        bytes: Bytes,
+    },
+    /// A question arrives at a node.
+    Asked {
+        node: NodeId,
+        asker: Asker,
+        group: GroupId,
+        request: Request,
+    },
+    /// An answer arrives at who asked.
+    Answered(Asker, GroupId, Result<Answer, RequestError>),
+    ClientMoves(usize),
+    ClientWaitedLongEnough {
+        client: usize,
+        attempt: u64,
+    },
+    OperatorMoves,
+    FaultInjectorMoves,
+    Boot(NodeId),
+    /// Something that was broken for a while is whole again.
+    Heal,
+    /// The world looks whether everything has come to rest.
+    Look,
+}
+
+/// The step functions that run beside a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Log,
+    Apply,
+    Fetch,
+    Snapshot,
+}
+
+/// Everything there is.
+pub(crate) struct World {
+    pub(crate) swarm: Swarm,
+    pub(crate) seams: Seams,
+    pub(crate) agenda: Agenda<Step>,
+    pub(crate) network: Network,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) history: History,
+    pub(crate) invariants: Invariants,
+    pub(crate) witnesses: BTreeMap<GroupId, SharedWitness>,
+    pub(crate) coverage: Coverage,
+    pub(crate) trace: Trace,
+    pub(crate) rng: Rng,
+    /// The faults are over: everything must come to rest.
+    pub(crate) calm: bool,
+    pub(crate) rested: bool,
+    pub(crate) next_ticket: u64,
+    pub(crate) steps: u64,
+}
+
+/// `line!(world, who, "format", args…)` adds to the trace.
+macro_rules! note {
+    ($world:expr, $who:expr, $($what:tt)+) => {
+        $world.trace.line($world.agenda.now(), $who, format_args!($($what)+))
+    };
+}
+pub(crate) use note;
+
+/// How a node is called in the trace.
+pub(crate) struct Name(pub(crate) NodeId);
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("n{}", self.0))
+    }
+}
+
+impl World {
+    /// Does the next step. `None`: nothing is planned any more.
+    pub(crate) fn step(&mut self) -> Result<Option<()>, Violation> {
+        let Some(step) = self.agenda.next() else { return Ok(None) };
+        self.steps += 1;
+        match step {
+            Step::Turn(node, life) => self.on_turn(node, life)?,
+            Step::Tick(node, life) => self.on_tick(node, life),
+            Step::LogWriter(node, life) => self.on_log_step(node, life),
+            Step::Applier(node, life) => self.on_apply_step(node, life)?,
+            Step::Fetcher(node, life) => self.on_fetch_step(node, life),
+            Step::Snapshotter(node, life) => self.on_snapshot_step(node, life),
+            Step::Ended(node, life, lane, events) => self.on_ended(node, life, lane, events)?,
+            Step::Deliver { from, to, bytes } => self.on_deliver(from, to, &bytes)?,
+            Step::Asked { node, asker, group, request } => self.on_asked(node, asker, group, request),
+            Step::Answered(Asker::Client { client, attempt }, _, answer) => {
+                self.on_client_answer(client, attempt, answer)?;
+            }
+            Step::Answered(Asker::Operator, group, answer) => self.on_operator_answer(group, answer)?,
+            Step::ClientMoves(client) => self.on_client_moves(client),
+            Step::ClientWaitedLongEnough { client, attempt } => self.on_client_waited(client, attempt),
+            Step::OperatorMoves => self.on_operator_moves(),
+            Step::FaultInjectorMoves => self.on_fault_injector_moves(),
+            Step::Boot(node) => self.on_boot(node)?,
+            Step::Heal => self.on_heal(),
+            Step::Look => self.on_look(),
+        }
+        Ok(Some(()))
+    }
+
+    /// The node, if it still lives that life; a paused one does the step when it wakes.
+    fn awake(&mut self, id: NodeId, life: u64, step: fn(NodeId, u64) -> Step) -> Option<&mut Node> {
+        let now = self.agenda.now();
+        let node = self.nodes.get_mut(&id)?;
+        if node.life != life || node.running.is_none() {
+            return None;
+        }
+        if node.paused_until > now {
+            let wakes_at = node.paused_until;
+            self.agenda.plan(wakes_at, step(id, life));
+            return None;
+        }
+        Some(node)
+    }
+
+    /// Puts something into a host's inbox.
+    pub(crate) fn give(&mut self, id: NodeId, event: Event) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let life = node.life;
+        let Some(running) = &mut node.running else { return };
+        running.inbox.push_back(event);
+        if !running.turn_planned {
+            running.turn_planned = true;
+            self.agenda.plan_within(1_000, 60_000, Step::Turn(id, life));
+        }
+    }
+
+    fn on_tick(&mut self, id: NodeId, life: u64) {
+        let now = self.agenda.now();
+        let Some(node) = self.awake(id, life, Step::Tick) else { return };
+        let Some(running) = &mut node.running else { return };
+        if running.tick_planned_at.is_some_and(|at| at <= now) {
+            running.tick_planned_at = None;
+            self.give(id, Event::Tick);
+        }
+    }
+
+    fn on_turn(&mut self, id: NodeId, life: u64) -> Checked {
+        let now = self.agenda.now();
+        let taken = self.rng.between(1, 8);
+        let Some(node) = self.awake(id, life, Step::Turn) else { return Ok(()) };
+        let clock = node.clock;
+        let stamp = clock.read(now);
+        let Some(running) = &mut node.running else { return Ok(()) };
+        running.turn_planned = false;
+        for _ in 0..taken {
+            let Some(event) = running.inbox.pop_front() else { break };
+            running.host.on_event(stamp, event);
+        }
+        let work = running.host.take_work();
+        let deadline = running.host.next_deadline().map(|deadline| clock.world_time(deadline).max(now + 1));
+        let tick_at = deadline.filter(|at| running.tick_planned_at.is_none_or(|planned| *at < planned));
+        running.tick_planned_at = tick_at.or(running.tick_planned_at);
+        running.turn_planned = !running.inbox.is_empty();
+        if running.turn_planned {
+            self.agenda.plan_within(1_000, 60_000, Step::Turn(id, life));
+        }
+        if let Some(at) = tick_at {
+            self.agenda.plan(at, Step::Tick(id, life));
+        }
+        self.check_work(id, &work)?;
+        self.check_cores(id)?;
+        self.distribute(id, life, work)
+    }
+
+    /// Everything a host wants done goes to whoever does it.
+    fn distribute(&mut self, id: NodeId, life: u64, work: Work) -> Checked {
+        for (group, event) in &work.events {
+            self.note_event(id, *group, event);
+        }
+        for task in &work.log {
+            self.note_log_task(id, task);
+        }
+        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
+            return Ok(());
+        };
+        if !work.log.is_empty() {
+            running.log_waiting += work.log.len();
+            running.log_writer.submit(work.log);
+        }
+        running.applies.extend(work.apply);
+        running.fetches.extend(work.fetch);
+        for task in work.snapshots {
+            running.snapshotter.submit(task);
+        }
+        self.plan_lanes(id, life);
+        for outbound in work.send {
+            self.send(id, outbound.to, &wrapped(self.seams.message.as_ref(), outbound.message))?;
+        }
+        for (ticket, result) in work.replies {
+            self.reply(id, ticket, result)?;
+        }
+        for (group, reason) in work.stopped {
+            self.on_stopped(id, group, &reason)?;
+        }
+        Ok(())
+    }
+
+    /// Plans a step of every lane that has something to do and does nothing yet.
+    fn plan_lanes(&mut self, id: NodeId, life: u64) {
+        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else { return };
+        if running.log_waiting > 0 && !running.log_busy {
+            running.log_busy = true;
+            self.agenda.plan_within(1_000, 300_000, Step::LogWriter(id, life));
+        }
+        if !running.applies.is_empty() && !running.apply_busy {
+            running.apply_busy = true;
+            self.agenda.plan_within(1_000, 300_000, Step::Applier(id, life));
+        }
+        if !running.fetches.is_empty() && !running.fetch_busy {
+            running.fetch_busy = true;
+            self.agenda.plan_within(1_000, 300_000, Step::Fetcher(id, life));
+        }
+        if running.snapshotter.has_work() && !running.snapshot_busy {
+            running.snapshot_busy = true;
+            self.agenda.plan_within(1_000, 500_000, Step::Snapshotter(id, life));
+        }
+    }
+
+    fn on_log_step(&mut self, id: NodeId, life: u64) {
+        let now = self.agenda.now();
+        let Some(node) = self.awake(id, life, Step::LogWriter) else { return };
+        let Some(running) = &mut node.running else { return };
+        running.log_waiting = 0;
+        node.disk.begin(now);
+        let events = running.log_writer.step();
+        let end = node.disk.end();
+        self.agenda.plan(end, Step::Ended(id, life, Lane::Log, events));
+    }
+
+    fn on_apply_step(&mut self, id: NodeId, life: u64) -> Checked {
+        let now = self.agenda.now();
+        let Some(node) = self.awake(id, life, Step::Applier) else { return Ok(()) };
+        let Some(running) = &mut node.running else { return Ok(()) };
+        let Some(task) = running.applies.pop_front() else {
+            running.apply_busy = false;
+            return Ok(());
+        };
+        let group = match &task {
+            ApplyTask::Apply { group, .. }
+            | ApplyTask::Restore { group, .. }
+            | ApplyTask::Query { group, .. }
+            | ApplyTask::Capture { group, .. }
+            | ApplyTask::Flush { group }
+            | ApplyTask::Remove { group } => *group,
+        };
+        node.disk.begin(now);
+        let events = running.applier.step(task);
+        let end = node.disk.end() + self.rng.between(1_000, 200_000);
+        self.agenda.plan(end, Step::Ended(id, life, Lane::Apply, events));
+        self.witnesses.get(&group).map_or(Ok(()), SharedWitness::check)
+    }
+
+    fn on_fetch_step(&mut self, id: NodeId, life: u64) {
+        let now = self.agenda.now();
+        let Some(node) = self.awake(id, life, Step::Fetcher) else { return };
+        let Some(running) = &mut node.running else { return };
+        let Some(task) = running.fetches.pop_front() else {
+            running.fetch_busy = false;
+            return;
+        };
+        let event = running.fetcher.step(task);
+        let end = now + self.rng.between(1_000, 3_000_000);
+        self.coverage.count("older entries fetched from the log");
+        self.agenda.plan(end, Step::Ended(id, life, Lane::Fetch, vec![event]));
+    }
+
+    fn on_snapshot_step(&mut self, id: NodeId, life: u64) {
+        let now = self.agenda.now();
+        let Some(node) = self.awake(id, life, Step::Snapshotter) else { return };
+        let Some(running) = &mut node.running else { return };
+        node.disk.begin(now);
+        let events = running.snapshotter.step();
+        let end = node.disk.end() + 1_000;
+        self.agenda.plan(end, Step::Ended(id, life, Lane::Snapshot, events));
+    }
+
+    fn on_ended(&mut self, id: NodeId, life: u64, lane: Lane, events: Vec<Event>) -> Checked {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return Ok(()) };
+        let Some(running) = &mut node.running else { return Ok(()) };
+        match lane {
+            Lane::Log => running.log_busy = false,
+            Lane::Apply => running.apply_busy = false,
+            Lane::Fetch => running.fetch_busy = false,
+            Lane::Snapshot => running.snapshot_busy = false,
+        }
+        self.plan_lanes(id, life);
+        for event in events {
+            self.check_ended(id, &event)?;
+            self.give(id, event);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: &quorate_host::PeerMessage) -> Checked {
+        let mut bytes = Vec::new();
+        encode_peer_message(message, &mut bytes);
+        let bytes = Bytes::from(bytes);
+        let fate = self.network.send(self.agenda.now(), from, to, message.lane());
+        match fate {
+            Fate::Cut => {
+                note!(self, Name(from), "→n{to} ✗ cut  {}", Short(message));
+                self.coverage.count("messages into a cut link");
+                if self.rng.chance(300) {
+                    self.give(from, Event::Unreachable { node: to });
+                }
+            }
+            Fate::Lost => {
+                note!(self, Name(from), "→n{to} ✗ lost {}", Short(message));
+                self.coverage.count("messages lost");
+            }
+            Fate::Arrives(times) => {
+                let doubled = if times.len() > 1 { "×2 " } else { "" };
+                note!(self, Name(from), "→n{to} {doubled}{}", Short(message));
+                self.coverage.add("messages doubled", times.len() as u64 - 1);
+                self.coverage.count("messages sent");
+                for at in times {
+                    self.agenda.plan(at, Step::Deliver { from, to, bytes: bytes.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_deliver(&mut self, from: NodeId, to: NodeId, bytes: &Bytes) -> Checked {
+        let message = decode_peer_message(bytes)
+            .map_err(|error| Violation::new("messages survive the wire", error.to_string()))?;
+        let up = self.nodes.get(&to).is_some_and(|node| node.running.is_some());
+        if !up || self.network.is_cut(from, to) {
+            self.coverage.count("messages to nobody");
+            if self.rng.chance(500) {
+                self.give(from, Event::Unreachable { node: to });
+            }
+            return Ok(());
+        }
+        if let PeerBody::SnapshotChunk(_) = &message.body {
+            self.coverage.count("snapshot pieces received");
+        }
+        self.give(to, Event::Received { from, message });
+        Ok(())
+    }
+
+    fn on_asked(&mut self, id: NodeId, asker: Asker, group: GroupId, request: Request) {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
+            return;
+        };
+        running.askers.insert(ticket, asker);
+        self.give(id, Event::Request { group, ticket, request });
+    }
+
+    fn reply(&mut self, id: NodeId, ticket: Ticket, result: Result<Answer, RequestError>) -> Checked {
+        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
+            return Ok(());
+        };
+        let asker = running.askers.remove(&ticket);
+        let Some(asker) = asker else {
+            return Err(Violation::new(
+                "every question has one answer",
+                format!("{ticket:?} was answered twice, now with {result:?}"),
+            ));
+        };
+        let group = match asker {
+            Asker::Client { client, .. } => self.clients.get(client).map(|client| client.group),
+            Asker::Operator => None,
+        };
+        let group = group.unwrap_or(GroupId(1));
+        if let (Asker::Client { .. }, Ok(Answer::Applied { id: at, .. })) = (asker, &result) {
+            self.invariants.on_acknowledged(group, *at)?;
+            if self.rng.below(SAMPLE) == 0 {
+                self.check_durable_on_a_quorum(id, group, *at)?;
+            }
+        }
+        let lost = !self.calm && self.rng.chance(30);
+        if lost {
+            self.coverage.count("answers lost on the way to a client");
+        } else {
+            self.agenda.plan_within(50_000, 2_000_000, Step::Answered(asker, group, result));
+        }
+        Ok(())
+    }
+
+    fn on_stopped(&mut self, id: NodeId, group: GroupId, reason: &str) -> Checked {
+        note!(self, Name(id), "{group:?} stopped: {reason}");
+        let injected = self.nodes.get(&id).is_some_and(|node| node.disk.counters().injected() > 0);
+        require!(injected, "no replica gives up", "{id:?} {group:?}: {reason}");
+        self.coverage.count("replicas stopped by a failed disk");
+        self.stop_node(id, crate::disk_image::Crash::Process, "its disk failed");
+        Ok(())
+    }
+
+    /// Whether one of `SAMPLE` checks should be done the expensive way.
+    pub(crate) fn sampled(&mut self) -> bool {
+        self.rng.below(SAMPLE) == 0
+    }
+}
