@@ -158,6 +158,10 @@ fn unknown_swaps_form_a_chain() {
 fn a_refused_swap_says_what_the_value_is_not() {
     bad("c1 0..1 put 1  \n c1 2..3 swap 1 2 refused");
     good("c1 0..1 put 1  \n c1 2..3 swap 2 3 refused \n c1 4..5 swap - 3 refused");
+    // Of the two writes that nobody saw, the one that is refused came first, whichever ended first.
+    good("c1 0..8 put 2 \n c2 0..9 put 1 \n c3 10..11 swap 1 3 refused");
+    good("c1 0..9 put 2 \n c2 0..8 put 1 \n c3 10..11 swap 1 3 refused");
+    bad("c1 0..9 put 2 \n c2 0..8 put 1 \n c3 10..11 swap 1 3 refused \n c3 12..13 swap 2 3 refused");
     // Only the unknown write, which nobody ever saw, explains the refusal.
     good("c1 0..1 put 1  \n c2 0..? put 9 \n c1 2..3 swap 1 2 refused");
     bad("c1 0..1 put 1  \n c2 0..? put 9 \n c1 2..3 swap 1 2 refused \n c1 4..5 get 1");
