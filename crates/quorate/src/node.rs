@@ -521,3 +521,6 @@ fn join(thread: Option<JoinHandle<()>>) {
         drop(thread.join());
     }
 }
+
+#[cfg(test)]
+mod tests;

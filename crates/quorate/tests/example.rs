@@ -1,4 +1,5 @@
 //! The example of the front page runs, and what it wrote is there when it runs again.
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! Both transports pass the conformance suite.
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

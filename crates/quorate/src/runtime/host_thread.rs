@@ -159,8 +159,12 @@ impl HostThread {
     /// One turn; the reason when the node shall stop.
     fn turn(&mut self, inputs: Vec<HostInput>) -> Option<String> {
         let now = self.clock.now();
-        let mut stop = None;
+        let mut stop: Option<String> = None;
         for input in inputs {
+            if let Some(reason) = &stop {
+                self.turn_away(input, reason);
+                continue;
+            }
             match input {
                 HostInput::Event(event) => {
                     self.touched.extend(group_of(&event));

@@ -127,7 +127,7 @@ impl Wire {
         let Outbound { to, message, .. } = outbound;
         let (from, counters) = (sender.node, &sender.counters);
         let mut state = self.lock();
-        if !state.nodes.get(&from).is_some_and(|(number, _)| *number == sender.number) {
+        if state.nodes.get(&from).is_none_or(|(number, _)| *number != sender.number) {
             return true; // Stopped, or replaced by a restart: it may not speak any more.
         }
         if !state.nodes.contains_key(&to) {

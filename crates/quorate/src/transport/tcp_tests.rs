@@ -229,6 +229,84 @@ async fn a_frame_over_the_limit_is_refused_before_it_is_read() {
     assert!(matches!(read, Err(FrameError::TooLarge { bytes_max: 1_048_576, .. })), "{read:?}");
 }
 
+/// Whatever arrives, it is an error or a frame, never a panic.
+#[tokio::test]
+async fn random_bytes_never_panic() {
+    let mut valid = Vec::new();
+    write_hello(&hello(1, 2), &mut valid);
+    assert!(write_message(&heartbeat(), 1 << 20, &mut valid));
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    for _ in 0..5_000 {
+        let mut bytes = valid.clone();
+        for _ in 0..next() % 4 + 1 {
+            let at = usize::try_from(next()).unwrap() % bytes.len();
+            bytes[at] = next().to_le_bytes()[0];
+        }
+        // With the checksum put right, the parsers behind it are reached too.
+        let length = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+        if let Some(content) = bytes.get(8..8 + length) {
+            let checksum = crc32c::crc32c(content);
+            bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+        }
+        let mut reader = bytes.as_slice();
+        while let Ok(Some(_)) = read_frame(&mut reader, HANDSHAKE_BYTES_MAX).await {}
+    }
+}
+
+/// A peer that reads slowly gets the newest heartbeat before the megabytes that were queued earlier.
+#[tokio::test]
+async fn a_heartbeat_overtakes_the_appends_that_wait() {
+    const APPENDS: u64 = 24;
+    let peer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = peer.local_addr().unwrap().to_string();
+    let (transport, _) = start(identity(1)).await;
+    let outbound = |lane, message| Outbound { to: NodeId(2), address: address.clone(), lane, message };
+    transport.send(vec![outbound(Lane::Control, heartbeat())]);
+    let (mut stream, _) = peer.accept().await.unwrap();
+    let (hello, _) = read_frame(&mut stream, HANDSHAKE_BYTES_MAX).await.unwrap().unwrap();
+    assert!(matches!(hello, Frame::Hello(_)));
+    let mut out = Vec::new();
+    let speaker = self::hello(2, 1).speaker;
+    write_welcome(&crate::transport::frame::Welcome { version: 1, speaker }, &mut out);
+    stream.write_all(&out).await.unwrap();
+    let (first, _) = read_frame(&mut stream, 4 << 20).await.unwrap().unwrap();
+    assert_eq!(first, Frame::Message(heartbeat()));
+    let appends = (1..=APPENDS).map(|index| outbound(Lane::Append, append(index, 1 << 20)));
+    transport.send(appends.collect());
+    let (first, _) = read_frame(&mut stream, 4 << 20).await.unwrap().unwrap();
+    assert_eq!(first, Frame::Message(append(1, 1 << 20)));
+    transport.send(vec![outbound(Lane::Control, heartbeat())]);
+    let mut before = 0;
+    loop {
+        let read = tokio::time::timeout(PATIENCE, read_frame(&mut stream, 4 << 20)).await.unwrap();
+        if read.unwrap().unwrap().0 == Frame::Message(heartbeat()) {
+            break;
+        }
+        before += 1;
+    }
+    assert!(before < APPENDS / 2, "{before} appends of 1 MiB went before the heartbeat");
+    transport.stop().await;
+}
+
+fn append(index: u64, bytes: usize) -> PeerMessage {
+    let payload = quorate_core::EntryPayload::Command(vec![7; bytes].into());
+    let id = |index| quorate_core::LogId::new(1, index);
+    let body = MessageBody::Append(quorate_core::Append {
+        prev: id(index - 1),
+        entries: vec![quorate_core::Entry { id: id(index), payload }],
+        commit: LogIndex(0),
+        read_round: 0,
+    });
+    let raft = Message { from: ReplicaId(1), to: ReplicaId(2), term: Term(1), epoch: 0, body };
+    PeerMessage { group: GroupId(1), body: PeerBody::Raft(raft) }
+}
+
 #[tokio::test]
 async fn handshake_frames_survive_the_round_trip() {
     let mut out = Vec::new();

@@ -1,4 +1,5 @@
 //! Whole clusters in one process: real threads and files, on the in-memory network and on TCP.
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
 mod failures;
 mod harness;
