@@ -242,6 +242,19 @@ pub enum Applied {
     },
 }
 
+impl Applied {
+    pub(crate) const fn group(&self) -> GroupId {
+        match self {
+            Self::Entries { group, .. }
+            | Self::Restored { group, .. }
+            | Self::Query { group, .. }
+            | Self::Captured { group, .. }
+            | Self::Flushed { group, .. }
+            | Self::Failed { group, .. } => *group,
+        }
+    }
+}
+
 /// Older entries to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchTask {
@@ -378,6 +391,3 @@ pub enum SnapshotEvent {
         snapshot: SnapshotInfo,
     },
 }
-
-/// Deadline bookkeeping for shells that want to know when a host next needs a tick.
-pub type Deadline = Option<MonoTime>;

@@ -1,14 +1,19 @@
 //! `Host`: all replicas of a process, driven by events. Synchronous; see [`crate::event`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_core::{
-    GroupId, LogId, Membership, MonoTime, NodeId, ProgressStatus, ReplicaId, Restored, Status,
+    GroupId, LogId, Membership, Message, MessageBody, MonoTime, NodeId, ProgressStatus, RawNode, ReplicaId,
+    Restored, Status,
 };
 use quorate_storage::SnapshotInfo;
 
 use crate::config::GroupConfig;
-use crate::event::{Event, Now, Work};
+use crate::event::{ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work};
+use crate::peer::{PeerBody, PeerMessage};
+use crate::replica::Replica;
+use crate::request::{Request, RequestError, Ticket};
 
 /// What a host needs to run a replica; made by [`crate::recover_group`].
 pub struct GroupSetup {
@@ -77,54 +82,265 @@ pub struct GroupStatus {
 }
 
 /// All replicas of a process.
-pub struct Host {}
+pub struct Host {
+    node: NodeId,
+    replicas: BTreeMap<GroupId, Replica>,
+    work: Work,
+    stopped: Option<String>,
+}
 
 impl Host {
     /// A host without groups for `node`.
     #[must_use]
     pub fn new(node: NodeId) -> Self {
-        unimplemented!("{node:?}")
+        Self { node, replicas: BTreeMap::new(), work: Work::default(), stopped: None }
     }
+
+    /// The node.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// Starts a replica. Its work appears in `take_work`.
     ///
     /// # Errors
     /// See [`OpenError`]. The other groups are not affected.
     pub fn open_group(&mut self, now: Now, setup: GroupSetup) -> Result<(), OpenError> {
-        unimplemented!("{now:?}{}", setup.group)
+        let group = setup.group;
+        if self.replicas.contains_key(&group) {
+            return Err(OpenError::AlreadyOpen(group));
+        }
+        let mut config = setup.config.core.clone();
+        config.id = setup.replica;
+        config.seed ^= (setup.replica.0 << 32) ^ group.0 ^ now.mono.0 ^ now.unix_millis;
+        let core = RawNode::new(config, setup.restored.clone(), now.mono)
+            .map_err(|error| OpenError::Inconsistent { group, reason: error.to_string() })?;
+        let mut replica = Replica::new(setup, core);
+        replica.drain(now, &mut self.work);
+        self.replicas.insert(group, replica);
+        Ok(())
     }
+
     /// Stops a replica and answers all its requests; its data stays.
     pub fn close_group(&mut self, group: GroupId) {
-        unimplemented!("{group:?}")
+        if let Some(mut replica) = self.replicas.remove(&group) {
+            replica.stop("the group was closed", &mut self.work);
+            self.work.apply.push(ApplyTask::Remove { group });
+        }
     }
+
     /// Something happened.
     pub fn on_event(&mut self, now: Now, event: Event) {
-        let (_, Event::Tick) = (now, event) else { unimplemented!() };
+        match event {
+            Event::Tick => {
+                for replica in
+                    self.replicas.values_mut().filter(|replica| replica.next_deadline() <= now.mono)
+                {
+                    replica.tick(now, &mut self.work);
+                    replica.drain(now, &mut self.work);
+                }
+            }
+            Event::Received { from, message } => self.on_received(now, from, message),
+            Event::Request { group, ticket, request } => self.on_request(now, group, ticket, request),
+            Event::Unreachable { node } => {
+                for replica in self.replicas.values_mut() {
+                    let at = replica.core.status().membership.on_node(node).map(|(id, _)| id);
+                    if let Some(id) = at {
+                        replica.core.report_unreachable(id);
+                        replica.drain(now, &mut self.work);
+                    }
+                }
+            }
+            Event::LogWritten(LogWritten { group, token, result }) => {
+                let failed = match self.replicas.get_mut(&group) {
+                    Some(replica) => replica.on_log_written(now, token, result),
+                    None => result,
+                };
+                if let Err(error) = failed {
+                    self.stop(&error.to_string());
+                }
+                self.drain(now, group);
+            }
+            Event::Applied(applied) => {
+                let group = applied.group();
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.on_applied(now, applied, &mut self.work);
+                }
+                self.drain(now, group);
+            }
+            Event::Fetched(Fetched { group, from, result }) => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    // Damage of old entries shows where they are needed; the rest of the replica goes on.
+                    replica.core.on_fetched(now.mono, from, result.unwrap_or_default());
+                }
+                self.drain(now, group);
+            }
+            Event::Snapshot(event) => self.on_snapshot(now, event),
+        }
+        self.close_stopped();
     }
+
+    fn drain(&mut self, now: Now, group: GroupId) {
+        if let Some(replica) = self.replicas.get_mut(&group) {
+            replica.drain(now, &mut self.work);
+        }
+    }
+
+    /// Replicas that cannot go on answer what waits, and leave.
+    fn close_stopped(&mut self) {
+        let stopped: Vec<(GroupId, String)> = self.work.stopped.clone();
+        for (group, reason) in stopped {
+            if let Some(mut replica) = self.replicas.remove(&group) {
+                replica.stop(&reason, &mut self.work);
+                self.work.apply.push(ApplyTask::Remove { group });
+            }
+        }
+    }
+
+    fn on_received(&mut self, now: Now, from: NodeId, message: PeerMessage) {
+        let group = message.group;
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        match message.body {
+            PeerBody::Raft(message) => {
+                // A snapshot is switched to only when this node itself staged it.
+                let staged_only = matches!(message.body, MessageBody::InstallSnapshot(_));
+                if staged_only || !replica.vouches(from, message.from) {
+                    return;
+                }
+                replica.heard_on.insert(message.from, from);
+                let sender = message.from;
+                // What is refused appears among the core's events.
+                replica.core.step(now.mono, sender, message).ok();
+            }
+            PeerBody::SnapshotChunk(chunk) => {
+                let current = chunk.to == replica.id && chunk.term >= replica.core.status().term;
+                if current && replica.vouches(from, chunk.from) {
+                    replica.heard_on.insert(chunk.from, from);
+                    self.work.snapshots.push(SnapshotTask::Receive { group, node: from, chunk });
+                }
+            }
+            PeerBody::SnapshotAck(ack) => {
+                if ack.to == replica.id && replica.vouches(from, ack.from) {
+                    replica.touch_stream(now, ack.from);
+                    self.work.snapshots.push(SnapshotTask::Acked { group, ack });
+                }
+            }
+        }
+        replica.drain(now, &mut self.work);
+    }
+
+    fn on_snapshot(&mut self, now: Now, event: SnapshotEvent) {
+        let group = match event {
+            SnapshotEvent::Send { to, address, message } => {
+                let lane = message.lane();
+                self.work.send.push(Outbound { to, address, lane, message });
+                return;
+            }
+            SnapshotEvent::Saved { group, snapshot } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.on_saved(now, snapshot, &mut self.work);
+                }
+                group
+            }
+            SnapshotEvent::SaveFailed { group, reason } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.on_save_failed(now, &reason, &mut self.work);
+                }
+                group
+            }
+            SnapshotEvent::SendEnded { group, to, complete } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.end_stream(now, to, complete);
+                }
+                group
+            }
+            SnapshotEvent::Staged { group, from, term, epoch, snapshot, .. } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    let body = MessageBody::InstallSnapshot(snapshot.meta.clone());
+                    replica.staged = Some(snapshot);
+                    let message = Message { from, to: replica.id, term, epoch, body };
+                    replica.core.step(now.mono, from, message).ok();
+                }
+                group
+            }
+        };
+        self.drain(now, group);
+    }
+
+    // ---- users ----------------------------------------------------------------------------------
+
+    fn on_request(&mut self, now: Now, group: GroupId, ticket: Ticket, request: Request) {
+        if let Some(reason) = &self.stopped {
+            let reason = reason.clone();
+            self.work.replies.push((ticket, Err(RequestError::Stopped { reason })));
+            return;
+        }
+        let Some(replica) = self.replicas.get_mut(&group) else {
+            self.work.replies.push((ticket, Err(RequestError::NoGroup)));
+            return;
+        };
+        if let Err(error) = replica.on_request(now, ticket, request, &mut self.work) {
+            self.work.replies.push((ticket, Err(error)));
+        }
+        replica.drain(now, &mut self.work);
+        replica.watch_transfer(now, &mut self.work);
+    }
+
+    // ---- output ---------------------------------------------------------------------------------
+
     /// Takes everything there is to do now. Call after each batch of events.
     pub fn take_work(&mut self) -> Work {
-        unimplemented!()
+        std::mem::take(&mut self.work)
     }
+
     /// When `Event::Tick` has something to do next, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<MonoTime> {
-        unimplemented!()
+        self.replicas.values().map(Replica::next_deadline).min()
     }
+
     /// The groups, ascending.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
-        std::iter::empty()
+        self.replicas.keys().copied()
     }
+
     /// What a replica looks like now (owned, for another thread).
     #[must_use]
     pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
-        unimplemented!("{group:?}")
+        let replica = self.replicas.get(&group)?;
+        let status = replica.core.status();
+        Some(GroupStatus {
+            role: status.role,
+            replica: status.id,
+            term: status.term,
+            leader: status.leader,
+            leader_hint: replica.leader_hint(),
+            last: status.last,
+            commit: status.commit,
+            applied: replica.applied,
+            compacted: status.compacted,
+            snapshot: replica.snapshot.as_ref().map(|snapshot| snapshot.meta.last).unwrap_or_default(),
+            membership: Arc::clone(status.membership),
+            membership_id: status.membership_id,
+            progress: replica.core.progress().collect(),
+        })
     }
+
     /// What a replica's core looks like now, without allocation.
     #[must_use]
     pub fn core_status(&self, group: GroupId) -> Option<Status<'_>> {
-        unimplemented!("{group:?}")
+        self.replicas.get(&group).map(|replica| replica.core.status())
     }
+
     /// Answers everything that waits with `Stopped` or `OutcomeUnknown` and takes no more.
     pub fn stop(&mut self, reason: &str) {
-        unimplemented!("{reason}")
+        if self.stopped.is_none() {
+            self.stopped = Some(reason.to_owned());
+        }
+        for (group, mut replica) in std::mem::take(&mut self.replicas) {
+            replica.stop(reason, &mut self.work);
+            self.work.stopped.push((group, reason.to_owned()));
+        }
     }
 }

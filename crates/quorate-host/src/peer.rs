@@ -1,7 +1,12 @@
 //! What nodes say to each other: the messages of all groups, and snapshot streams.
 
 use bytes::Bytes;
-use quorate_core::{GroupId, Message, ReplicaId, SnapshotMeta, Term};
+use quorate_core::{
+    DecodeError, GroupId, Message, ReplicaId, SnapshotMeta, Term, decode_message, decode_snapshot_meta,
+    encode_message, encode_snapshot_meta,
+};
+
+use crate::bytes_reader::{BytesReader, put_bytes, put_log_id, put_u64};
 
 /// A message between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,14 +101,92 @@ impl PeerMessage {
     }
 }
 
-/// Appends the encoding of `message` to `out`.
+const RAFT: u8 = 1;
+const SNAPSHOT_CHUNK: u8 = 2;
+const SNAPSHOT_ACK: u8 = 3;
+
+/// Appends the encoding of `message` to `out`: kind, group, and by kind the core's message or the
+/// fields of a piece or an answer in order.
 pub fn encode_peer_message(message: &PeerMessage, out: &mut Vec<u8>) {
-    unimplemented!("{message:?}{out:?}")
+    out.push(match &message.body {
+        PeerBody::Raft(_) => RAFT,
+        PeerBody::SnapshotChunk(_) => SNAPSHOT_CHUNK,
+        PeerBody::SnapshotAck(_) => SNAPSHOT_ACK,
+    });
+    put_u64(out, message.group.0);
+    match &message.body {
+        PeerBody::Raft(message) => encode_message(message, out),
+        PeerBody::SnapshotChunk(chunk) => {
+            put_u64(out, chunk.from.0);
+            put_u64(out, chunk.to.0);
+            put_u64(out, chunk.term.0);
+            put_u64(out, chunk.epoch);
+            put_u64(out, chunk.bytes);
+            put_u64(out, chunk.offset);
+            let mut meta = Vec::new();
+            encode_snapshot_meta(&chunk.meta, &mut meta);
+            put_bytes(out, &meta);
+            out.extend_from_slice(&chunk.data);
+        }
+        PeerBody::SnapshotAck(ack) => {
+            put_u64(out, ack.from.0);
+            put_u64(out, ack.to.0);
+            put_log_id(out, ack.last);
+            put_u64(out, ack.next_offset);
+            out.push(u8::from(ack.refused));
+        }
+    }
 }
+
 /// Decodes exactly one message; payloads share `bytes`.
 ///
 /// # Errors
 /// What is wrong, and where.
-pub fn decode_peer_message(bytes: &Bytes) -> Result<PeerMessage, quorate_core::DecodeError> {
-    unimplemented!("{bytes:?}")
+pub fn decode_peer_message(bytes: &Bytes) -> Result<PeerMessage, DecodeError> {
+    let mut reader = BytesReader::new(bytes);
+    let kind = reader.u8("a peer message")?;
+    let group = GroupId(reader.u64("a group")?);
+    let body = match kind {
+        RAFT => PeerBody::Raft(within(reader.at(), decode_message(&reader.rest()))?),
+        SNAPSHOT_CHUNK => {
+            let from = ReplicaId(reader.u64("the sender")?);
+            let to = ReplicaId(reader.u64("the receiver")?);
+            let term = Term(reader.u64("a term")?);
+            let epoch = reader.u64("a recovery epoch")?;
+            let length = reader.u64("a length")?;
+            let offset = reader.u64("an offset")?;
+            let meta = reader.bytes("a snapshot's description")?;
+            let meta = within(reader.at() - meta.len(), decode_snapshot_meta(&meta))?;
+            let data = reader.rest();
+            PeerBody::SnapshotChunk(SnapshotChunk {
+                from,
+                to,
+                term,
+                epoch,
+                meta,
+                bytes: length,
+                offset,
+                data,
+            })
+        }
+        SNAPSHOT_ACK => {
+            let from = ReplicaId(reader.u64("the sender")?);
+            let to = ReplicaId(reader.u64("the receiver")?);
+            let last = reader.log_id("a position")?;
+            let next_offset = reader.u64("an offset")?;
+            let refused = match reader.u8("refused or not")? {
+                0 => false,
+                1 => true,
+                _ => return Err(reader.fail("refused or not")),
+            };
+            reader.end()?;
+            PeerBody::SnapshotAck(SnapshotAck { from, to, last, next_offset, refused })
+        }
+        _ => return Err(DecodeError { offset: 0, expected: "the kind of a peer message" }),
+    };
+    Ok(PeerMessage { group, body })
+}
+
+fn within<T>(start: usize, result: Result<T, DecodeError>) -> Result<T, DecodeError> {
+    result.map_err(|error| DecodeError { offset: start + error.offset, ..error })
 }

@@ -1,0 +1,134 @@
+//! How a replica takes what users ask: the core is asked at once, the answer waits.
+
+use bytes::Bytes;
+use quorate_core::{ChangeError, ProposeError, ReadError, ReadTicket, TransferError};
+
+use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
+use crate::event::{Now, Work};
+use crate::replica::{Reading, Replica, SnapshotState, Transferring, Waiting};
+use crate::request::{Answer, Consistency, Dedupe, Request, RequestError, Ticket};
+
+impl Replica {
+    /// Takes a request; on `Ok` its ticket will be (or was) answered.
+    pub(crate) fn on_request(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        request: Request,
+        work: &mut Work,
+    ) -> Result<(), RequestError> {
+        if self.requests_open() >= self.config.requests_max {
+            return Err(RequestError::Busy { what: "too many requests are waiting" });
+        }
+        match request {
+            Request::Propose { command, dedupe } => {
+                if matches!(&dedupe, Dedupe::Key { key, .. } if key.len() > KEY_BYTES_MAX) {
+                    return Err(RequestError::TooLarge {
+                        bytes: KEY_BYTES_MAX as u64 + 1,
+                        bytes_max: KEY_BYTES_MAX as u64,
+                    });
+                }
+                self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
+            }
+            Request::OpenSession => self.propose(now, ticket, LoggedKind::Open)?,
+            Request::Query { request, consistency: Consistency::Stale } => self.ask(ticket, request, work),
+            Request::Query { request, consistency: Consistency::Linearizable } => {
+                self.read(now, ticket, Reading::Query(request))?;
+            }
+            Request::ReadIndex => self.read(now, ticket, Reading::ReadIndex)?,
+            Request::Barrier => {
+                self.check_space()?;
+                let proposed = self.core.propose_barrier(now.mono);
+                let id = proposed.map_err(|error| self.refused(error))?;
+                self.wait(id, Waiting::Barrier(ticket));
+            }
+            Request::ChangeMembership { change, expected } => {
+                self.check_space()?;
+                let proposed = self.core.propose_membership(now.mono, change, expected);
+                let (id, replica) = proposed.map_err(|error| {
+                    if let ChangeError::Propose(error) = error {
+                        self.refused(error)
+                    } else {
+                        RequestError::Change(error)
+                    }
+                })?;
+                self.wait(id, Waiting::Membership { ticket, replica });
+            }
+            Request::TransferLeadership { to } => {
+                self.core.transfer_leadership(now.mono, to).map_err(|error| self.transfer_refused(&error))?;
+                let until = now.mono + self.config.core.election_timeout * 3;
+                self.transferring = Some(Transferring { ticket, until });
+            }
+            Request::Campaign => {
+                self.core.campaign(now.mono);
+                work.replies.push((ticket, Ok(Answer::Campaigned)));
+            }
+            Request::TakeSnapshot => self.take_snapshot(ticket, work)?,
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, now: Now, ticket: Ticket, kind: LoggedKind) -> Result<(), RequestError> {
+        self.check_space()?;
+        // The leaders' clock never falls along the log, whatever their own clocks do.
+        self.stamp_millis = self.stamp_millis.max(now.unix_millis);
+        let command: Bytes = LoggedCommand { unix_millis: self.stamp_millis, kind }.encode();
+        let proposed = self.core.propose(now.mono, command);
+        let id = proposed.map_err(|error| self.refused(error))?;
+        self.wait(id, Waiting::Command(ticket));
+        Ok(())
+    }
+
+    fn check_space(&self) -> Result<(), RequestError> {
+        if self.is_blocked() {
+            return Err(RequestError::Busy { what: "the disk of the leader is full" });
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, now: Now, ticket: Ticket, reading: Reading) -> Result<(), RequestError> {
+        let read = self.next_read;
+        self.next_read += 1;
+        self.core.read(now.mono, ReadTicket(read)).map_err(|error| match error {
+            ReadError::NoLeader => RequestError::NotLeader { leader: None },
+            ReadError::Busy | _ => RequestError::Busy { what: "too many reads are waiting" },
+        })?;
+        self.reads.insert(read, (ticket, reading));
+        Ok(())
+    }
+
+    fn take_snapshot(&mut self, ticket: Ticket, work: &mut Work) -> Result<(), RequestError> {
+        if self.snapshot_state == SnapshotState::Idle {
+            self.capture(work);
+            if self.snapshot_state == SnapshotState::Idle {
+                return Err(RequestError::Snapshot { what: "nothing has been applied yet".to_owned() });
+            }
+        }
+        self.snapshot_tickets.push(ticket);
+        Ok(())
+    }
+
+    fn refused(&self, error: ProposeError) -> RequestError {
+        match error {
+            ProposeError::NotLeader { .. } => self.not_leader(),
+            ProposeError::Transferring { .. } => {
+                RequestError::Busy { what: "leadership is being handed over" }
+            }
+            ProposeError::TooLarge { bytes, bytes_max } => RequestError::TooLarge { bytes, bytes_max },
+            ProposeError::Busy { .. } | _ => {
+                RequestError::Busy { what: "too many bytes are waiting to be committed" }
+            }
+        }
+    }
+
+    fn transfer_refused(&self, error: &TransferError) -> RequestError {
+        let what = match error {
+            TransferError::NotLeader { .. } => return self.not_leader(),
+            TransferError::NotVoter => "the target is not a voter",
+            TransferError::AlreadyLeader => "the target leads already",
+            TransferError::InProgress { .. } => "another transfer is under way",
+            TransferError::Unreachable | _ => "no voter that could take over was heard lately",
+        };
+        RequestError::Transfer { what }
+    }
+}

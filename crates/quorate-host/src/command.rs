@@ -1,0 +1,110 @@
+//! What goes into an entry: the user's command with the leader's clock and what tells a repeat.
+//!
+//! ```text
+//!   version:u8 = 1 · kind:u8 · unix_millis:u64 · by kind:
+//!     0 plain     command…
+//!     1 session   session:u64 · sequence:u64 · acked_below:u64 · command…
+//!     2 key       fingerprint:u64 · key (u8 length) · command…
+//!     3 open
+//! ```
+
+use bytes::Bytes;
+use quorate_core::DecodeError;
+
+use crate::bytes_reader::{BytesReader, put_u64};
+use crate::request::{Dedupe, SessionId};
+
+const VERSION: u8 = 1;
+const PLAIN: u8 = 0;
+const SESSION: u8 = 1;
+const KEY: u8 = 2;
+const OPEN: u8 = 3;
+
+/// The longest idempotency key in bytes.
+pub(crate) const KEY_BYTES_MAX: usize = 255;
+
+/// A command as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LoggedCommand {
+    /// The leader's clock; never falls along the log.
+    pub(crate) unix_millis: u64,
+    pub(crate) kind: LoggedKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LoggedKind {
+    Open,
+    Command { dedupe: Dedupe, command: Bytes },
+}
+
+impl LoggedCommand {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(40 + self.command_len());
+        out.push(VERSION);
+        out.push(match &self.kind {
+            LoggedKind::Open => OPEN,
+            LoggedKind::Command { dedupe: Dedupe::None, .. } => PLAIN,
+            LoggedKind::Command { dedupe: Dedupe::Session { .. }, .. } => SESSION,
+            LoggedKind::Command { dedupe: Dedupe::Key { .. }, .. } => KEY,
+        });
+        put_u64(&mut out, self.unix_millis);
+        if let LoggedKind::Command { dedupe, command } = &self.kind {
+            match dedupe {
+                Dedupe::None => {}
+                Dedupe::Session { session, sequence, acked_below } => {
+                    put_u64(&mut out, session.0);
+                    put_u64(&mut out, *sequence);
+                    put_u64(&mut out, *acked_below);
+                }
+                Dedupe::Key { key, fingerprint } => {
+                    put_u64(&mut out, *fingerprint);
+                    out.push(u8::try_from(key.len()).expect("keys are checked before they are proposed"));
+                    out.extend_from_slice(key);
+                }
+            }
+            out.extend_from_slice(command);
+        }
+        out.into()
+    }
+
+    fn command_len(&self) -> usize {
+        match &self.kind {
+            LoggedKind::Open => 0,
+            LoggedKind::Command { command, .. } => command.len() + KEY_BYTES_MAX,
+        }
+    }
+
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let mut reader = BytesReader::new(bytes);
+        if reader.u8("a command")? != VERSION {
+            return Err(DecodeError { offset: 0, expected: "a command of version 1" });
+        }
+        let kind = reader.u8("the kind of a command")?;
+        let unix_millis = reader.u64("a clock")?;
+        let dedupe = match kind {
+            PLAIN => Dedupe::None,
+            SESSION => Dedupe::Session {
+                session: SessionId(reader.u64("a session")?),
+                sequence: reader.u64("a sequence number")?,
+                acked_below: reader.u64("a sequence number")?,
+            },
+            KEY => {
+                let fingerprint = reader.u64("a fingerprint")?;
+                let length = usize::from(reader.u8("the length of a key")?);
+                let mut rest = reader.rest();
+                if rest.len() < length {
+                    return Err(reader.fail("a key"));
+                }
+                let key = rest.split_to(length);
+                let kind = LoggedKind::Command { dedupe: Dedupe::Key { key, fingerprint }, command: rest };
+                return Ok(Self { unix_millis, kind });
+            }
+            OPEN => {
+                reader.end()?;
+                return Ok(Self { unix_millis, kind: LoggedKind::Open });
+            }
+            _ => return Err(DecodeError { offset: 1, expected: "the kind of a command" }),
+        };
+        Ok(Self { unix_millis, kind: LoggedKind::Command { dedupe, command: reader.rest() } })
+    }
+}

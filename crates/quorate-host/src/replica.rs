@@ -1,0 +1,641 @@
+//! One replica of one group. Step 4 of the write path: it gives proposals to the core, remembers
+//! who asked by position, hands the core's work to the lanes, and answers.
+//!
+//! Previous: `quorate/src/raft.rs`. Next: `quorate-core/src/leader.rs`.
+//!
+//! * Every ticket is answered exactly once.
+//! * "Not applied" is said only when another entry is committed at the position; a request whose
+//!   fate is open when leadership is lost is answered `OutcomeUnknown` after a bounded wait.
+//! * Writes of the log are handed out in order; one that found no space is handed out again before any later one counts.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use quorate_core::{
+    Entry, Fetch, GroupId, LogId, LogIndex, MonoTime, NodeId, Persist, PersistToken, RawNode, ReadOutcome,
+    ReadTicket, ReplicaId, RoleName, SnapshotMeta, SnapshotOutcome, Term,
+};
+use quorate_storage::{GroupWrite, LogError, SnapshotInfo};
+
+use crate::config::GroupConfig;
+use crate::event::{Applied, ApplyTask, FetchTask, LogTask, Now, Outbound, SnapshotTask, Work};
+use crate::peer::{PeerBody, PeerMessage};
+use crate::request::{Answer, LeaderHint, RequestError, Ticket};
+
+/// Who waits for a position of the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiting {
+    Command(Ticket),
+    Barrier(Ticket),
+    Membership { ticket: Ticket, replica: ReplicaId },
+}
+
+impl Waiting {
+    pub(crate) const fn ticket(self) -> Ticket {
+        match self {
+            Self::Command(ticket) | Self::Barrier(ticket) | Self::Membership { ticket, .. } => ticket,
+        }
+    }
+}
+
+/// What a decided read does.
+#[derive(Clone, Debug)]
+pub(crate) enum Reading {
+    Query(bytes::Bytes),
+    ReadIndex,
+}
+
+/// Who waits for another leader.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transferring {
+    pub(crate) ticket: Ticket,
+    pub(crate) until: MonoTime,
+}
+
+/// How far taking a snapshot has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SnapshotState {
+    Idle,
+    Capturing,
+    Saving,
+}
+
+/// A stream to a follower.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streaming {
+    pub(crate) term: Term,
+    /// When it is given up, unless an answer comes.
+    pub(crate) until: MonoTime,
+    /// Still waiting for a snapshot to be taken.
+    pub(crate) waiting: bool,
+    pub(crate) at_least: LogIndex,
+}
+
+pub(crate) struct Replica {
+    pub(crate) group: GroupId,
+    pub(crate) id: ReplicaId,
+    pub(crate) core: RawNode,
+    pub(crate) config: GroupConfig,
+    pub(crate) durable_machine: bool,
+    /// Replies to replicas that the membership does not know (yet) go here.
+    pub(crate) seeds: BTreeMap<ReplicaId, (NodeId, String)>,
+    /// Nodes that messages came from.
+    pub(crate) heard_on: BTreeMap<ReplicaId, NodeId>,
+    pub(crate) waiting: BTreeMap<LogIndex, Vec<(Term, Waiting)>>,
+    pub(crate) waiting_count: usize,
+    pub(crate) reads: BTreeMap<u64, (Ticket, Reading)>,
+    pub(crate) next_read: u64,
+    /// Decided reads that wait for the applier to be given everything up to an index.
+    pub(crate) decided: BTreeMap<LogIndex, Vec<(Ticket, Reading)>>,
+    /// Queries that the applier has.
+    pub(crate) asked: BTreeSet<Ticket>,
+    pub(crate) transferring: Option<Transferring>,
+    /// Leadership was lost then, with requests open.
+    pub(crate) lost_at: Option<MonoTime>,
+    /// The last entry given to the applier, and the last one it reported.
+    pub(crate) handed: LogIndex,
+    pub(crate) applied: LogIndex,
+    pub(crate) stamp_millis: u64,
+    // The log lane.
+    in_flight: VecDeque<(MonoTime, LogTask)>,
+    /// Writes handed out and not answered.
+    outstanding: usize,
+    /// A write found no space: all that is in flight is handed out again by a later tick.
+    blocked: bool,
+    // Snapshots.
+    pub(crate) snapshot: Option<SnapshotInfo>,
+    pub(crate) snapshot_state: SnapshotState,
+    pub(crate) snapshot_tickets: Vec<Ticket>,
+    pub(crate) entries_since: u64,
+    pub(crate) bytes_since: u64,
+    pub(crate) streams: BTreeMap<ReplicaId, Streaming>,
+    pub(crate) staged: Option<SnapshotInfo>,
+    pub(crate) flushing: bool,
+}
+
+impl Replica {
+    pub(crate) fn new(setup: crate::host::GroupSetup, core: RawNode) -> Self {
+        let applied = setup.restored.applied.max(setup.restored.compacted.index);
+        Self {
+            group: setup.group,
+            id: setup.replica,
+            core,
+            config: setup.config,
+            durable_machine: setup.durable_machine,
+            seeds: setup.seeds.into_iter().map(|(id, node, address)| (id, (node, address))).collect(),
+            heard_on: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            waiting_count: 0,
+            reads: BTreeMap::new(),
+            next_read: 1,
+            decided: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            transferring: None,
+            lost_at: None,
+            handed: applied,
+            applied,
+            stamp_millis: 0,
+            in_flight: VecDeque::new(),
+            outstanding: 0,
+            blocked: false,
+            snapshot: setup.snapshot,
+            snapshot_state: SnapshotState::Idle,
+            snapshot_tickets: Vec::new(),
+            entries_since: 0,
+            bytes_since: 0,
+            streams: BTreeMap::new(),
+            staged: None,
+            flushing: false,
+        }
+    }
+
+    // ---- who is where ---------------------------------------------------------------------------
+
+    /// The node that hosts a replica, and its peer address (empty: not known).
+    pub(crate) fn locate(&self, id: ReplicaId) -> Option<(NodeId, String)> {
+        if let Some(member) = self.core.status().membership.get(id) {
+            return Some((member.node, member.peer_address.clone()));
+        }
+        let seed = self.seeds.get(&id).cloned();
+        seed.or_else(|| self.heard_on.get(&id).map(|node| (*node, String::new())))
+    }
+
+    /// Whether `node` may speak for `id`: the membership decides where it knows the replica.
+    pub(crate) fn vouches(&self, node: NodeId, id: ReplicaId) -> bool {
+        self.core.status().membership.get(id).is_none_or(|member| member.node == node)
+    }
+
+    pub(crate) fn leader_hint(&self) -> Option<LeaderHint> {
+        let status = self.core.status();
+        let replica = status.leader.filter(|leader| *leader != self.id)?;
+        let member = status.membership.get(replica)?;
+        Some(LeaderHint { replica, node: member.node, client_address: member.client_address.clone() })
+    }
+
+    pub(crate) fn not_leader(&self) -> RequestError {
+        RequestError::NotLeader { leader: self.leader_hint() }
+    }
+
+    pub(crate) fn requests_open(&self) -> usize {
+        self.waiting_count
+            + self.reads.len()
+            + self.decided.len()
+            + self.asked.len()
+            + self.snapshot_tickets.len()
+    }
+
+    pub(crate) fn wait(&mut self, id: LogId, waiting: Waiting) {
+        self.waiting.entry(id.index).or_default().push((id.term, waiting));
+        self.waiting_count += 1;
+    }
+
+    // ---- the core's work ------------------------------------------------------------------------
+
+    /// Moves everything the core wants done into the lanes.
+    pub(crate) fn drain(&mut self, now: Now, work: &mut Work) {
+        while self.core.has_ready() {
+            let ready = self.core.ready();
+            if let Some(persist) = ready.persist {
+                self.persist(now, persist, work);
+            }
+            for message in ready.send {
+                if let Some((to, address)) = self.locate(message.to) {
+                    let message = PeerMessage { group: self.group, body: PeerBody::Raft(message) };
+                    work.send.push(Outbound { to, address, lane: message.lane(), message });
+                }
+            }
+            if let Some(meta) = ready.restore {
+                self.restore(&meta, work);
+            }
+            if let Some(last) = ready.apply.last().map(Entry::index) {
+                self.handed = last;
+                work.apply.push(ApplyTask::Apply { group: self.group, entries: ready.apply });
+            }
+            for read in ready.reads {
+                self.on_read(read, work);
+            }
+            for fetch in ready.fetch {
+                self.on_fetch(now, fetch, work);
+            }
+            work.events.extend(ready.events.into_iter().map(|event| (self.group, event)));
+            self.note_leadership(now);
+        }
+        self.release_reads(work);
+    }
+
+    fn persist(&mut self, now: Now, persist: Persist, work: &mut Work) {
+        let task = LogTask::persist(self.group, persist);
+        self.in_flight.push_back((now.mono, task.clone()));
+        if !self.blocked {
+            self.outstanding += 1;
+            work.log.push(task);
+        }
+    }
+
+    fn restore(&mut self, meta: &SnapshotMeta, work: &mut Work) {
+        let snapshot = self.staged.take().filter(|staged| staged.meta.last == meta.last);
+        let Some(snapshot) =
+            snapshot.or_else(|| self.snapshot.clone().filter(|own| own.meta.last == meta.last))
+        else {
+            work.stopped.push((self.group, format!("the staged snapshot at {} is gone", meta.last)));
+            return;
+        };
+        self.handed = meta.last.index;
+        self.snapshot = Some(snapshot.clone());
+        (self.entries_since, self.bytes_since) = (0, 0);
+        work.apply.push(ApplyTask::Restore { group: self.group, snapshot });
+    }
+
+    fn on_read(&mut self, outcome: ReadOutcome, work: &mut Work) {
+        let (ReadOutcome::At { ticket: ReadTicket(read), .. }
+        | ReadOutcome::Failed { ticket: ReadTicket(read) }) = outcome;
+        let Some((ticket, reading)) = self.reads.remove(&read) else { return };
+        match outcome {
+            ReadOutcome::At { index, .. } => self.decided.entry(index).or_default().push((ticket, reading)),
+            ReadOutcome::Failed { .. } => work.replies.push((ticket, Err(self.not_leader()))),
+        }
+    }
+
+    /// Queries go to the applier behind everything they must see; the applier works in order.
+    fn release_reads(&mut self, work: &mut Work) {
+        while let Some(first) = self.decided.first_entry() {
+            let index = *first.key();
+            if index > self.handed {
+                break;
+            }
+            let mut kept = Vec::new();
+            for (ticket, reading) in first.remove() {
+                match reading {
+                    Reading::Query(request) => self.ask(ticket, request, work),
+                    Reading::ReadIndex if self.applied >= index => {
+                        work.replies.push((ticket, Ok(Answer::ReadIndex { index })));
+                    }
+                    Reading::ReadIndex => kept.push((ticket, Reading::ReadIndex)),
+                }
+            }
+            if !kept.is_empty() {
+                self.decided.insert(index, kept);
+                break;
+            }
+        }
+    }
+
+    /// Gives a question to the applier.
+    pub(crate) fn ask(&mut self, ticket: Ticket, request: bytes::Bytes, work: &mut Work) {
+        self.asked.insert(ticket);
+        work.apply.push(ApplyTask::Query { group: self.group, ticket, request });
+    }
+
+    /// Open requests of a leader that leads no more are answered after a while, and a transfer when
+    /// another leads.
+    fn note_leadership(&mut self, now: Now) {
+        let status = self.core.status();
+        if status.role == RoleName::Leader {
+            self.lost_at = None;
+        } else if self.waiting_count > 0 && self.lost_at.is_none() {
+            self.lost_at = Some(now.mono);
+        }
+    }
+
+    // ---- completions ----------------------------------------------------------------------------
+
+    /// A write is done. `Err`: the log has failed for good.
+    pub(crate) fn on_log_written(
+        &mut self,
+        now: Now,
+        token: Option<PersistToken>,
+        result: Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let Some(token) = token else {
+            return match result {
+                Err(error @ (LogError::Failed { .. } | LogError::Damaged(_))) => Err(error),
+                // Compaction that found no space is asked for again by the next snapshot.
+                Ok(()) | Err(_) => Ok(()),
+            };
+        };
+        self.outstanding = self.outstanding.saturating_sub(1);
+        match result {
+            Ok(()) if !self.blocked => {
+                while self
+                    .in_flight
+                    .front()
+                    .is_some_and(|(_, task)| task.token.is_some_and(|front| front <= token))
+                {
+                    self.in_flight.pop_front();
+                }
+                self.core.on_persisted(now.mono, token);
+            }
+            // Writes behind one that found no space do not count: they are handed out again, too.
+            Ok(()) | Err(LogError::NoSpace { .. }) => self.blocked = true,
+            Err(LogError::Invalid { .. }) if self.blocked => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Hands out again what found no space, once all of it has come back.
+    fn retry_writes(&mut self, work: &mut Work) {
+        if self.blocked && self.outstanding == 0 {
+            self.blocked = false;
+            self.outstanding = self.in_flight.len();
+            work.log.extend(self.in_flight.iter().map(|(_, task)| task.clone()));
+        }
+    }
+
+    pub(crate) const fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    pub(crate) fn on_applied(&mut self, now: Now, applied: Applied, work: &mut Work) {
+        match applied {
+            Applied::Entries { through, responses, bytes, .. } => {
+                self.entries_since += through.0.saturating_sub(self.applied.0);
+                self.bytes_since += bytes;
+                self.applied = self.applied.max(through);
+                self.answer(through, responses, work);
+                self.core.on_applied(now.mono, through);
+                self.maybe_snapshot(work);
+            }
+            Applied::Restored { last, .. } => {
+                self.applied = self.applied.max(last.index);
+                self.core.on_applied(now.mono, last.index);
+                // What waited for a position that the snapshot covers was decided somewhere else.
+                for (_, waiting) in self.take_waiting(last.index) {
+                    work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));
+                }
+                let keep = self.config.snapshots.keep;
+                work.snapshots.push(SnapshotTask::Retain { group: self.group, keep });
+            }
+            Applied::Query { ticket, answer, .. } => {
+                if self.asked.remove(&ticket) {
+                    work.replies.push((ticket, Ok(answer)));
+                }
+            }
+            Applied::Captured { group, meta, source } => {
+                self.snapshot_state = SnapshotState::Saving;
+                work.snapshots.push(SnapshotTask::Save { group, meta, source });
+            }
+            Applied::Flushed { durable, .. } => {
+                self.flushing = false;
+                self.compact(durable.index, work);
+            }
+            Applied::Failed { group, reason } => work.stopped.push((group, reason)),
+        }
+    }
+
+    fn take_waiting(&mut self, through: LogIndex) -> Vec<(LogId, Waiting)> {
+        let later = self.waiting.split_off(&through.next());
+        let decided = std::mem::replace(&mut self.waiting, later);
+        let mut all = Vec::new();
+        for (index, list) in decided {
+            all.extend(list.into_iter().map(|(term, waiting)| (LogId { term, index }, waiting)));
+        }
+        self.waiting_count -= all.len();
+        all
+    }
+
+    /// Tells everyone who waited for a position up to `through` what stands there.
+    fn answer(
+        &mut self,
+        through: LogIndex,
+        responses: Vec<(LogId, Result<Answer, RequestError>)>,
+        work: &mut Work,
+    ) {
+        if self.waiting_count == 0 {
+            return;
+        }
+        let mut responses: BTreeMap<LogIndex, (LogId, Result<Answer, RequestError>)> =
+            responses.into_iter().map(|(id, response)| (id.index, (id, response))).collect();
+        for (id, waiting) in self.take_waiting(through) {
+            let stands = self.core.term_at(id.index) == Some(id.term);
+            let reply = match waiting {
+                Waiting::Command(_) => match responses.remove(&id.index) {
+                    Some((applied, response)) if applied == id => response,
+                    // Another entry was committed there: this one never will be.
+                    Some(_) | None => Err(self.not_leader()),
+                },
+                Waiting::Barrier(_) if stands => Ok(Answer::Applied { id, response: bytes::Bytes::new() }),
+                Waiting::Membership { replica, .. } if stands => {
+                    Ok(Answer::MembershipChanged { id, replica })
+                }
+                Waiting::Barrier(_) | Waiting::Membership { .. } => Err(self.not_leader()),
+            };
+            work.replies.push((waiting.ticket(), reply));
+        }
+    }
+
+    // ---- time -----------------------------------------------------------------------------------
+
+    pub(crate) fn tick(&mut self, now: Now, work: &mut Work) {
+        self.core.tick(now.mono);
+        self.retry_writes(work);
+        let patience = self.config.core.election_timeout;
+        if self.lost_at.is_some_and(|lost| now.mono.since(lost) >= patience) {
+            self.lost_at = None;
+            for (_, waiting) in self.take_waiting(LogIndex::MAX) {
+                work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));
+            }
+        }
+        self.watch_transfer(now, work);
+        self.watch_streams(now, work);
+        self.watch_disk(now);
+    }
+
+    pub(crate) fn next_deadline(&self) -> MonoTime {
+        let lost = self.lost_at.map(|lost| lost + self.config.core.election_timeout);
+        let transfer = self.transferring.map(|transfer| transfer.until);
+        let streams = self.streams.values().map(|stream| stream.until);
+        let disk = self.in_flight.front().map(|(since, _)| *since + self.config.stalled_write_max);
+        lost.into_iter()
+            .chain(transfer)
+            .chain(streams)
+            .chain(disk)
+            .fold(self.core.next_deadline(), MonoTime::min)
+    }
+
+    pub(crate) fn watch_transfer(&mut self, now: Now, work: &mut Work) {
+        let Some(transfer) = self.transferring else { return };
+        let status = self.core.status();
+        let other = status.leader.filter(|leader| *leader != self.id);
+        let reply = match other {
+            Some(leader) => Ok(Answer::Transferred { leader }),
+            None if now.mono >= transfer.until => {
+                Err(RequestError::Transfer { what: "no other replica took over in time" })
+            }
+            None => return,
+        };
+        self.transferring = None;
+        work.replies.push((transfer.ticket, reply));
+    }
+
+    /// A leader whose disk does not answer hands over, or steps down: a hung disk is a failed leader.
+    fn watch_disk(&mut self, now: Now) {
+        let Some((since, _)) = self.in_flight.front() else { return };
+        let stalled = now.mono.since(*since) >= self.config.stalled_write_max;
+        if !stalled || self.core.status().role != RoleName::Leader {
+            return;
+        }
+        if self.core.transfer_leadership(now.mono, None).is_err() && self.core.status().transfer_to.is_none()
+        {
+            self.core.forget_leader(now.mono);
+        }
+    }
+
+    // ---- snapshots ------------------------------------------------------------------------------
+
+    fn maybe_snapshot(&mut self, work: &mut Work) {
+        let policy = &self.config.snapshots;
+        let due = (policy.entries > 0 && self.entries_since >= policy.entries)
+            || (policy.bytes > 0 && self.bytes_since >= policy.bytes);
+        if !due {
+            return;
+        }
+        if self.durable_machine {
+            // The machine keeps its own state: making it durable is enough to drop log entries.
+            if !self.flushing {
+                self.flushing = true;
+                (self.entries_since, self.bytes_since) = (0, 0);
+                work.apply.push(ApplyTask::Flush { group: self.group });
+            }
+        } else {
+            self.capture(work);
+        }
+    }
+
+    /// Starts taking a snapshot of everything given to the applier so far.
+    pub(crate) fn capture(&mut self, work: &mut Work) {
+        if self.snapshot_state != SnapshotState::Idle {
+            return;
+        }
+        if let Some(meta) = self.core.snapshot_meta(self.handed) {
+            self.snapshot_state = SnapshotState::Capturing;
+            (self.entries_since, self.bytes_since) = (0, 0);
+            work.apply.push(ApplyTask::Capture { group: self.group, meta });
+        }
+    }
+
+    pub(crate) fn on_saved(&mut self, now: Now, snapshot: SnapshotInfo, work: &mut Work) {
+        self.snapshot_state = SnapshotState::Idle;
+        let last = snapshot.meta.last;
+        for ticket in std::mem::take(&mut self.snapshot_tickets) {
+            work.replies.push((ticket, Ok(Answer::SnapshotTaken { last })));
+        }
+        if self.snapshot.as_ref().is_none_or(|newest| newest.meta.last.index < last.index) {
+            self.snapshot = Some(snapshot);
+        }
+        work.snapshots.push(SnapshotTask::Retain { group: self.group, keep: self.config.snapshots.keep });
+        if !self.durable_machine {
+            self.compact(last.index, work);
+        }
+        let waiting: Vec<(ReplicaId, LogIndex)> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.waiting)
+            .map(|(id, stream)| (*id, stream.at_least))
+            .collect();
+        for (to, at_least) in waiting {
+            self.stream(now, to, at_least, work);
+        }
+    }
+
+    pub(crate) fn on_save_failed(&mut self, now: Now, reason: &str, work: &mut Work) {
+        self.snapshot_state = SnapshotState::Idle;
+        for ticket in std::mem::take(&mut self.snapshot_tickets) {
+            work.replies.push((ticket, Err(RequestError::Snapshot { what: reason.to_owned() })));
+        }
+        let waiting: Vec<ReplicaId> =
+            self.streams.iter().filter(|(_, stream)| stream.waiting).map(|(id, _)| *id).collect();
+        for to in waiting {
+            self.end_stream(now, to, false);
+        }
+    }
+
+    /// Drops log entries that are durable elsewhere, but for a few that laggards may want.
+    fn compact(&mut self, durable: LogIndex, work: &mut Work) {
+        let trailing = self.config.snapshots.trailing_entries;
+        let through = LogIndex(durable.0.min(self.applied.0).saturating_sub(trailing));
+        let compacted = self.core.status().compacted.index;
+        if through <= compacted {
+            return;
+        }
+        let Some(SnapshotMeta { last, membership, membership_id }) = self.core.snapshot_meta(through) else {
+            return;
+        };
+        self.core.on_compacted(last);
+        let compact_to = Some((last, membership_id, Arc::clone(&membership)));
+        let write = GroupWrite { group: self.group, compact_to, ..GroupWrite::default() };
+        work.log.push(LogTask { write, token: None, must_sync: false });
+    }
+
+    // ---- streams --------------------------------------------------------------------------------
+
+    fn on_fetch(&mut self, now: Now, fetch: Fetch, work: &mut Work) {
+        match fetch {
+            Fetch::Entries { from, to, bytes_max } => {
+                work.fetch.push(FetchTask { group: self.group, from, to, bytes_max });
+            }
+            Fetch::SendSnapshot { to, at_least } => self.stream(now, to, at_least, work),
+        }
+    }
+
+    /// Streams the newest snapshot to a follower, taking one first if none is new enough.
+    fn stream(&mut self, now: Now, to: ReplicaId, at_least: LogIndex, work: &mut Work) {
+        let status = self.core.status();
+        let (term, epoch) = (status.term, status.membership.epoch());
+        let until = now.mono + self.config.core.election_timeout * 10;
+        let newest = self.snapshot.clone().filter(|snapshot| snapshot.meta.last.index >= at_least);
+        let Some((node, address)) = self.locate(to) else { return };
+        let waiting = newest.is_none();
+        self.streams.insert(to, Streaming { term, until, waiting, at_least });
+        let Some(snapshot) = newest else {
+            self.capture(work);
+            return;
+        };
+        let (group, from) = (self.group, self.id);
+        work.snapshots.push(SnapshotTask::Send { group, snapshot, from, to, node, address, term, epoch });
+    }
+
+    /// An answer came: the stream lives.
+    pub(crate) fn touch_stream(&mut self, now: Now, to: ReplicaId) {
+        let until = now.mono + self.config.core.election_timeout * 10;
+        if let Some(stream) = self.streams.get_mut(&to) {
+            stream.until = until;
+        }
+    }
+
+    pub(crate) fn end_stream(&mut self, now: Now, to: ReplicaId, complete: bool) {
+        if self.streams.remove(&to).is_some() {
+            let outcome = if complete { SnapshotOutcome::Sent } else { SnapshotOutcome::Failed };
+            self.core.report_snapshot(now.mono, to, outcome);
+        }
+    }
+
+    /// Gives up streams that stand still or were started in another term.
+    fn watch_streams(&mut self, now: Now, work: &mut Work) {
+        let status = self.core.status();
+        let (term, leads) = (status.term, status.role == RoleName::Leader);
+        let over = |stream: &Streaming| now.mono >= stream.until || stream.term != term || !leads;
+        let ended: Vec<ReplicaId> =
+            self.streams.iter().filter(|(_, stream)| over(stream)).map(|(id, _)| *id).collect();
+        for to in ended {
+            work.snapshots.push(SnapshotTask::CancelSend { group: self.group, to });
+            self.end_stream(now, to, false);
+        }
+    }
+
+    /// Answers everything that waits: nothing will come any more.
+    pub(crate) fn stop(&mut self, reason: &str, work: &mut Work) {
+        for (_, waiting) in self.take_waiting(LogIndex::MAX) {
+            work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));
+        }
+        let stopped = || RequestError::Stopped { reason: reason.to_owned() };
+        let reads = std::mem::take(&mut self.reads).into_values().map(|(ticket, _)| ticket);
+        let decided = std::mem::take(&mut self.decided).into_values().flatten().map(|(ticket, _)| ticket);
+        let snapshots = std::mem::take(&mut self.snapshot_tickets);
+        let transfer = self.transferring.take().map(|transfer| transfer.ticket);
+        let asked = std::mem::take(&mut self.asked);
+        for ticket in asked.into_iter().chain(reads).chain(decided).chain(snapshots).chain(transfer) {
+            work.replies.push((ticket, Err(stopped())));
+        }
+    }
+}
