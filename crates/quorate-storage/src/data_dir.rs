@@ -102,6 +102,11 @@ pub enum DataDirError {
         /// What is there.
         found: String,
     },
+    /// There is a NODE file but no log.
+    #[error(
+        "the data directory has lost its log (wal/): restore this node from its peers: remove it, then add it again with a new id and an empty directory"
+    )]
+    LostLog,
     /// The disk said no.
     #[error("{context} in the data directory: {source}")]
     Io {
@@ -144,18 +149,19 @@ impl DataDir {
         let identity = match found {
             Some(found) => {
                 check(found, identity)?;
+                refuse_lost_log(&*disk)?;
                 found
             }
             None => {
                 refuse_lost_identity(&*disk)?;
+                for directory in [Self::WAL, Self::SNAPSHOTS, Self::ENGINE] {
+                    disk.create_dir_all(Path::new(directory)).map_err(failed("creating directories"))?;
+                }
+                // Last: a directory with NODE has everything else.
                 write_node(&*disk, identity)?;
                 identity
             }
         };
-        for directory in [Self::WAL, Self::SNAPSHOTS, Self::ENGINE] {
-            disk.create_dir_all(Path::new(directory)).map_err(failed("creating directories"))?;
-        }
-        disk.sync_dir(Path::new("")).map_err(failed("syncing names"))?;
         Ok(Self { disk, identity, is_new, _lock: lock })
     }
 
@@ -235,6 +241,18 @@ fn refuse_lost_identity(disk: &dyn Disk) -> Result<(), DataDirError> {
         }
     }
     Ok(())
+}
+
+/// A directory with an identity has a log, unless the very first start was interrupted: an empty one
+/// next to snapshots has forgotten what it promised.
+fn refuse_lost_log(disk: &dyn Disk) -> Result<(), DataDirError> {
+    let wal = Path::new(DataDir::WAL);
+    if !disk.exists(wal).map_err(failed("looking around"))? {
+        return Err(DataDirError::LostLog);
+    }
+    let has_log = !disk.list(wal).map_err(failed("looking around"))?.is_empty();
+    let snapshots = disk.list(Path::new(DataDir::SNAPSHOTS)).unwrap_or_default();
+    if has_log || snapshots.is_empty() { Ok(()) } else { Err(DataDirError::LostLog) }
 }
 
 fn write_node(disk: &dyn Disk, identity: Identity) -> Result<(), DataDirError> {

@@ -307,19 +307,19 @@ fn a_sync_covers_everything_before_it(test: &mut dyn LogStoreUnderTest) {
 }
 
 fn random_batches_reopened_and_crashed(test: &mut dyn LogStoreUnderTest) {
-    (0..3).for_each(|seed| random_batches(test, seed));
+    random_batches(test, 0, 300);
 }
 
-/// A thousand random valid batches, with reopenings and crashes in between, compared with the
-/// model. What is run by [`run`] with a few seeds; with other seeds it is a longer test.
-pub fn random_batches(test: &mut dyn LogStoreUnderTest, seed: u64) {
+/// Random valid batches, with reopenings and crashes in between, compared with the model. [`run`] does
+/// a few; with other seeds and more steps it is a longer test.
+pub fn random_batches(test: &mut dyn LogStoreUnderTest, seed: u64, steps: usize) {
     let mut chance = Chance(seed);
     let remove = |state: GroupState| GroupWrite { remove: true, group: state.group, ..GroupWrite::default() };
     let groups = test.store().groups().into_iter().map(remove).collect();
     try_write(test.store(), LogBatch { groups }, true).expect("all groups can be removed at once");
     // What the store may be after a crash: the model at the last sync, or after any batch since.
     let mut possible = vec![LogModel::default()];
-    for step in 0..1000 {
+    for step in 0..steps {
         let mut model = possible.last().expect("never empty").clone();
         let batch = model.random_batch(&mut chance);
         let must_sync = !chance.once_in(4);

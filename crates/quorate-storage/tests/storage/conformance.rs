@@ -92,6 +92,25 @@ fn wal_on_a_forgetful_disk_conforms_with_tiny_segments() {
     });
 }
 
+/// Long, and under configurations that clean early, late, a little or a lot.
+#[test]
+fn wal_is_what_the_model_says_through_thousands_of_random_batches() {
+    for seed in 0..8 {
+        let disk = MemDisk::new();
+        let config = WalConfig {
+            segments_max: 2 + seed % 7,
+            move_bytes_max: 256 << (seed % 8),
+            recycled_segments_max: usize::from(seed % 2 == 0),
+            fill_ahead_bytes: seed % 5 * 300,
+            ..tiny()
+        };
+        let mut new = OnDisk::new(Arc::new(disk.clone()), config);
+        new.faults = Some(disk);
+        eprintln!("seed {seed}");
+        log_store::random_batches(&mut new, seed, 1000);
+    }
+}
+
 struct MemorySnapshots(MemSnapshotStore);
 
 impl SnapshotStoreUnderTest for MemorySnapshots {

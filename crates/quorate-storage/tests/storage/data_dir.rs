@@ -93,6 +93,22 @@ fn a_log_without_an_identity_is_refused() {
     assert!(matches!(error, DataDirError::NoIdentity { .. }), "{error}");
 }
 
+/// Somebody deletes the log: a node that starts without it would vote again in terms it has voted in.
+#[test]
+fn a_directory_that_lost_its_log_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Arc::new(OsDisk::new(directory.path()));
+    drop(DataDir::open(disk.clone(), MINE).unwrap());
+    drop(DataDir::open(disk.clone(), MINE).expect("the first start was interrupted before the log was made"));
+    disk.create(Path::new("snapshots/x.snap")).unwrap();
+    let error = DataDir::open(disk.clone(), MINE).map(drop).unwrap_err();
+    assert!(matches!(error, DataDirError::LostLog), "{error}");
+    std::fs::remove_dir_all(directory.path().join("snapshots")).unwrap();
+    std::fs::remove_dir_all(directory.path().join("wal")).unwrap();
+    let error = DataDir::open(disk, MINE).map(drop).unwrap_err();
+    assert!(matches!(error, DataDirError::LostLog), "{error}");
+}
+
 #[test]
 fn power_failure_at_every_operation_of_the_first_start_leaves_a_usable_directory() {
     let disk = MemDisk::new();
