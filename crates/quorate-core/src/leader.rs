@@ -380,10 +380,13 @@ impl Leader {
             }
             MessageBody::HeartbeatReply { read_round, last } => {
                 progress.read_round = progress.read_round.max(read_round.min(self.round));
-                progress.resume();
+                let (ask, next) = (progress.on_alive(), progress.next);
                 if last.index < progress.matched {
                     progress.on_lost(last.index);
                     shared.event(RaftEvent::FollowerLostLog { replica: from, last });
+                } else if ask {
+                    // Refused if something before it was lost, and then probed from there.
+                    self.send_append(shared, from, next, Vec::new());
                 }
                 self.replicate = true;
                 self.maybe_start_round(shared);

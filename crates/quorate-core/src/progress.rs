@@ -11,6 +11,8 @@ pub(crate) struct Inflight {
     /// The last index and the payload bytes of each append, oldest first.
     sent: VecDeque<(LogIndex, u64)>,
     bytes: u64,
+    /// The member was heard since it last accepted anything: what is on its way may be lost.
+    in_doubt: bool,
 }
 
 impl Inflight {
@@ -28,6 +30,7 @@ impl Inflight {
             }
             self.sent.pop_front();
             self.bytes -= bytes;
+            self.in_doubt = false;
         }
     }
 }
@@ -128,10 +131,19 @@ impl Progress {
         self.probe_from(last.next());
     }
 
-    /// A sign of life: a probe may be sent again.
-    pub(crate) const fn resume(&mut self) {
-        if let Feeding::Probe { waiting } = &mut self.feeding {
-            *waiting = false;
+    /// A sign of life: a probe may be sent again. Returns whether to ask if what was streamed has arrived: when
+    /// nothing of it was accepted since the sign of life before. A lost append is not seen otherwise, if no other follows it.
+    pub(crate) fn on_alive(&mut self) -> bool {
+        match &mut self.feeding {
+            Feeding::Probe { waiting } => {
+                *waiting = false;
+                false
+            }
+            Feeding::Replicate(inflight) => {
+                let unanswered = !inflight.sent.is_empty();
+                unanswered && std::mem::replace(&mut inflight.in_doubt, true)
+            }
+            Feeding::Snapshot { .. } => false,
         }
     }
 
