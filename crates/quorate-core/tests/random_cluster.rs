@@ -215,7 +215,11 @@ impl Cluster {
         if through <= node.disk.compacted.index {
             return;
         }
-        let meta = node.core.snapshot_meta(through).unwrap();
+        let Some(meta) = node.core.snapshot_meta(through) else {
+            // A snapshot from the leader is being written that covers it.
+            assert!(node.core.status().compacted.index > through);
+            return;
+        };
         node.disk.compact(meta.last, (meta.membership_id, Arc::clone(&meta.membership)));
         node.core.on_compacted(meta.last);
     }
