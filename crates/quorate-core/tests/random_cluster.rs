@@ -1,5 +1,6 @@
 //! Fear, in small: clusters of cores under random loss, delay, duplication, reordering and crashes.
 //! After every step: one leader a term, logs that match, commits that never change.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

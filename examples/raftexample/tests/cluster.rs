@@ -1,4 +1,5 @@
 //! The scenarios of the original's tests, and those that the original gets wrong.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
