@@ -1,4 +1,9 @@
 //! A replica that asks for votes, or (pre-candidate) whether it would get them.
+//!
+//! * A pre-candidate believes in no leader and keeps its term: asking disturbs nobody (thesis §9.6).
+//! * A candidate's own vote counts once its disk has it, like everybody else's.
+//!
+//! Not here: who gets a vote (`RawNode::answer_vote`, the same in every role).
 
 use std::collections::BTreeMap;
 
@@ -8,8 +13,9 @@ use crate::quorum::{Tally, tally};
 use crate::raw_node::Rejected;
 use crate::role::Transition;
 use crate::shared::Shared;
-use crate::types::{MonoTime, ReplicaId, Term};
+use crate::types::{MonoTime, ReplicaId};
 
+/// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Candidate {
     /// Asks only (thesis §9.6); its term is not raised yet.
@@ -22,22 +28,18 @@ impl Candidate {
     /// Starts asking. For a real election the term is this candidate's own already.
     pub(crate) fn new(shared: &mut Shared, pre: bool, transfer: bool) -> Self {
         let mut candidate = Self { pre, deadline: shared.election_deadline(), answers: BTreeMap::new() };
+        let own = shared.id();
         if pre {
-            candidate.answers.insert(shared.config.id, true);
+            candidate.answers.insert(own, true);
         }
         let request = VoteRequest { last: shared.log.last(), transfer };
-        let asked = Self::term(shared, pre);
-        let voters: Vec<ReplicaId> = shared.membership().voters().collect();
-        let own = shared.config.id;
-        for voter in voters.into_iter().filter(|voter| *voter != own) {
+        let asked = if pre { shared.term.next() } else { shared.term };
+        let voters: Vec<ReplicaId> = shared.membership().voters().filter(|voter| *voter != own).collect();
+        for voter in voters {
             let body = if pre { MessageBody::PreVote(request) } else { MessageBody::Vote(request) };
-            shared.send_in(voter, asked, body);
+            shared.send_in(asked, voter, body);
         }
         candidate
-    }
-
-    fn term(shared: &Shared, pre: bool) -> Term {
-        if pre { shared.term.next() } else { shared.term }
     }
 
     pub(crate) fn tick(&self, shared: &Shared) -> Transition {
@@ -50,8 +52,8 @@ impl Candidate {
 
     /// The candidate's own vote counts once the disk has it.
     pub(crate) fn on_persisted(&mut self, shared: &Shared) -> Transition {
-        if !self.pre && shared.term_is_durable() {
-            self.answers.insert(shared.config.id, true);
+        if !self.pre && shared.vote_is_durable() {
+            self.answers.insert(shared.id(), true);
         }
         self.decide(shared)
     }
@@ -64,11 +66,12 @@ impl Candidate {
                 shared.send(message.from, MessageBody::ReadIndexReply { request, index: None });
                 return Ok(Transition::Stay);
             }
+            MessageBody::ReadIndexReply { .. } => return Err(Rejected::Unexpected),
+            // Answers to what this replica asked in an earlier role.
             MessageBody::PreVoteReply { .. }
             | MessageBody::VoteReply { .. }
             | MessageBody::AppendReply(_)
-            | MessageBody::HeartbeatReply { .. }
-            | MessageBody::ReadIndexReply { .. } => return Err(Rejected::Unexpected),
+            | MessageBody::HeartbeatReply { .. } => return Ok(Transition::Stay),
             MessageBody::TimeoutNow => return Err(Rejected::NotFromLeader),
             MessageBody::PreVote(_)
             | MessageBody::Vote(_)
@@ -81,7 +84,7 @@ impl Candidate {
     }
 
     pub(crate) fn decide(&self, shared: &Shared) -> Transition {
-        match tally(shared.membership().voters().map(|voter| self.answers.get(&voter).copied())) {
+        match tally(shared.membership().voters(), &self.answers) {
             Tally::Won if self.pre => Transition::Elect { transfer: false },
             Tally::Won => Transition::Lead,
             Tally::Lost => Transition::Follow { leader: None, reason: RoleReason::Lost },

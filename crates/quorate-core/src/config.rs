@@ -92,6 +92,8 @@ impl Config {
                 "election_timeout",
                 "at least three times heartbeat_interval",
             ),
+            (self.election_timeout <= Duration::from_hours(24), "election_timeout", "at most a day"),
+            (self.command_bytes_max <= 1 << 30, "command_bytes_max", "at most 1 GiB"),
             (self.inflight_messages_max > 0, "inflight_messages_max", "above 0"),
             (self.inflight_bytes_max > 0, "inflight_bytes_max", "above 0"),
             (self.append_bytes_max > 0, "append_bytes_max", "above 0"),

@@ -4,7 +4,7 @@ use crate::message::Message;
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
 
 /// Something worth knowing that happened in the core.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RaftEvent {
     /// The replica changed role or learned of a leader.
     RoleChanged {

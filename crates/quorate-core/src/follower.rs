@@ -1,66 +1,56 @@
 //! A replica that follows a leader, or waits for one. Step 7 of the write path: a follower matches
 //! and appends; its acceptance leaves only when the entries are durable.
 //!
+//! * `verified` is how far this log is known to equal the leader's in this term. Nothing but an
+//!   append that fits (or a snapshot) raises it, and no heartbeat commits beyond it: what a disk gives back
+//!   after a restart need not be what the leader thinks is there.
+//! * The leader learns of it from every heartbeat's answer, and sends an append where it knew more.
+//!
 //! Previous: `quorate-host/src/log_writer.rs`. Next: `quorate-kv/src/data/state_machine.rs`.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use crate::event::{RaftEvent, RoleReason};
+use crate::log::Fit;
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta};
 use crate::raw_node::{ReadError, Rejected};
+use crate::read::PassedOn;
 use crate::ready::{ReadOutcome, ReadTicket};
 use crate::role::Transition;
 use crate::shared::Shared;
 use crate::types::{LogId, LogIndex, MonoTime, ReplicaId};
 
-#[derive(Clone, Debug)]
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Follower {
     /// When to campaign, if no leader speaks until then.
     pub(crate) deadline: MonoTime,
-    /// The log is known to equal the leader's up to here (Raft §5.3): how far its commit index is
-    /// believed without an append that proves more.
     verified: LogIndex,
-    /// Reads asked of the leader: ticket, and until when to wait.
-    reads: BTreeMap<u64, (ReadTicket, MonoTime)>,
-    next_request: u64,
+    passed_on: PassedOn,
 }
 
 impl Follower {
     pub(crate) fn new(shared: &mut Shared) -> Self {
-        Self {
-            deadline: shared.election_deadline(),
-            verified: LogIndex(0),
-            reads: BTreeMap::new(),
-            // Requests of an earlier life must not meet replies of this one.
-            next_request: shared.rng.next(),
-        }
+        Self { deadline: shared.election_deadline(), verified: LogIndex(0), passed_on: PassedOn::default() }
     }
 
     pub(crate) fn tick(&mut self, shared: &mut Shared) -> Transition {
-        let late: Vec<u64> = self
-            .reads
-            .iter()
-            .filter(|(_, (_, until))| *until <= shared.now)
-            .map(|(request, _)| *request)
-            .collect();
-        for request in late {
-            if let Some((ticket, _)) = self.reads.remove(&request) {
-                shared.fail_read(ticket);
-            }
+        for ticket in self.passed_on.expire(shared.now) {
+            shared.fail_read(ticket);
         }
         if shared.now < self.deadline {
             return Transition::Stay;
         }
-        if !shared.membership().is_voter(shared.config.id) {
-            self.deadline = shared.election_deadline();
-            return Transition::Stay;
+        if shared.may_campaign() {
+            return Transition::Campaign { transfer: false, reason: RoleReason::ElectionTimeout };
         }
-        Transition::Campaign { transfer: false, reason: RoleReason::ElectionTimeout }
+        self.deadline = shared.election_deadline();
+        if shared.leader.is_some() {
+            return Transition::Follow { leader: None, reason: RoleReason::ElectionTimeout };
+        }
+        Transition::Stay
     }
 
     pub(crate) fn next_deadline(&self) -> MonoTime {
-        self.reads.values().map(|(_, until)| *until).fold(self.deadline, MonoTime::min)
+        self.passed_on.deadline().map_or(self.deadline, |reads| reads.min(self.deadline))
     }
 
     /// The leader of this term spoke.
@@ -74,95 +64,93 @@ impl Follower {
         match message.body {
             MessageBody::Append(append) => {
                 self.hear(shared);
-                self.on_append(shared, from, append)?;
+                self.on_append(shared, from, append);
             }
             MessageBody::Heartbeat { commit, read_round } => {
                 self.hear(shared);
-                shared.commit_to(commit.min(self.verified));
-                let last = shared.last_durable();
-                shared.send(from, MessageBody::HeartbeatReply { read_round, last });
+                self.on_heartbeat(shared, from, commit, read_round);
             }
             MessageBody::InstallSnapshot(meta) => {
                 self.hear(shared);
                 self.on_snapshot(shared, from, meta);
             }
+            MessageBody::TimeoutNow if shared.leader != Some(from) => return Err(Rejected::NotFromLeader),
             MessageBody::TimeoutNow => {
-                if shared.leader != Some(from) {
-                    return Err(Rejected::NotFromLeader);
-                }
-                if shared.membership().is_voter(shared.config.id) {
+                if shared.may_campaign() {
                     return Ok(Transition::Campaign { transfer: true, reason: RoleReason::Transfer });
                 }
             }
             MessageBody::ReadIndex { request } => {
                 shared.send(from, MessageBody::ReadIndexReply { request, index: None });
             }
+            MessageBody::ReadIndexReply { .. } if shared.leader != Some(from) => {
+                return Err(Rejected::NotFromLeader);
+            }
             MessageBody::ReadIndexReply { request, index } => {
-                let (ticket, _) = self.reads.remove(&request).ok_or(Rejected::Unexpected)?;
+                let ticket = self.passed_on.answered(request).ok_or(Rejected::Unexpected)?;
                 match index {
                     Some(index) => shared.reads.push(ReadOutcome::At { ticket, index }),
                     None => shared.fail_read(ticket),
                 }
             }
+            // Answers to what this replica asked in an earlier role.
             MessageBody::PreVoteReply { .. }
             | MessageBody::VoteReply { .. }
             | MessageBody::AppendReply(_)
-            | MessageBody::HeartbeatReply { .. } => return Err(Rejected::Unexpected),
+            | MessageBody::HeartbeatReply { .. } => {}
             MessageBody::PreVote(_) | MessageBody::Vote(_) => unreachable!("answered in every role alike"),
         }
         Ok(Transition::Stay)
     }
 
-    fn on_append(&mut self, shared: &mut Shared, from: ReplicaId, append: Append) -> Result<(), Rejected> {
-        let Append { mut prev, mut entries, commit, read_round } = append;
-        let compacted = shared.log.compacted();
-        if prev.index < compacted.index {
-            // A snapshot covers the front of this append, and everything in it is committed.
-            let covered = entries.iter().take_while(|entry| entry.index() <= compacted.index).count();
-            if prev.index.0 + (covered as u64) < compacted.index.0 {
-                let matched = compacted.index;
-                shared.send(from, MessageBody::AppendReply(AppendReply::Accepted { matched, read_round }));
-                return Ok(());
-            }
-            if entries[covered - 1].id != compacted {
-                return Err(Rejected::ContradictsCommitted);
-            }
-            entries.drain(..covered);
-            prev = compacted;
+    fn on_heartbeat(&self, shared: &mut Shared, from: ReplicaId, commit: LogIndex, read_round: u64) {
+        if commit > shared.log.last_index() {
+            // The leader clips this to what was acknowledged to it: it was here, and is gone.
+            shared.lost_until = shared.lost_until.max(commit);
         }
-        if !shared.log.contains(prev) {
-            if prev.index <= shared.log.commit {
-                return Err(Rejected::ContradictsCommitted);
-            }
-            let hint = shared.log.last_not_above(LogId { term: prev.term, index: prev.index.previous() });
-            let last = shared.log.last().index;
-            shared.event(RaftEvent::AppendRejected { leader: from, prev });
-            let reply = AppendReply::Rejected { prev: prev.index, hint, last };
-            shared.send(from, MessageBody::AppendReply(reply));
-            return Ok(());
+        shared.commit_to(commit.min(self.verified));
+        let durable = self.verified.min(shared.log.persisted());
+        let last = shared.log.id_at(durable).unwrap_or_default();
+        shared.send(from, MessageBody::HeartbeatReply { read_round, last });
+    }
+
+    fn on_append(&mut self, shared: &mut Shared, from: ReplicaId, append: Append) {
+        match shared.log.fit(&append) {
+            Fit::Follows => {}
+            Fit::ContradictsCommitted => unreachable!("the gate refuses what contradicts commits"),
+            Fit::Gap => return Self::refuse(shared, from, append.prev),
         }
-        let matched = LogIndex(prev.index.0 + entries.len() as u64);
-        let known = entries.iter().take_while(|entry| shared.log.contains(entry.id)).count();
-        if let Some(first) = entries.get(known) {
-            if first.index() <= shared.log.commit {
-                return Err(Rejected::ContradictsCommitted);
+        let Append { prev, entries, commit, read_round } = append;
+        let end = entries.last().map_or(prev.index, |entry| entry.index());
+        for entry in entries {
+            if entry.index() <= shared.log.compacted().index || shared.log.contains(entry.id) {
+                continue;
             }
-            if first.index() <= shared.log.last().index {
-                shared.truncate(first.index());
+            if entry.index() <= shared.log.last_index() {
+                shared.truncate(entry.index());
             }
-            for entry in entries.drain(known..) {
-                shared.append(entry);
-            }
+            shared.append(entry);
         }
+        // A snapshot may cover the whole of the append: then what it covers matches.
+        let matched = end.max(shared.log.compacted().index);
         self.verified = self.verified.max(matched);
         shared.commit_to(commit.min(matched));
-        shared.send(from, MessageBody::AppendReply(AppendReply::Accepted { matched, read_round }));
-        Ok(())
+        shared.promise_matched(from, matched, read_round);
+    }
+
+    /// `prev` is not here: says how far back the logs could agree.
+    fn refuse(shared: &mut Shared, from: ReplicaId, prev: LogId) {
+        let bound = LogId { term: prev.term, index: prev.index.previous() };
+        let hint = shared.log.last_possible_match(bound).unwrap_or_else(|| shared.log.compacted());
+        let last = shared.log.last_index();
+        shared.event(RaftEvent::AppendRejected { leader: from, prev });
+        let reply = AppendReply::Rejected { prev: prev.index, hint, last };
+        shared.send(from, MessageBody::AppendReply(reply));
     }
 
     fn on_snapshot(&mut self, shared: &mut Shared, from: ReplicaId, meta: SnapshotMeta) {
         let last = meta.last;
-        if last.index > shared.log.commit {
+        if last.index > shared.log.commit() {
             if shared.log.contains(last) {
                 // The log has it all: what a snapshot covers is committed. Keep what follows.
                 shared.commit_to(last.index);
@@ -171,26 +159,24 @@ impl Follower {
             }
         }
         self.verified = self.verified.max(last.index);
-        let reply = AppendReply::Accepted { matched: last.index, read_round: 0 };
-        shared.send(from, MessageBody::AppendReply(reply));
+        shared.promise_matched(from, last.index, 0);
     }
 
     pub(crate) fn read(&mut self, shared: &mut Shared, ticket: ReadTicket) -> Result<(), ReadError> {
         let leader = shared.leader.ok_or(ReadError::NoLeader)?;
-        if self.reads.len() >= shared.config.reads_max {
+        if self.passed_on.len() >= shared.config.reads_max {
             return Err(ReadError::Busy);
         }
-        let request = self.next_request;
-        self.next_request = request.wrapping_add(1);
-        let wait: Duration = shared.config.election_timeout;
-        self.reads.insert(request, (ticket, shared.now + wait));
+        let request = shared.next_request;
+        shared.next_request = request.wrapping_add(1);
+        self.passed_on.ask(request, ticket, shared.one_timeout());
         shared.send(leader, MessageBody::ReadIndex { request });
         Ok(())
     }
 
     /// The role ends, or the leader changed: nobody will answer what was asked.
     pub(crate) fn fail_reads(&mut self, shared: &mut Shared) {
-        for (ticket, _) in std::mem::take(&mut self.reads).into_values() {
+        for ticket in self.passed_on.abandon() {
             shared.fail_read(ticket);
         }
     }

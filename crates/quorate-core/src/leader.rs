@@ -6,6 +6,10 @@
 //! * Only entries of the own term are committed by counting (Raft §5.4.2, figure 8).
 //! * A read is served at the commit index once a quorum has answered a round that began after it.
 //! * A leader that a quorum does not answer for an election timeout steps down.
+//! * A member that was removed is told so, and counts for nothing meanwhile.
+//!
+//! What is sent to whom is in `feeding.rs`, once per `ready`: inputs only note that there may be
+//! something, so that proposals made together travel together.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,13 +18,14 @@ use bytes::Bytes;
 
 use crate::entry::{Entry, EntryPayload};
 use crate::event::{RaftEvent, RoleReason};
-use crate::log::payload_bytes;
-use crate::membership::{MemberRole, MembershipChange, Refusal};
-use crate::message::{Append, AppendReply, Message, MessageBody};
-use crate::progress::{Feeding, Progress};
+use crate::log::entry_bytes;
+use crate::membership::{MembershipChange, Refusal};
+use crate::message::{AppendReply, Message, MessageBody};
+use crate::progress::{Progress, Rejection, State};
 use crate::quorum::reached_by_majority;
 use crate::raw_node::{ChangeError, ProposeError, ReadError, Rejected, SnapshotOutcome, TransferError};
-use crate::ready::{Fetch, ReadOutcome, ReadTicket};
+use crate::read::{Asker, Rounds};
+use crate::ready::ReadTicket;
 use crate::role::Transition;
 use crate::shared::Shared;
 use crate::types::{LogId, LogIndex, MonoTime, ReplicaId};
@@ -28,81 +33,68 @@ use crate::types::{LogId, LogIndex, MonoTime, ReplicaId};
 /// A learner that lacks more entries than this is not promoted yet.
 const LEARNER_LAG_MAX: u64 = 128;
 
+/// A leadership on its way to another replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Reader {
-    Here(ReadTicket),
-    Follower { replica: ReplicaId, request: u64 },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct WaitingRead {
-    reader: Reader,
-    /// The round that proves leadership for it: one that began after it was asked.
-    round: u64,
-    index: LogIndex,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Transfer {
-    to: ReplicaId,
+pub(crate) struct Transfer {
+    pub(crate) to: ReplicaId,
     until: MonoTime,
-    told: bool,
+    /// It holds the whole log and was told to campaign.
+    pub(crate) told: bool,
 }
 
-#[derive(Clone, Debug)]
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
+    /// Every other member, and those that are being told that they no longer are.
     pub(crate) progress: BTreeMap<ReplicaId, Progress>,
-    heartbeat_deadline: MonoTime,
-    /// The newest round that began, and the newest one that a quorum answered.
-    round: u64,
-    confirmed_round: u64,
-    reads: VecDeque<WaitingRead>,
-    /// Reads asked before an entry of the own term is committed.
-    early_reads: VecDeque<Reader>,
-    transfer: Option<Transfer>,
-    /// Payload bytes of entries above the commit index, oldest first.
+    pub(crate) heartbeat_deadline: MonoTime,
+    pub(crate) heartbeat_due: bool,
+    pub(crate) rounds: Rounds,
+    pub(crate) transfer: Option<Transfer>,
+    /// Bytes of own entries above the commit index, oldest first.
     uncommitted: VecDeque<(LogIndex, u64)>,
     pub(crate) uncommitted_bytes: u64,
     /// Something may have to be sent.
-    replicate: bool,
+    pub(crate) replicate: bool,
 }
 
 impl Leader {
-    /// Takes office: everybody is probed, and an empty entry of the own term is appended, whose commit
-    /// says what else is committed (Raft §8).
+    /// Takes office: everybody is probed, and an empty entry of the own term is appended, whose
+    /// commit says what else is committed (Raft §8).
     pub(crate) fn new(shared: &mut Shared) -> Self {
         let mut leader = Self {
             progress: BTreeMap::new(),
             heartbeat_deadline: shared.now + shared.config.heartbeat_interval,
-            round: 0,
-            confirmed_round: 0,
-            reads: VecDeque::new(),
-            early_reads: VecDeque::new(),
+            heartbeat_due: false,
+            rounds: Rounds::default(),
             transfer: None,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             replicate: false,
         };
-        shared.leader = Some(shared.config.id);
+        shared.leader = Some(shared.id());
         leader.sync_members(shared);
         leader.append(shared, EntryPayload::Noop);
         leader
     }
 
-    /// One progress per other member.
+    /// One progress per other member. Members that left are kept until they know.
     fn sync_members(&mut self, shared: &Shared) {
-        let next = shared.log.last().index.next();
-        let membership = Arc::clone(shared.membership());
-        self.progress.retain(|id, _| membership.get(*id).is_some());
-        for (id, _) in membership.members().filter(|(id, _)| *id != shared.config.id) {
-            self.progress.entry(id).or_insert_with(|| Progress::new(next, shared.now));
+        let next = shared.log.last_index().next();
+        let (membership_id, membership) = shared.log.membership();
+        for (id, progress) in &mut self.progress {
+            let left = membership.get(*id).is_none();
+            progress.departing = left.then(|| progress.departing.unwrap_or(membership_id.index));
+        }
+        for (id, _) in membership.members().filter(|(id, _)| *id != shared.id()) {
+            self.progress.entry(id).or_insert_with(|| Progress::new(shared.now, next));
         }
     }
 
     fn append(&mut self, shared: &mut Shared, payload: EntryPayload) -> LogId {
-        let id = LogId { term: shared.term, index: shared.log.last().index.next() };
+        let id = LogId { term: shared.term, index: shared.log.last_index().next() };
         let entry = Entry { id, payload };
-        let bytes = payload_bytes(&entry);
+        let bytes = entry_bytes(&entry);
         self.uncommitted.push_back((id.index, bytes));
         self.uncommitted_bytes += bytes;
         shared.append(entry);
@@ -121,10 +113,17 @@ impl Leader {
         if self.transfer.is_some_and(|transfer| transfer.until <= shared.now) {
             self.abort_transfer(shared);
         }
-        if self.heartbeat_deadline <= shared.now {
-            self.broadcast_heartbeats(shared);
+        for asker in self.rounds.expire(shared.now) {
+            shared.answer_read(asker, None);
         }
-        self.retry_snapshots(shared);
+        if self.heartbeat_deadline <= shared.now {
+            self.heartbeat_deadline = shared.now + shared.config.heartbeat_interval;
+            self.heartbeat_due = true;
+            self.replicate = true;
+        }
+        for progress in self.progress.values_mut() {
+            self.replicate |= progress.on_time(shared.now);
+        }
         Transition::Stay
     }
 
@@ -132,36 +131,22 @@ impl Leader {
         let transfer = self.transfer.map(|transfer| transfer.until);
         let quorum =
             shared.config.check_quorum.then(|| self.quorum_heard(shared) + shared.config.election_timeout);
-        [transfer, quorum].into_iter().flatten().fold(self.heartbeat_deadline, MonoTime::min)
+        let snapshots = self.progress.values().filter_map(Progress::deadline).min();
+        let others = [transfer, quorum, snapshots, self.rounds.deadline()];
+        others.into_iter().flatten().fold(self.heartbeat_deadline, MonoTime::min)
     }
 
-    /// When a quorum was last heard, this leader included.
+    /// What a majority of the voters has reached, this leader included if it votes.
+    fn majority<T: Ord + Copy + Default>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
+        let value =
+            |id| if id == shared.id() { own } else { self.progress.get(&id).map_or(T::default(), &of) };
+        let mut values: Vec<T> = shared.membership().voters().map(value).collect();
+        reached_by_majority(&mut values).unwrap_or_default()
+    }
+
+    /// When a quorum was last heard.
     fn quorum_heard(&self, shared: &Shared) -> MonoTime {
-        let own = shared.config.id;
-        let heard =
-            |id| if id == own { shared.now } else { self.progress.get(&id).map_or(MonoTime(0), |p| p.heard) };
-        reached_by_majority(shared.membership().voters().map(heard))
-    }
-
-    fn broadcast_heartbeats(&mut self, shared: &mut Shared) {
-        self.heartbeat_deadline = shared.now + shared.config.heartbeat_interval;
-        let read_round = self.round;
-        let commit = shared.log.commit;
-        for (id, progress) in &self.progress {
-            let commit = progress.matched.min(commit);
-            shared.send(*id, MessageBody::Heartbeat { commit, read_round });
-        }
-    }
-
-    fn retry_snapshots(&mut self, shared: &Shared) {
-        let patience = shared.config.election_timeout * 10;
-        for progress in self.progress.values_mut() {
-            if matches!(progress.feeding, Feeding::Snapshot { since } if shared.now.since(since) >= patience)
-            {
-                progress.probe_from(progress.matched.next());
-                self.replicate = true;
-            }
-        }
+        self.majority(shared, shared.now, |progress| progress.heard)
     }
 
     // ---- users ----------------------------------------------------------------------------------
@@ -196,10 +181,11 @@ impl Leader {
     ) -> Result<(LogId, ReplicaId), ChangeError> {
         self.refuse_while_transferring().map_err(ChangeError::Propose)?;
         let (membership_id, membership) = shared.log.membership();
+        let membership_id = *membership_id;
         if expected.is_some_and(|expected| expected != membership_id) {
             return Err(ChangeError::Changed { membership_id });
         }
-        if membership_id.index > shared.log.commit {
+        if membership_id.index > shared.log.commit() {
             return Err(ChangeError::InProgress { pending: membership_id });
         }
         if !Self::own_term_committed(shared) {
@@ -208,22 +194,29 @@ impl Leader {
         let promotes = matches!(change, MembershipChange::Promote(_));
         let (next, replica) = membership.after(change).map_err(refused)?;
         if promotes {
-            let matched = self.progress.get(&replica).map_or(LogIndex(0), |progress| progress.matched);
-            let missing = shared.log.last().index.0.saturating_sub(matched.0);
-            if missing > LEARNER_LAG_MAX {
-                return Err(ChangeError::LearnerBehind { missing });
-            }
+            self.refuse_behind(shared, replica)?;
         }
         let id = self.append(shared, EntryPayload::Membership(Arc::new(next)));
-        self.on_membership(shared);
+        self.sync_members(shared);
         Ok((id, replica))
     }
 
-    fn on_membership(&mut self, shared: &mut Shared) {
-        self.sync_members(shared);
-        if self.transfer.is_some_and(|transfer| !shared.membership().is_voter(transfer.to)) {
-            self.abort_transfer(shared);
+    /// A learner is promoted only while it streams and lacks little: a voter that cannot keep up
+    /// could stop the group.
+    fn refuse_behind(&self, shared: &Shared, learner: ReplicaId) -> Result<(), ChangeError> {
+        let (timeout, last) = (shared.config.election_timeout, shared.log.last_index());
+        let missing = |progress: &Progress| last.0.saturating_sub(progress.matched.0);
+        let keeps_up = self.progress.get(&learner).is_some_and(|progress| {
+            matches!(progress.state, State::Replicate { .. })
+                && progress.is_active(shared.now, timeout)
+                && missing(progress) <= LEARNER_LAG_MAX
+        });
+        if keeps_up {
+            return Ok(());
         }
+        Err(ChangeError::LearnerBehind {
+            missing: self.progress.get(&learner).map_or(last.0, missing).max(1),
+        })
     }
 
     pub(crate) fn transfer(
@@ -235,38 +228,29 @@ impl Leader {
             return Err(TransferError::InProgress { to: transfer.to });
         }
         let to = to.or_else(|| self.best_voter(shared)).ok_or(TransferError::Unreachable)?;
-        if to == shared.config.id {
+        if to == shared.id() {
             return Err(TransferError::AlreadyLeader);
         }
-        if !shared.membership().is_voter(to) {
+        if !shared.is_voter(to) {
             return Err(TransferError::NotVoter);
         }
-        let reachable =
-            |progress: &Progress| shared.now.since(progress.heard) < shared.config.election_timeout;
-        if !self.progress.get(&to).is_some_and(reachable) {
+        if !self.progress.get(&to).is_some_and(|p| p.is_active(shared.now, shared.config.election_timeout)) {
             return Err(TransferError::Unreachable);
         }
-        self.transfer =
-            Some(Transfer { to, until: shared.now + shared.config.election_timeout, told: false });
+        self.transfer = Some(Transfer { to, until: shared.one_timeout(), told: false });
         self.replicate = true;
         self.maybe_finish_transfer(shared);
         Ok(to)
     }
 
-    /// The reachable voter with the longest log.
+    /// The reachable voter with the longest log; of equals the lowest id.
     fn best_voter(&self, shared: &Shared) -> Option<ReplicaId> {
-        let reachable = self.progress.iter().filter(|(id, progress)| {
-            shared.membership().is_voter(**id)
-                && shared.now.since(progress.heard) < shared.config.election_timeout
-        });
-        reachable.max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id))).map(|(id, _)| *id)
-    }
-
-    pub(crate) const fn transfer_to(&self) -> Option<ReplicaId> {
-        match self.transfer {
-            Some(transfer) => Some(transfer.to),
-            None => None,
-        }
+        let timeout = shared.config.election_timeout;
+        self.progress
+            .iter()
+            .filter(|(id, progress)| shared.is_voter(**id) && progress.is_active(shared.now, timeout))
+            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
+            .map(|(id, _)| *id)
     }
 
     fn abort_transfer(&mut self, shared: &mut Shared) {
@@ -277,9 +261,9 @@ impl Leader {
 
     fn maybe_finish_transfer(&mut self, shared: &mut Shared) {
         let Some(transfer) = &mut self.transfer else { return };
-        let last = shared.log.last().index;
-        if !transfer.told && self.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last)
-        {
+        let last = shared.log.last_index();
+        let complete = self.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
+        if complete && !transfer.told {
             transfer.told = true;
             shared.send(transfer.to, MessageBody::TimeoutNow);
         }
@@ -287,121 +271,92 @@ impl Leader {
 
     // ---- reads ----------------------------------------------------------------------------------
 
-    fn own_term_committed(shared: &Shared) -> bool {
-        shared.log.term_at(shared.log.commit) == Some(shared.term)
+    pub(crate) fn own_term_committed(shared: &Shared) -> bool {
+        shared.log.term_at(shared.log.commit()) == Some(shared.term)
     }
 
-    pub(crate) fn read(&mut self, shared: &mut Shared, ticket: ReadTicket) -> Result<(), ReadError> {
-        if self.reads.len() + self.early_reads.len() >= shared.config.reads_max {
-            return Err(ReadError::Busy);
+    pub(crate) fn read(&mut self, shared: &Shared, ticket: ReadTicket) -> Result<(), ReadError> {
+        if self.admit(shared, Asker::Local(ticket)) { Ok(()) } else { Err(ReadError::Busy) }
+    }
+
+    /// Takes a read if there is room.
+    fn admit(&mut self, shared: &Shared, asker: Asker) -> bool {
+        let room = self.rounds.len() < shared.config.reads_max;
+        if room {
+            self.rounds.ask(asker, shared.one_timeout());
+            self.replicate = true;
         }
-        self.admit_read(shared, Reader::Here(ticket));
-        Ok(())
+        room
     }
 
-    fn admit_read(&mut self, shared: &mut Shared, reader: Reader) {
-        if !Self::own_term_committed(shared) {
-            self.early_reads.push_back(reader);
+    /// Answers the round that is out, if a quorum has.
+    pub(crate) fn maybe_confirm_reads(&mut self, shared: &mut Shared) {
+        if !self.rounds.is_in_flight() {
             return;
         }
-        // A round under way began before this read and proves nothing for it.
-        let round = self.round + 1;
-        self.reads.push_back(WaitingRead { reader, round, index: shared.log.commit });
-        self.maybe_start_round(shared);
-    }
-
-    /// Starts a round when reads wait for one and none is under way; answers what is proven.
-    fn maybe_start_round(&mut self, shared: &mut Shared) {
-        loop {
-            self.confirm_rounds(shared);
-            let waiting = self.reads.back().is_some_and(|read| read.round > self.round);
-            if !waiting || self.round > self.confirmed_round {
-                return;
-            }
-            self.round += 1;
-            self.broadcast_heartbeats(shared);
+        let answered = self.majority(shared, self.rounds.newest(), |progress| progress.round_acked);
+        for (asker, index) in self.rounds.confirm(answered) {
+            shared.answer_read(asker, Some(index));
         }
-    }
-
-    fn confirm_rounds(&mut self, shared: &mut Shared) {
-        let (own, newest) = (shared.config.id, self.round);
-        let answered =
-            |id| if id == own { newest } else { self.progress.get(&id).map_or(0, |p| p.read_round) };
-        self.confirmed_round =
-            self.confirmed_round.max(reached_by_majority(shared.membership().voters().map(answered)));
-        while self.reads.front().is_some_and(|read| read.round <= self.confirmed_round) {
-            let Some(WaitingRead { reader, index, .. }) = self.reads.pop_front() else { break };
-            match reader {
-                Reader::Here(ticket) => shared.reads.push(ReadOutcome::At { ticket, index }),
-                Reader::Follower { replica, request } => {
-                    shared.send(replica, MessageBody::ReadIndexReply { request, index: Some(index) });
-                }
-            }
-        }
+        // The next round, if somebody waits for it.
+        self.replicate |= self.rounds.can_start();
     }
 
     /// Leadership ends: nothing that waits can be proven any more.
-    pub(crate) fn fail_reads(&mut self, shared: &mut Shared) {
-        let waiting = std::mem::take(&mut self.reads).into_iter().map(|read| read.reader);
-        for reader in waiting.chain(std::mem::take(&mut self.early_reads)) {
-            match reader {
-                Reader::Here(ticket) => shared.fail_read(ticket),
-                Reader::Follower { replica, request } => {
-                    shared.send(replica, MessageBody::ReadIndexReply { request, index: None });
-                }
-            }
+    pub(crate) fn abandon(&mut self, shared: &mut Shared) {
+        for asker in std::mem::take(&mut self.rounds).abandon() {
+            shared.answer_read(asker, None);
+        }
+        if self.transfer.is_some_and(|transfer| !transfer.told) {
+            self.abort_transfer(shared);
         }
     }
 
     // ---- followers ------------------------------------------------------------------------------
 
-    pub(crate) fn step(&mut self, shared: &mut Shared, message: Message) -> Result<Transition, Rejected> {
+    pub(crate) fn step(&mut self, shared: &mut Shared, message: &Message) -> Result<Transition, Rejected> {
         let from = message.from;
         let Some(progress) = self.progress.get_mut(&from) else { return Err(Rejected::UnknownSender) };
-        progress.heard = shared.now;
         match message.body {
             MessageBody::AppendReply(AppendReply::Accepted { matched, read_round }) => {
-                if matched > shared.log.last().index {
-                    return Err(Rejected::OutOfRange);
+                if matched > shared.log.last_index() || read_round > self.rounds.newest() {
+                    return Err(Rejected::Unexpected);
                 }
-                progress.read_round = progress.read_round.max(read_round.min(self.round));
-                let news = progress.on_accepted(matched, shared.log.compacted().index);
+                progress.on_heard(shared.now);
+                progress.round_acked = progress.round_acked.max(read_round);
+                progress.on_accepted(shared.now, matched, shared.log.compacted().index);
                 self.replicate = true;
-                if news {
-                    let next = self.maybe_commit(shared);
-                    self.maybe_finish_transfer(shared);
-                    self.maybe_start_round(shared);
-                    return Ok(next);
-                }
-                self.maybe_start_round(shared);
+                self.maybe_confirm_reads(shared);
+                let next = self.maybe_commit(shared);
+                self.maybe_finish_transfer(shared);
+                return Ok(next);
             }
             MessageBody::AppendReply(AppendReply::Rejected { prev, hint, last }) => {
                 self.on_rejected(shared, from, prev, hint, last)?;
             }
             MessageBody::HeartbeatReply { read_round, last } => {
-                progress.read_round = progress.read_round.max(read_round.min(self.round));
-                let (ask, next) = (progress.on_alive(), progress.next);
-                if last.index < progress.matched {
-                    progress.on_lost(last.index);
-                    shared.event(RaftEvent::FollowerLostLog { replica: from, last });
-                } else if ask {
-                    // Refused if something before it was lost, and then probed from there.
-                    self.send_append(shared, from, next, Vec::new());
+                if read_round > self.rounds.newest() {
+                    return Err(Rejected::Unexpected);
                 }
+                progress.on_heard(shared.now);
+                progress.round_acked = progress.round_acked.max(read_round);
+                progress.unstick(shared.now, shared.config.election_timeout / 2);
+                // It does not know (any more) that it has what it acknowledged: ask. Answers that
+                // overtook each other look the same, so this alone proves no loss.
+                progress.recheck |= last.index < progress.matched;
                 self.replicate = true;
-                self.maybe_start_round(shared);
+                self.maybe_confirm_reads(shared);
             }
             MessageBody::ReadIndex { request } => {
-                if self.reads.len() + self.early_reads.len() >= shared.config.reads_max {
+                progress.on_heard(shared.now);
+                if !self.admit(shared, Asker::Remote { from, request }) {
+                    shared.send(from, MessageBody::ReadIndexReply { request, index: None });
                     return Err(Rejected::Busy);
                 }
-                self.admit_read(shared, Reader::Follower { replica: from, request });
             }
-            MessageBody::PreVoteReply { .. }
-            | MessageBody::VoteReply { .. }
-            | MessageBody::ReadIndexReply { .. } => {
-                return Err(Rejected::Unexpected);
-            }
+            // Votes that came after the election was won.
+            MessageBody::PreVoteReply { .. } | MessageBody::VoteReply { .. } => {}
+            MessageBody::ReadIndexReply { .. } => return Err(Rejected::Unexpected),
             MessageBody::TimeoutNow => return Err(Rejected::NotFromLeader),
             MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_) => {
                 return Err(Rejected::TwoLeaders);
@@ -419,167 +374,59 @@ impl Leader {
         hint: LogId,
         last: LogIndex,
     ) -> Result<(), Rejected> {
-        if hint.index > prev || prev > shared.log.last().index {
-            return Err(Rejected::OutOfRange);
+        if hint.index > prev || prev > shared.log.last_index() {
+            return Err(Rejected::Unexpected);
         }
-        // Skip every index at which this log is of a later term than the follower can have (Raft §5.3).
-        // Below this log's start only a snapshot can help.
-        let below = hint.index < shared.log.compacted().index;
-        let common = if below { hint } else { shared.log.last_not_above(hint) };
         let Some(progress) = self.progress.get_mut(&from) else { return Err(Rejected::UnknownSender) };
-        if last < progress.matched {
-            progress.on_lost(last);
-            shared.event(RaftEvent::FollowerLostLog {
-                replica: from,
-                last: LogId { term: hint.term, index: last },
-            });
-        } else {
-            progress.on_rejected(prev, common.index.next());
+        progress.on_heard(shared.now);
+        // Skip every index at which this log is of a later term than the follower can have (Raft
+        // §5.3). Below this log's start only a snapshot can help.
+        let bound = LogId { term: hint.term, index: hint.index.min(prev.previous()) };
+        let common = shared.log.last_possible_match(bound).map_or(bound.index, |id| id.index);
+        if progress.on_rejected(prev, last, common.next()) == Rejection::Lost {
+            let last = LogId { term: hint.term, index: last };
+            shared.event(RaftEvent::FollowerLostLog { replica: from, last });
         }
         self.replicate = true;
         Ok(())
     }
 
-    /// The commit rule. Also ends the leadership of a leader that has committed its own removal.
+    /// The commit rule. Also ends the leadership of a leader that has committed that it may no
+    /// longer lead.
     pub(crate) fn maybe_commit(&mut self, shared: &mut Shared) -> Transition {
-        let (own, persisted) = (shared.config.id, shared.log.persisted);
-        let matched = |id| {
-            if id == own { persisted } else { self.progress.get(&id).map_or(LogIndex(0), |p| p.matched) }
-        };
-        let reached = reached_by_majority(shared.membership().voters().map(matched));
+        let reached = self.majority(shared, shared.log.persisted(), |progress| progress.matched);
         if shared.log.term_at(reached) != Some(shared.term) || !shared.commit_to(reached) {
             return Transition::Stay;
         }
-        while self.uncommitted.front().is_some_and(|(index, _)| *index <= reached) {
-            if let Some((_, bytes)) = self.uncommitted.pop_front() {
-                self.uncommitted_bytes -= bytes;
-            }
+        while let Some((_, bytes)) = self.uncommitted.front().filter(|(index, _)| *index <= reached) {
+            self.uncommitted_bytes -= bytes;
+            self.uncommitted.pop_front();
         }
         self.replicate = true;
-        for reader in std::mem::take(&mut self.early_reads) {
-            self.admit_read(shared, reader);
+        if shared.log.membership().0.index > reached || shared.is_voter(shared.id()) {
+            return Transition::Stay;
         }
-        let (membership_id, membership) = shared.log.membership();
-        if membership_id.index <= reached
-            && membership.get(own).is_none_or(|member| member.role == MemberRole::Learner)
-        {
-            // Tell everyone what is committed, then hand over to the best (thesis §4.2.2).
-            self.replicate(shared);
-            if let Some(best) = self.best_voter(shared) {
-                shared.send(best, MessageBody::TimeoutNow);
-            }
-            return Transition::Follow { leader: None, reason: RoleReason::Removed };
+        // Tell everyone what is committed, then hand over to the best (thesis §4.2.2).
+        self.replicate(shared);
+        if let Some(best) = self.best_voter(shared) {
+            shared.send(best, MessageBody::TimeoutNow);
         }
-        Transition::Stay
+        Transition::Follow { leader: None, reason: RoleReason::Removed }
     }
 
     pub(crate) fn on_unreachable(&mut self, replica: ReplicaId) {
-        if let Some(progress) = self.progress.get_mut(&replica)
-            && matches!(progress.feeding, Feeding::Replicate(_))
-        {
-            progress.probe_from(progress.matched.next());
+        if let Some(progress) = self.progress.get_mut(&replica) {
+            progress.on_unreachable();
         }
     }
 
     pub(crate) fn on_snapshot_outcome(&mut self, shared: &Shared, to: ReplicaId, outcome: SnapshotOutcome) {
         let Some(progress) = self.progress.get_mut(&to) else { return };
-        if let Feeding::Snapshot { since } = &mut progress.feeding {
-            match outcome {
-                SnapshotOutcome::Sent => *since = shared.now,
-                SnapshotOutcome::Failed => {
-                    progress.probe_from(progress.matched.next());
-                    // Not at once again: the next sign of life resumes.
-                    progress.feeding = Feeding::Probe { waiting: true };
-                }
-            }
+        let until = shared.one_timeout();
+        match outcome {
+            SnapshotOutcome::Sent => progress.on_snapshot_ended(None, until),
+            SnapshotOutcome::Failed => progress.on_snapshot_ended(Some(until), until),
         }
-    }
-
-    pub(crate) fn on_fetched(&mut self, shared: &mut Shared, from: LogIndex, entries: &[Entry]) {
-        self.replicate = true;
-        if entries.is_empty() {
-            return;
-        }
-        let waiting: Vec<ReplicaId> = self
-            .progress
-            .iter()
-            .filter(|(_, p)| p.next == from && Self::may_send(p, shared))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in waiting {
-            self.send_append(shared, id, from, entries.to_vec());
-        }
-    }
-
-    // ---- sending --------------------------------------------------------------------------------
-
-    pub(crate) const fn has_to_replicate(&self) -> bool {
-        self.replicate
-    }
-
-    /// Sends everyone what they may get now. Called once per `ready`, so that proposals made together travel together.
-    pub(crate) fn replicate(&mut self, shared: &mut Shared) {
-        self.replicate = false;
-        let members: Vec<ReplicaId> = self.progress.keys().copied().collect();
-        for id in members {
-            while self.send_next(shared, id) {}
-        }
-    }
-
-    fn may_send(progress: &Progress, shared: &Shared) -> bool {
-        match &progress.feeding {
-            Feeding::Probe { waiting } => !waiting,
-            Feeding::Replicate(inflight) => {
-                !inflight.is_full(shared.config.inflight_messages_max, shared.config.inflight_bytes_max)
-            }
-            Feeding::Snapshot { .. } => false,
-        }
-    }
-
-    /// Sends one append if there is something to say. Returns whether there may be more.
-    fn send_next(&mut self, shared: &mut Shared, id: ReplicaId) -> bool {
-        let Some(progress) = self.progress.get_mut(&id) else { return false };
-        if !Self::may_send(progress, shared) {
-            return false;
-        }
-        let (last, next) = (shared.log.last().index, progress.next);
-        if next <= shared.log.compacted().index {
-            // Only to a member that is there: a snapshot is expensive.
-            if shared.now.since(progress.heard) < shared.config.election_timeout {
-                progress.feeding = Feeding::Snapshot { since: shared.now };
-                shared.fetches.push(Fetch::SendSnapshot { to: id, at_least: shared.log.compacted().index });
-            }
-            return false;
-        }
-        if next > last {
-            let probing = matches!(progress.feeding, Feeding::Probe { .. });
-            if probing || progress.told_commit < shared.log.commit.min(next.previous()) {
-                self.send_append(shared, id, next, Vec::new());
-            }
-            return false;
-        }
-        let bytes_max = shared.config.append_bytes_max;
-        match shared.log.window_slice(next, last, bytes_max) {
-            Some(entries) => {
-                self.send_append(shared, id, next, entries);
-                true
-            }
-            None => {
-                shared.fetch(next, last.next(), bytes_max);
-                false
-            }
-        }
-    }
-
-    fn send_append(&mut self, shared: &mut Shared, id: ReplicaId, next: LogIndex, entries: Vec<Entry>) {
-        let Some(prev) = shared.log.id_at(next.previous()) else { return };
-        let Some(progress) = self.progress.get_mut(&id) else { return };
-        let bytes = entries.iter().map(payload_bytes).sum();
-        let last = entries.last().map_or(prev.index, Entry::index);
-        progress.told_commit = shared.log.commit.min(last);
-        progress.on_sent(last, bytes);
-        let append = Append { prev, entries, commit: shared.log.commit, read_round: self.round };
-        shared.send(id, MessageBody::Append(append));
     }
 }
 

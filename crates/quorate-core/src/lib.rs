@@ -1,25 +1,32 @@
 //! Raft for one group as a deterministic state machine without I/O.
 
+mod apply;
 mod candidate;
 mod codec;
 mod config;
 mod entry;
 mod error;
 mod event;
+mod feeding;
+mod fetches;
 mod follower;
+mod gate;
 mod leader;
 mod log;
 mod membership;
 mod message;
+mod outbox;
 mod progress;
 mod quorum;
 mod raw_node;
+mod read;
 mod ready;
 mod rng;
 mod role;
 mod shared;
 mod status;
 mod types;
+mod writes;
 
 pub use codec::{
     DecodeError, decode_entry, decode_membership, decode_message, decode_snapshot_meta, encode_entry,

@@ -1,103 +1,132 @@
-//! The log as the core sees it: recent entries in memory, terms of everything since the snapshot.
+//! The log as the core sees it: recent entries in memory, the terms of everything since the
+//! snapshot, and every membership since then. The disk is somebody else's.
 //!
 //! ```text
-//!   compacted        window start      applied   committed   persisted      last
-//!      │ (on disk only)   │               │          │           │            │
-//!   ───┴──────────────────┴───────────────┴──────────┴───────────┴────────────┴──►  index
+//!   compacted        window starts        persisted           commit      last
+//!       │  terms only      │                  │                  │          │
+//!   ────┴──────────────────┴──────────────────┴──────────────────┴──────────┴──►  index
+//!       runs:  t1 t1 t1 │t2 t2 t2 t2 t2 t2 │t5 t5 …      (a run of equal terms is one item)
 //! ```
 //!
-//! * Indexes are contiguous; terms never decrease.
-//! * The term of every index from `compacted` to `last` is known without a disk (runs of equal terms).
-//! * `commit <= last`. A committed entry is never replaced (asserted).
-//! * An entry leaves the window only when it is persisted; it comes back through `Fetch::Entries`.
+//! * Indexes are contiguous; terms never decrease; `term_at` needs no disk.
+//! * `compacted <= commit <= last`. What is committed is never replaced.
+//! * `persisted` counts what is durable of *this* log: truncation takes it back. It may be before or
+//!   after `commit`.
+//! * The window holds a suffix of the log. Only persisted entries leave it, so that everything
+//!   that is not in it can be fetched from the disk.
+//! * The newest membership is in effect as soon as it is appended; truncation brings back the one before.
 //!
-//! Not here: who may append (roles), durability gating (`shared.rs`).
+//! Not here: what is written when (`writes.rs`), what is applied (`apply.rs`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::codec::encoded_entry_len;
 use crate::entry::{Entry, EntryPayload};
 use crate::error::RestoreError;
 use crate::membership::Membership;
+use crate::message::{Append, SnapshotMeta};
 use crate::raw_node::Restored;
 use crate::types::{LogId, LogIndex, Term};
 
-/// The payload bytes of an entry, as all byte limits count them.
-pub(crate) fn payload_bytes(entry: &Entry) -> u64 {
-    match &entry.payload {
-        EntryPayload::Noop => 0,
-        EntryPayload::Command(command) => command.len() as u64,
-        EntryPayload::Membership(membership) => 64 * membership.members.len() as u64,
-    }
-}
-
+/// See the module's picture.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Log {
     compacted: LogId,
-    /// First position of each run of equal terms after `compacted`.
-    runs: VecDeque<LogId>,
+    runs: Vec<LogId>,
     last: LogIndex,
-    /// The newest entries, ending at `last`.
     window: VecDeque<Entry>,
     window_bytes: u64,
     window_bytes_max: u64,
-    /// Ascending; the first is the one in effect at `compacted` (absent in an empty joining log).
-    memberships: VecDeque<(LogId, Arc<Membership>)>,
-    nobody: Arc<Membership>,
-    pub(crate) commit: LogIndex,
-    pub(crate) persisted: LogIndex,
+    /// Never empty: the first is the one in effect at `compacted`.
+    memberships: Vec<(LogId, Arc<Membership>)>,
+    commit: LogIndex,
+    persisted: LogIndex,
+}
+
+/// What is the matter with an append, seen from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// `prev` is there (or covered by the snapshot).
+    Follows,
+    /// `prev` is not there.
+    Gap,
+    /// It differs from what is committed.
+    ContradictsCommitted,
+}
+
+/// The bytes an entry counts for in every limit: its encoding.
+pub(crate) fn entry_bytes(entry: &Entry) -> u64 {
+    encoded_entry_len(entry) as u64
 }
 
 impl Log {
-    pub(crate) fn restore(restored: &Restored, window_bytes_max: u64) -> Result<Self, RestoreError> {
-        let Restored { hard_state, compacted, term_runs, last, memberships, applied } = restored;
-        let inconsistent = |what| Err(RestoreError::Inconsistent(what));
-        if *last < compacted.index {
-            return inconsistent("the log ends before it starts");
+    pub(crate) fn restore(restored: Restored, window_bytes_max: u64) -> Result<Self, RestoreError> {
+        let Restored { hard_state, compacted, term_runs, last, mut memberships, applied } = restored;
+        let mut before = compacted;
+        for (position, run) in term_runs.iter().enumerate() {
+            let starts = if position == 0 { compacted.index.next() } else { run.index };
+            if run.index != starts || run.index <= before.index || run.index > last {
+                return Err(RestoreError::Inconsistent("the runs of terms do not cover the log"));
+            }
+            let rises = if position == 0 { run.term >= before.term } else { run.term > before.term };
+            if !rises {
+                return Err(RestoreError::Inconsistent("terms fall along the log"));
+            }
+            before = *run;
         }
-        if *applied > *last {
-            return inconsistent("the state machine has applied entries that the log does not hold");
+        if last < compacted.index || (last > compacted.index && term_runs.is_empty()) {
+            return Err(RestoreError::Inconsistent("the runs of terms do not cover the log"));
         }
-        if *last > compacted.index && term_runs.first().is_none_or(|run| run.index != compacted.index.next())
+        if before.term > hard_state.term {
+            return Err(RestoreError::Inconsistent("the log holds a newer term than the hard state"));
+        }
+        if applied > last {
+            return Err(RestoreError::Inconsistent(
+                "the state machine has applied what the log does not hold",
+            ));
+        }
+        if memberships.windows(2).any(|pair| matches!(pair, [a, b] if a.0.index >= b.0.index))
+            || memberships.last().is_some_and(|(id, _)| id.index > last)
         {
-            return inconsistent("the terms of the log do not start where the log starts");
+            return Err(RestoreError::Inconsistent("memberships do not ascend within the log"));
         }
-        let ordered =
-            term_runs.windows(2).all(|two| two[0].term < two[1].term && two[0].index < two[1].index);
-        if !ordered || term_runs.first().is_some_and(|run| run.term < compacted.term) {
-            return inconsistent("terms fall along the log");
+        if memberships.first().is_none_or(|(id, _)| id.index > compacted.index) {
+            memberships.insert(0, (LogId::default(), Arc::new(Membership::default())));
         }
-        if term_runs.last().is_some_and(|run| run.index > *last || run.term > hard_state.term) {
-            return inconsistent("the log holds a term that the hard state does not know");
-        }
-        if !memberships.windows(2).all(|two| two[0].0.index < two[1].0.index) {
-            return inconsistent("memberships are out of order");
-        }
-        let commit = hard_state.commit.max(compacted.index).max(*applied).min(*last);
-        Ok(Self {
-            compacted: *compacted,
-            runs: term_runs.iter().copied().collect(),
-            last: *last,
+        let mut log = Self {
+            compacted,
+            runs: term_runs,
+            last,
             window: VecDeque::new(),
             window_bytes: 0,
             window_bytes_max,
-            memberships: memberships.iter().cloned().collect(),
-            nobody: Arc::default(),
-            commit,
-            persisted: *last,
-        })
+            memberships,
+            commit: hard_state.commit.min(last).max(applied).max(compacted.index),
+            persisted: last,
+        };
+        log.forget_memberships_before(compacted.index);
+        Ok(log)
     }
 
     pub(crate) const fn compacted(&self) -> LogId {
         self.compacted
     }
-
+    pub(crate) const fn commit(&self) -> LogIndex {
+        self.commit
+    }
+    pub(crate) const fn persisted(&self) -> LogIndex {
+        self.persisted
+    }
+    pub(crate) const fn last_index(&self) -> LogIndex {
+        self.last
+    }
     pub(crate) fn last(&self) -> LogId {
-        let term = self.runs.back().map_or(self.compacted.term, |run| run.term);
+        let term = self.runs.last().map_or(self.compacted.term, |run| run.term);
         LogId { term, index: self.last }
     }
 
-    /// The term at `index`, from `compacted` to `last`.
+    /// The term of the entry at `index`; `None` below the compacted position and beyond the last.
     pub(crate) fn term_at(&self, index: LogIndex) -> Option<Term> {
         if index == self.compacted.index {
             return Some(self.compacted.term);
@@ -105,10 +134,11 @@ impl Log {
         if index < self.compacted.index || index > self.last {
             return None;
         }
-        let after = self.runs.partition_point(|run| run.index <= index);
-        Some(self.runs[after - 1].term)
+        let run = self.runs.partition_point(|first| first.index <= index).checked_sub(1)?;
+        self.runs.get(run).map(|first| first.term)
     }
 
+    /// The position at `index`, where its term is known.
     pub(crate) fn id_at(&self, index: LogIndex) -> Option<LogId> {
         self.term_at(index).map(|term| LogId { term, index })
     }
@@ -117,129 +147,161 @@ impl Log {
         self.term_at(id.index) == Some(id.term)
     }
 
-    /// The highest position at or below `bound.index` whose term is not above `bound.term`: the
-    /// only places where a log that holds `bound` and this one can still agree (Raft §5.3, end).
-    pub(crate) fn last_not_above(&self, bound: LogId) -> LogId {
-        let mut index = bound.index.min(self.last);
-        while index > self.compacted.index {
-            let run = self.runs[self.runs.partition_point(|run| run.index <= index) - 1];
-            if run.term <= bound.term {
-                return LogId { term: run.term, index };
+    /// The highest position at or below `bound.index` whose term is not above `bound.term`: where a
+    /// log that ends in `bound` and this one could still agree. `None` when that is compacted.
+    pub(crate) fn last_possible_match(&self, bound: LogId) -> Option<LogId> {
+        let mut end = self.last.min(bound.index);
+        for run in self.runs.iter().rev() {
+            if run.index > end {
+                continue;
             }
-            index = run.index.previous();
+            if run.term <= bound.term {
+                return Some(LogId { term: run.term, index: end });
+            }
+            end = run.index.previous();
         }
-        self.compacted
+        (self.compacted.index <= bound.index && self.compacted.term <= bound.term).then_some(self.compacted)
     }
 
-    /// Appends after `last`.
-    pub(crate) fn append(&mut self, entry: Entry) {
-        let last = self.last();
-        assert!(entry.index() == last.index.next(), "append leaves a gap: {:?} after {last:?}", entry.id);
-        assert!(entry.term() >= last.term, "terms fall: {:?} after {last:?}", entry.id);
-        if entry.term() > last.term || self.runs.is_empty() {
-            self.runs.push_back(entry.id);
+    /// How `append` fits. Entries at or below the compacted position are taken to be equal: they
+    /// are committed, and their terms are gone.
+    pub(crate) fn fit(&self, append: &Append) -> Fit {
+        let differs =
+            |id: LogId| id.index <= self.commit && self.term_at(id.index).is_some_and(|t| t != id.term);
+        if differs(append.prev) || append.entries.iter().any(|entry| differs(entry.id)) {
+            return Fit::ContradictsCommitted;
         }
-        if let EntryPayload::Membership(membership) = &entry.payload {
-            self.memberships.push_back((entry.id, Arc::clone(membership)));
+        if append.prev.index < self.compacted.index || self.contains(append.prev) {
+            Fit::Follows
+        } else {
+            Fit::Gap
+        }
+    }
+
+    /// Appends the entry after the last one.
+    pub(crate) fn append(&mut self, entry: Entry) {
+        assert!(
+            entry.index() == self.last.next(),
+            "a gap in the log: {:?} after {:?}",
+            entry.id,
+            self.last()
+        );
+        assert!(entry.term() >= self.last().term, "a falling term: {:?} after {:?}", entry.id, self.last());
+        if self.last().term != entry.term() || self.runs.is_empty() {
+            self.runs.push(entry.id);
+        }
+        match &entry.payload {
+            EntryPayload::Membership(membership) => self.memberships.push((entry.id, Arc::clone(membership))),
+            EntryPayload::Noop | EntryPayload::Command(_) => {}
         }
         self.last = entry.index();
-        self.window_bytes += payload_bytes(&entry);
+        self.window_bytes += entry_bytes(&entry);
         self.window.push_back(entry);
     }
 
-    /// Drops entries from `from` on.
-    pub(crate) fn truncate(&mut self, from: LogIndex) {
-        assert!(from > self.commit, "a committed entry would be replaced: {from:?} <= {:?}", self.commit);
+    /// Drops everything from `from` on. Says whether a membership went with it.
+    pub(crate) fn truncate(&mut self, from: LogIndex) -> bool {
+        assert!(
+            from > self.commit,
+            "truncation of committed entries from {from:?}, commit {:?}",
+            self.commit
+        );
         while self.window.back().is_some_and(|entry| entry.index() >= from) {
-            if let Some(entry) = self.window.pop_back() {
-                self.window_bytes -= payload_bytes(&entry);
-            }
+            let bytes = self.window.pop_back().map_or(0, |entry| entry_bytes(&entry));
+            self.window_bytes -= bytes;
         }
-        while self.runs.back().is_some_and(|run| run.index >= from) {
-            self.runs.pop_back();
-        }
-        while self.memberships.back().is_some_and(|(id, _)| id.index >= from) {
-            self.memberships.pop_back();
-        }
-        self.last = from.previous();
+        self.runs.retain(|run| run.index < from);
+        let memberships = self.memberships.len();
+        self.memberships.retain(|(id, _)| id.index < from);
+        self.last = self.last.min(from.previous());
         self.persisted = self.persisted.min(self.last);
+        memberships != self.memberships.len()
     }
 
-    /// Forgets everything: the log now starts after `to`, which a snapshot covers.
-    pub(crate) fn reset(&mut self, to: LogId, membership_id: LogId, membership: Arc<Membership>) {
-        assert!(to.index > self.commit, "a snapshot would undo commits: {to:?}");
-        self.compacted = to;
+    /// The log now starts after the snapshot `meta`, and is empty. The disk does not know yet.
+    pub(crate) fn reset(&mut self, meta: &SnapshotMeta) {
+        assert!(meta.last.index > self.commit, "a reset to {:?}, behind commit {:?}", meta.last, self.commit);
+        self.compacted = meta.last;
+        self.last = meta.last.index;
+        self.commit = meta.last.index;
+        self.persisted = self.persisted.min(meta.last.index.previous());
         self.runs.clear();
         self.window.clear();
         self.window_bytes = 0;
-        self.last = to.index;
-        self.commit = to.index;
-        self.persisted = self.persisted.min(to.index);
-        self.memberships.clear();
-        self.memberships.push_back((membership_id, membership));
+        self.memberships = vec![(meta.membership_id, Arc::clone(&meta.membership))];
     }
 
-    /// The log's start moves up to `through`.
+    /// What is at or below `through` is about to leave the disk.
     pub(crate) fn compact(&mut self, through: LogId) {
-        while self.window.front().is_some_and(|entry| entry.index() <= through.index) {
-            if let Some(entry) = self.window.pop_front() {
-                self.window_bytes -= payload_bytes(&entry);
-            }
-        }
-        while self.runs.get(1).is_some_and(|run| run.index <= through.index.next()) {
-            self.runs.pop_front();
-        }
-        if through.index == self.last {
-            self.runs.clear();
-        } else if let Some(run) = self.runs.front_mut() {
-            run.index = run.index.max(through.index.next());
-        }
-        while self.memberships.get(1).is_some_and(|(id, _)| id.index <= through.index) {
-            self.memberships.pop_front();
+        assert!(
+            self.contains(through) && through.index <= self.commit,
+            "compaction beyond commit: {through:?}"
+        );
+        self.forget_memberships_before(through.index);
+        let next = through.index.next();
+        let term = self.term_at(next);
+        self.runs.retain(|run| run.index > next);
+        if let Some(term) = term {
+            self.runs.insert(0, LogId { term, index: next });
         }
         self.compacted = through;
+        while self.window.front().is_some_and(|entry| entry.index() <= through.index) {
+            self.pop_front();
+        }
     }
 
-    /// Lets entries go that the disk has, oldest first, until the window is within its limit.
-    pub(crate) fn shrink_window(&mut self) {
+    /// Keeps the one in effect at `index` and all later ones.
+    fn forget_memberships_before(&mut self, index: LogIndex) {
+        let after = self.memberships.partition_point(|(id, _)| id.index <= index);
+        self.memberships.drain(..after.saturating_sub(1));
+    }
+
+    /// Says whether the commit index moved.
+    pub(crate) fn commit_to(&mut self, index: LogIndex) -> bool {
+        assert!(index <= self.last, "commit beyond the log: {index:?} after {:?}", self.last);
+        let moves = index > self.commit;
+        self.commit = self.commit.max(index);
+        moves
+    }
+
+    /// Everything up to `index` of the present log is durable.
+    pub(crate) fn persisted_to(&mut self, index: LogIndex) {
+        self.persisted = self.persisted.max(index.min(self.last));
         while self.window_bytes > self.window_bytes_max
             && self.window.front().is_some_and(|entry| entry.index() <= self.persisted)
         {
-            if let Some(entry) = self.window.pop_front() {
-                self.window_bytes -= payload_bytes(&entry);
-            }
+            self.pop_front();
         }
     }
 
-    /// Entries from `from` to `through` that are in the window, at least one, up to `bytes_max`;
-    /// `None` when `from` is not in the window.
-    pub(crate) fn window_slice(
-        &self,
-        from: LogIndex,
-        through: LogIndex,
-        bytes_max: u64,
-    ) -> Option<Vec<Entry>> {
-        let first = self.window.front()?.index();
-        if from < first || from > self.last {
-            return None;
-        }
-        let skip = usize::try_from(from.0 - first.0).ok()?;
-        let mut bytes = 0;
-        let entries = self.window.range(skip..).take_while(|entry| {
-            bytes += payload_bytes(entry);
-            entry.index() <= through && (bytes <= bytes_max || entry.index() == from)
-        });
-        Some(entries.cloned().collect())
+    fn pop_front(&mut self) {
+        let bytes = self.window.pop_front().map_or(0, |entry| entry_bytes(&entry));
+        self.window_bytes -= bytes;
     }
 
-    /// The newest membership and where it was appended.
-    pub(crate) fn membership(&self) -> (LogId, &Arc<Membership>) {
-        self.memberships.back().map_or((LogId::default(), &self.nobody), |(id, membership)| (*id, membership))
+    /// The first index in the window; one past the last when it is empty.
+    pub(crate) fn window_start(&self) -> LogIndex {
+        self.window.front().map_or(self.last.next(), Entry::index)
+    }
+
+    /// The entries of the window from `from` to `to` (both included).
+    pub(crate) fn window(&self, from: LogIndex, to: LogIndex) -> impl Iterator<Item = &Entry> + '_ {
+        let start = self.window_start();
+        let skip = usize::try_from(from.0.saturating_sub(start.0)).unwrap_or(usize::MAX);
+        let in_window = from >= start;
+        let rest = self.window.iter().skip(if in_window { skip } else { usize::MAX });
+        rest.take_while(move |entry| entry.index() <= to)
+    }
+
+    /// The newest membership and the position of its entry.
+    pub(crate) fn membership(&self) -> &(LogId, Arc<Membership>) {
+        self.memberships.last().expect("there is always the membership at the compacted position")
     }
 
     /// The membership in effect at `index`.
-    pub(crate) fn membership_at(&self, index: LogIndex) -> Option<(LogId, Arc<Membership>)> {
-        let after = self.memberships.partition_point(|(id, _)| id.index <= index);
-        self.memberships.get(after.checked_sub(1)?).cloned()
+    pub(crate) fn membership_at(&self, index: LogIndex) -> &(LogId, Arc<Membership>) {
+        let at = self.memberships.iter().rev().find(|(id, _)| id.index <= index);
+        at.or_else(|| self.memberships.first())
+            .expect("there is always the membership at the compacted position")
     }
 }

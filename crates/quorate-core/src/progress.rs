@@ -1,162 +1,265 @@
-//! A leader's view of one member.
+//! What a leader knows of one follower, and how it feeds it.
+//!
+//! ```text
+//!            accepted                         accepted something that connects
+//!   Probe ──────────────► Replicate        Snapshot ────────────────► Replicate
+//!     ▲   ◄──────────────     │               ▲
+//!     │   rejected, stalled,  │               │ what it needs is compacted
+//!     │   unreachable         └───────────────┴── (also from Probe)
+//!     └───── the snapshot was not answered, or failed ──┘
+//! ```
+//!
+//! * `matched < next`: what is known to match is never sent again.
+//! * Probe: one append at a time, until one is accepted. Replicate: appends stream ahead of the
+//!   answers, bounded in messages and bytes. Snapshot: nothing is sent.
+//! * Each state holds only what is valid in it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use crate::config::Config;
 use crate::status::{ProgressName, ProgressStatus};
 use crate::types::{LogIndex, MonoTime};
 
-/// Appends sent and not answered yet, bounded in messages and in payload bytes.
+/// See the module's picture.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Progress {
+    pub(crate) matched: LogIndex,
+    pub(crate) state: State,
+    /// When it was last heard, or when it was met.
+    pub(crate) heard: MonoTime,
+    /// Whether it was ever heard by this leader.
+    pub(crate) spoke: bool,
+    /// The newest read round it answered.
+    pub(crate) round_acked: u64,
+    /// The newest read round it was sent.
+    pub(crate) round_sent: u64,
+    /// The highest commit index it was sent and may believe.
+    pub(crate) commit_sent: LogIndex,
+    /// Ask whether what matched is still there: it reported less.
+    pub(crate) recheck: bool,
+    /// It was removed by this entry and is only told so.
+    pub(crate) departing: Option<LogIndex>,
+}
+
+/// How a follower is fed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum State {
+    /// Looking for the last common entry.
+    Probe {
+        next: LogIndex,
+        /// When the one append that is out was sent.
+        sent: Option<MonoTime>,
+    },
+    /// Streaming.
+    Replicate { next: LogIndex, inflight: Inflight },
+    /// It needs entries that are compacted.
+    Snapshot { at_least: LogIndex, phase: SnapshotPhase },
+}
+
+/// How far a snapshot is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum SnapshotPhase {
+    /// The driver streams it and will report.
+    Streaming,
+    /// It arrived; the follower answers by then, or is probed again.
+    Installing { until: MonoTime },
+    /// It failed; then it is tried again.
+    Resting { until: MonoTime },
+}
+
+/// Appends that were sent and not answered, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Inflight {
-    /// The last index and the payload bytes of each append, oldest first.
-    sent: VecDeque<(LogIndex, u64)>,
+    messages: VecDeque<(LogIndex, u64)>,
     bytes: u64,
-    /// The member was heard since it last accepted anything: what is on its way may be lost.
-    in_doubt: bool,
+    /// When an answer was last due: the window filled or moved.
+    moved: MonoTime,
 }
 
 impl Inflight {
-    pub(crate) fn is_full(&self, messages_max: usize, bytes_max: u64) -> bool {
-        self.sent.len() >= messages_max || self.bytes >= bytes_max
+    fn is_full(&self, config: &Config) -> bool {
+        self.messages.len() >= config.inflight_messages_max || self.bytes >= config.inflight_bytes_max
     }
-    fn push(&mut self, last: LogIndex, bytes: u64) {
-        self.sent.push_back((last, bytes));
+    fn push(&mut self, now: MonoTime, last: LogIndex, bytes: u64) {
+        if self.messages.is_empty() {
+            self.moved = now;
+        }
+        self.messages.push_back((last, bytes));
         self.bytes += bytes;
     }
-    fn free_through(&mut self, matched: LogIndex) {
-        while let Some((last, bytes)) = self.sent.front().copied() {
-            if last > matched {
-                break;
-            }
-            self.sent.pop_front();
+    fn free(&mut self, now: MonoTime, matched: LogIndex) {
+        while let Some((_, bytes)) = self.messages.front().filter(|(last, _)| *last <= matched) {
             self.bytes -= bytes;
-            self.in_doubt = false;
+            self.messages.pop_front();
+            self.moved = now;
         }
     }
 }
 
-/// How a member is fed. Each variant carries only what is valid in it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Feeding {
-    /// Looking for the last common entry: one append at a time.
-    Probe { waiting: bool },
-    /// Streaming optimistically.
-    Replicate(Inflight),
-    /// Waiting for a snapshot to arrive; `since` is when it was asked for or reported sent.
-    Snapshot { since: MonoTime },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Progress {
-    /// Known to match, and durable there, up to here.
-    pub(crate) matched: LogIndex,
-    /// The next entry to send; `matched < next`.
-    pub(crate) next: LogIndex,
-    pub(crate) feeding: Feeding,
-    /// When it last answered.
-    pub(crate) heard: MonoTime,
-    /// The newest read round it answered.
-    pub(crate) read_round: u64,
-    /// The highest commit index it was told.
-    pub(crate) told_commit: LogIndex,
+/// What became of a rejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// It answers something long past.
+    Stale,
+    /// The follower is probed from here on.
+    Probe,
+    /// It lost what it had acknowledged, and is probed.
+    Lost,
 }
 
 impl Progress {
-    pub(crate) const fn new(next: LogIndex, now: MonoTime) -> Self {
+    pub(crate) const fn new(now: MonoTime, next: LogIndex) -> Self {
         Self {
             matched: LogIndex(0),
-            next,
-            feeding: Feeding::Probe { waiting: false },
+            state: State::Probe { next, sent: None },
             heard: now,
-            read_round: 0,
-            told_commit: LogIndex(0),
+            spoke: false,
+            round_acked: 0,
+            round_sent: 0,
+            commit_sent: LogIndex(0),
+            recheck: false,
+            departing: None,
         }
     }
 
-    /// An append up to `last` with `bytes` of payload is on its way.
-    pub(crate) fn on_sent(&mut self, last: LogIndex, bytes: u64) {
-        match &mut self.feeding {
-            Feeding::Probe { waiting } => *waiting = true,
-            Feeding::Replicate(inflight) => {
-                if last >= self.next {
-                    inflight.push(last, bytes);
-                    self.next = last.next();
+    pub(crate) fn on_heard(&mut self, now: MonoTime) {
+        self.heard = now;
+        self.spoke = true;
+    }
+
+    pub(crate) fn is_active(&self, now: MonoTime, timeout: Duration) -> bool {
+        self.spoke && now.since(self.heard) <= timeout
+    }
+
+    /// The next entry to send, unless it has to wait.
+    pub(crate) fn next_to_send(&self, config: &Config) -> Option<LogIndex> {
+        match &self.state {
+            State::Probe { next, sent: None } => Some(*next),
+            State::Replicate { next, inflight } if !inflight.is_full(config) => Some(*next),
+            State::Probe { .. } | State::Replicate { .. } | State::Snapshot { .. } => None,
+        }
+    }
+
+    /// Entries up to `last` were sent (none when it is below the next one).
+    pub(crate) fn on_sent(&mut self, now: MonoTime, last: LogIndex, bytes: u64) {
+        match &mut self.state {
+            State::Probe { sent, .. } => *sent = Some(now),
+            State::Replicate { next, inflight } => {
+                if last >= *next {
+                    inflight.push(now, last, bytes);
+                    *next = last.next();
                 }
             }
-            Feeding::Snapshot { .. } => {}
+            State::Snapshot { .. } => {}
         }
     }
 
-    /// Everything up to `matched` is there. Returns whether that is news.
-    pub(crate) fn on_accepted(&mut self, matched: LogIndex, compacted: LogIndex) -> bool {
-        let news = matched > self.matched;
-        self.matched = self.matched.max(matched);
-        self.next = self.next.max(self.matched.next());
-        match &mut self.feeding {
-            Feeding::Probe { .. } => self.stream(),
-            Feeding::Replicate(inflight) => inflight.free_through(matched),
-            Feeding::Snapshot { .. } if self.matched >= compacted => self.stream(),
-            Feeding::Snapshot { .. } => {}
+    /// Everything up to `matched` is durable there. `compacted` is where the leader's log starts.
+    pub(crate) fn on_accepted(&mut self, now: MonoTime, matched: LogIndex, compacted: LogIndex) {
+        if matched < self.matched {
+            return;
         }
-        news
+        self.matched = matched;
+        self.recheck = false;
+        let connects = matched >= compacted;
+        match &mut self.state {
+            State::Replicate { next, inflight } => {
+                inflight.free(now, matched);
+                *next = (*next).max(matched.next());
+            }
+            State::Snapshot { .. } if !connects => {}
+            State::Probe { .. } | State::Snapshot { .. } => {
+                self.state = State::Replicate { next: matched.next(), inflight: Inflight::default() };
+            }
+        }
     }
 
-    fn stream(&mut self) {
-        self.next = self.matched.next();
-        self.feeding = Feeding::Replicate(Inflight::default());
-    }
-
-    /// `prev` was refused. Returns whether the refusal is news; then probing starts at `retry`.
-    pub(crate) fn on_rejected(&mut self, prev: LogIndex, retry: LogIndex) -> bool {
-        let stale = match self.feeding {
-            Feeding::Probe { .. } => self.next.previous() != prev,
-            Feeding::Replicate(_) => prev <= self.matched,
-            Feeding::Snapshot { .. } => true,
+    /// The append after `prev` was refused by a log that ends at `last`. `next` is where the logs
+    /// could still agree, plus one.
+    pub(crate) fn on_rejected(&mut self, prev: LogIndex, last: LogIndex, next: LogIndex) -> Rejection {
+        let lost = last < self.matched;
+        let answers = match &self.state {
+            State::Probe { next, .. } => next.previous() == prev,
+            State::Replicate { .. } => prev > self.matched,
+            State::Snapshot { .. } => false,
         };
-        if !stale {
-            self.probe_from(retry.max(self.matched.next()));
+        if lost && !matches!(self.state, State::Snapshot { .. }) {
+            self.matched = LogIndex(0);
+            self.recheck = false;
+            self.commit_sent = LogIndex(0);
+            self.probe(next);
+            return Rejection::Lost;
         }
-        !stale
+        if !answers {
+            return Rejection::Stale;
+        }
+        self.probe(next);
+        Rejection::Probe
     }
 
-    /// Starts probing at `next`.
-    pub(crate) fn probe_from(&mut self, next: LogIndex) {
-        self.next = next.max(LogIndex(1));
-        self.feeding = Feeding::Probe { waiting: false };
+    /// Looks for the last common entry from `next` on down.
+    pub(crate) fn probe(&mut self, next: LogIndex) {
+        self.state = State::Probe { next: next.max(self.matched.next()), sent: None };
     }
 
-    /// The member's log turned out to end at `last`, below what it had acknowledged.
-    pub(crate) fn on_lost(&mut self, last: LogIndex) {
-        self.matched = self.matched.min(last);
-        self.probe_from(last.next());
-    }
-
-    /// A sign of life: a probe may be sent again. Returns whether to ask if what was streamed has arrived: when
-    /// nothing of it was accepted since the sign of life before. A lost append is not seen otherwise, if no other follows it.
-    pub(crate) fn on_alive(&mut self) -> bool {
-        match &mut self.feeding {
-            Feeding::Probe { waiting } => {
-                *waiting = false;
-                false
+    /// An answer is missing for long enough to ask again.
+    pub(crate) fn unstick(&mut self, now: MonoTime, patience: Duration) {
+        match &mut self.state {
+            State::Probe { sent, .. } if sent.is_some_and(|sent| now.since(sent) >= patience) => *sent = None,
+            State::Replicate { inflight, .. }
+                if !inflight.messages.is_empty() && now.since(inflight.moved) >= patience =>
+            {
+                self.probe(self.matched.next());
             }
-            Feeding::Replicate(inflight) => {
-                let unanswered = !inflight.sent.is_empty();
-                unanswered && std::mem::replace(&mut inflight.in_doubt, true)
-            }
-            Feeding::Snapshot { .. } => false,
+            State::Probe { .. } | State::Replicate { .. } | State::Snapshot { .. } => {}
         }
     }
 
-    pub(crate) fn status(&self, now: MonoTime, election_timeout: std::time::Duration) -> ProgressStatus {
-        ProgressStatus {
-            matched: self.matched,
-            next: self.next,
-            state: match self.feeding {
-                Feeding::Probe { .. } => ProgressName::Probe,
-                Feeding::Replicate(_) => ProgressName::Replicate,
-                Feeding::Snapshot { .. } => ProgressName::Snapshot,
-            },
-            recently_active: now.since(self.heard) < election_timeout,
+    pub(crate) fn on_unreachable(&mut self) {
+        match &mut self.state {
+            State::Probe { sent, .. } => *sent = None,
+            State::Replicate { .. } => self.probe(self.matched.next()),
+            State::Snapshot { .. } => {}
         }
+    }
+
+    pub(crate) const fn on_snapshot_ended(&mut self, rest: Option<MonoTime>, answer_by: MonoTime) {
+        if let State::Snapshot { phase, .. } = &mut self.state
+            && matches!(phase, SnapshotPhase::Streaming)
+        {
+            *phase = match rest {
+                None => SnapshotPhase::Installing { until: answer_by },
+                Some(until) => SnapshotPhase::Resting { until },
+            };
+        }
+    }
+
+    /// A snapshot was not answered, or was given a rest: probe again. Says whether it did.
+    pub(crate) fn on_time(&mut self, now: MonoTime) -> bool {
+        let over = self.deadline().is_some_and(|until| until <= now);
+        if over {
+            self.probe(self.matched.next());
+        }
+        over
+    }
+
+    pub(crate) const fn deadline(&self) -> Option<MonoTime> {
+        match self.state {
+            State::Snapshot {
+                phase: SnapshotPhase::Installing { until } | SnapshotPhase::Resting { until },
+                ..
+            } => Some(until),
+            State::Probe { .. } | State::Replicate { .. } | State::Snapshot { .. } => None,
+        }
+    }
+
+    pub(crate) fn status(&self, now: MonoTime, timeout: Duration) -> ProgressStatus {
+        let (next, state) = match &self.state {
+            State::Probe { next, .. } => (*next, ProgressName::Probe),
+            State::Replicate { next, .. } => (*next, ProgressName::Replicate),
+            State::Snapshot { at_least, .. } => (at_least.next(), ProgressName::Snapshot),
+        };
+        ProgressStatus { matched: self.matched, next, state, recently_active: self.is_active(now, timeout) }
     }
 }

@@ -9,16 +9,16 @@ use bytes::Bytes;
 
 use crate::candidate::Candidate;
 use crate::config::Config;
-use crate::entry::{Entry, EntryPayload};
+use crate::entry::Entry;
 pub use crate::error::{
     ChangeError, ProposeError, ReadError, Rejected, RestoreError, SnapshotOutcome, TransferError,
 };
 use crate::event::{RaftEvent, RoleName, RoleReason, VoteRefusal};
 use crate::follower::Follower;
+use crate::gate;
 use crate::leader::Leader;
-use crate::log::Log;
 use crate::membership::{Membership, MembershipChange};
-use crate::message::{Message, MessageBody, SnapshotMeta, VoteRequest};
+use crate::message::{Append, Message, MessageBody, SnapshotMeta, VoteRequest};
 use crate::ready::{PersistToken, ReadTicket, Ready};
 use crate::role::{Role, Transition};
 use crate::shared::Shared;
@@ -44,7 +44,7 @@ pub struct Restored {
 }
 
 /// One replica of one group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RawNode {
     shared: Shared,
     role: Role,
@@ -57,8 +57,7 @@ impl RawNode {
     /// An invalid configuration, or a `restored` that contradicts itself.
     pub fn new(config: Config, restored: Restored, now: MonoTime) -> Result<Self, RestoreError> {
         config.validate().map_err(RestoreError::Config)?;
-        let log = Log::restore(&restored, config.window_bytes_max)?;
-        let mut shared = Shared::new(config, restored.hard_state, log, restored.applied, now);
+        let mut shared = Shared::new(config, restored, now)?;
         let role = Role::Follower(Follower::new(&mut shared));
         shared.role_event(RoleName::Follower, RoleReason::Started);
         Ok(Self { shared, role })
@@ -68,7 +67,14 @@ impl RawNode {
 
     /// Time has passed: timeouts, heartbeats, retries. Call at or after [`next_deadline`](Self::next_deadline).
     pub fn tick(&mut self, now: MonoTime) {
-        self.shared.now = self.shared.now.max(now);
+        let shared = &mut self.shared;
+        shared.now = shared.now.max(now);
+        shared.writes.on_time(now);
+        if shared.fetches.on_time(now)
+            && let Role::Leader(leader) = &mut self.role
+        {
+            leader.replicate = true;
+        }
         let next = match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.shared),
             Role::Candidate(candidate) => candidate.tick(&self.shared),
@@ -79,11 +85,13 @@ impl RawNode {
 
     /// When `tick` has something to do next, if nothing else happens.
     pub fn next_deadline(&self) -> MonoTime {
-        match &self.role {
+        let role = match &self.role {
             Role::Follower(follower) => follower.next_deadline(),
             Role::Candidate(candidate) => candidate.deadline,
             Role::Leader(leader) => leader.next_deadline(&self.shared),
-        }
+        };
+        let queues = [self.shared.writes.hint_deadline(), self.shared.fetches.deadline()];
+        queues.into_iter().flatten().fold(role, MonoTime::min)
     }
 
     // ---- peers ----------------------------------------------------------------------------------
@@ -94,56 +102,58 @@ impl RawNode {
     /// Why it was refused. Nothing changed, except that a later term may have been taken over.
     pub fn step(&mut self, now: MonoTime, from: ReplicaId, message: Message) -> Result<(), Rejected> {
         self.tick(now);
-        let checked = self.check(from, &message).and_then(|()| self.dispatch(message.clone()));
-        if let Err(reason) = checked {
-            let message = Box::new(without_entries(message));
-            self.shared.event(RaftEvent::MessageRejected { reason, message });
+        let outline = without_entries(&message);
+        let taken = gate::check(&self.shared, from, &message).and_then(|()| self.dispatch(message));
+        if let Err(reason) = taken {
+            self.shared.event(RaftEvent::MessageRejected { reason, message: Box::new(outline) });
         }
-        checked
+        taken
     }
 
-    /// The gate: what no correct replica sends, in any state.
-    fn check(&self, from: ReplicaId, message: &Message) -> Result<(), Rejected> {
-        if message.to != self.shared.config.id {
-            return Err(Rejected::WrongReceiver);
+    /// Whether the sender may say this to a replica in this role. Leaders and candidates may be
+    /// members that this replica has not heard of yet; who answers must have been asked.
+    fn may_speak(&self, message: &Message) -> bool {
+        match message.body {
+            MessageBody::Append(_)
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::InstallSnapshot(_)
+            | MessageBody::PreVote(_)
+            | MessageBody::Vote(_)
+            | MessageBody::TimeoutNow => true,
+            MessageBody::PreVoteReply { .. }
+            | MessageBody::VoteReply { .. }
+            | MessageBody::AppendReply(_)
+            | MessageBody::HeartbeatReply { .. }
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::ReadIndexReply { .. } => match &self.role {
+                Role::Leader(leader) => leader.progress.contains_key(&message.from),
+                Role::Follower(_) | Role::Candidate(_) => {
+                    self.shared.membership().get(message.from).is_some()
+                        || self.shared.leader == Some(message.from)
+                }
+            },
         }
-        if message.from != from || from == message.to {
-            return Err(Rejected::ForgedSender);
-        }
-        if message.term > Term::MAX || message.term == Term(0) {
-            return Err(Rejected::OutOfRange);
-        }
-        if message.epoch != self.shared.membership().epoch() && !self.shared.membership().is_empty() {
-            return Err(Rejected::OldEpoch);
-        }
-        check_body(message)
     }
 
     fn dispatch(&mut self, message: Message) -> Result<(), Rejected> {
-        let known_or_leading = self.shared.membership().get(message.from).is_some()
-            || matches!(
-                message.body,
-                MessageBody::Append(_)
-                    | MessageBody::Heartbeat { .. }
-                    | MessageBody::InstallSnapshot(_)
-                    | MessageBody::PreVote(_)
-                    | MessageBody::Vote(_)
-            );
-        if !known_or_leading {
+        if !self.may_speak(&message) {
             return Err(Rejected::UnknownSender);
         }
         if let MessageBody::PreVote(request) | MessageBody::Vote(request) = message.body {
             self.answer_vote(&message, request);
             return Ok(());
         }
-        if message.term < self.shared.term {
+        // A refusal of a pre-vote carries the voter's own term, which may be older: it still counts.
+        let refuses = matches!(message.body, MessageBody::PreVoteReply { granted: false });
+        if message.term < self.shared.term && !refuses {
             return self.answer_old_term(&message);
         }
         self.follow_term(&message)?;
+        self.shared.epoch_heard = self.shared.epoch_heard.max(message.epoch);
         let next = match &mut self.role {
             Role::Follower(follower) => follower.step(&mut self.shared, message)?,
             Role::Candidate(candidate) => candidate.step(&mut self.shared, &message)?,
-            Role::Leader(leader) => leader.step(&mut self.shared, message)?,
+            Role::Leader(leader) => leader.step(&mut self.shared, &message)?,
         };
         self.become_next(next);
         Ok(())
@@ -155,7 +165,7 @@ impl RawNode {
         if let MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_) =
             message.body
         {
-            let last = self.shared.last_durable();
+            let last = LogId::default();
             self.shared.send(message.from, MessageBody::HeartbeatReply { read_round: 0, last });
         }
         Err(Rejected::OldTerm)
@@ -169,12 +179,9 @@ impl RawNode {
         );
         let asks_only = matches!(message.body, MessageBody::PreVoteReply { granted: true });
         if message.term > self.shared.term && !asks_only {
-            self.shared.enter_term(message.term);
+            self.shared.raise_term(message.term, None);
             let leader = leads.then_some(message.from);
             self.become_next(Transition::Follow { leader, reason: RoleReason::HigherTerm });
-            if !leads {
-                return Err(Rejected::Unexpected);
-            }
         } else if leads {
             match (&self.role, self.shared.leader) {
                 (Role::Leader(_), _) => return Err(Rejected::TwoLeaders),
@@ -197,17 +204,21 @@ impl RawNode {
     fn answer_vote(&mut self, message: &Message, request: VoteRequest) {
         let (candidate, term) = (message.from, message.term);
         let pre = matches!(message.body, MessageBody::PreVote(_));
-        let sticky = self.shared.config.check_quorum && !request.transfer && self.hears_a_leader();
+        let stays = self.shared.config.check_quorum && !request.transfer && self.hears_a_leader();
+        // A leader knows for sure who is no member: a removed replica cannot depose it.
+        let removed =
+            matches!(self.role, Role::Leader(_)) && self.shared.membership().get(candidate).is_none();
+        let sticky = stays || removed;
         let mut refusal = None;
         if term < self.shared.term || (pre && term == self.shared.term) {
             refusal = Some(VoteRefusal::OldTerm);
         } else if sticky {
             refusal = Some(VoteRefusal::HeardLeader);
         } else if !pre && term > self.shared.term {
-            self.shared.enter_term(term);
+            self.shared.raise_term(term, None);
             self.become_next(Transition::Follow { leader: None, reason: RoleReason::HigherTerm });
         }
-        if refusal.is_none() && request.last < self.shared.log.last() {
+        if refusal.is_none() && (request.last < self.shared.log.last() || self.shared.has_lost_entries()) {
             refusal = Some(VoteRefusal::LogBehind);
         }
         let taken = self.shared.vote.is_some_and(|vote| vote != candidate) || self.shared.leader.is_some();
@@ -220,9 +231,7 @@ impl RawNode {
             // A grant carries the asked term; a refusal the voter's own, so that a later term spreads
             // even where nobody wins (etcd #8243).
             let answered = if granted { term } else { self.shared.term };
-            if answered > Term(0) {
-                self.shared.send_in(candidate, answered, MessageBody::PreVoteReply { granted });
-            }
+            self.shared.send_in(answered, candidate, MessageBody::PreVoteReply { granted });
             return;
         }
         if granted && self.shared.vote.is_none() {
@@ -240,7 +249,7 @@ impl RawNode {
     fn hears_a_leader(&self) -> bool {
         match self.role {
             Role::Leader(_) => true,
-            Role::Follower(_) => self.shared.leader.is_some() && self.shared.hears_leader(),
+            Role::Follower(_) => self.shared.hears_leader(),
             Role::Candidate(_) => false,
         }
     }
@@ -303,7 +312,7 @@ impl RawNode {
     pub fn read(&mut self, now: MonoTime, ticket: ReadTicket) -> Result<(), ReadError> {
         self.tick(now);
         match &mut self.role {
-            Role::Leader(leader) => leader.read(&mut self.shared, ticket),
+            Role::Leader(leader) => leader.read(&self.shared, ticket),
             Role::Follower(follower) => follower.read(&mut self.shared, ticket),
             Role::Candidate(_) => Err(ReadError::NoLeader),
         }
@@ -362,8 +371,8 @@ impl RawNode {
 
     /// Everything up to and including the write `token` is durable.
     pub fn on_persisted(&mut self, now: MonoTime, token: PersistToken) {
-        self.shared.on_persisted(token);
         self.tick(now);
+        self.shared.on_persisted(token);
         let next = match &mut self.role {
             Role::Follower(_) => Transition::Stay,
             Role::Candidate(candidate) => candidate.on_persisted(&self.shared),
@@ -374,28 +383,29 @@ impl RawNode {
 
     /// The state machine has applied everything up to `index`.
     pub fn on_applied(&mut self, now: MonoTime, index: LogIndex) {
-        self.shared.on_applied(index);
         self.tick(now);
+        self.shared.apply.on_applied(index);
     }
 
     /// Entries asked for by `Fetch::Entries` (contiguous from the asked `from`), or an empty list
     /// when they could not be read; the core asks again while it needs them.
     pub fn on_fetched(&mut self, now: MonoTime, from: LogIndex, entries: Vec<Entry>) {
-        let entries = self.shared.on_fetched(from, entries);
-        if let Role::Leader(leader) = &mut self.role {
-            leader.on_fetched(&mut self.shared, from, &entries);
-        }
         self.tick(now);
+        let shared = &mut self.shared;
+        let pause = (shared.now, shared.config.heartbeat_interval);
+        let entries = shared.fetches.arrived(&shared.log, from, entries, pause);
+        shared.apply.on_fetched(&shared.log, &entries);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_fetched(shared, &entries);
+        }
     }
 
     /// The log's entries up to `through` are going to be dropped (a durable snapshot covers them).
     /// Ignored beyond what is applied. The write itself is the caller's.
     pub fn on_compacted(&mut self, through: LogId) {
+        let applied = self.shared.apply.applied();
         let log = &mut self.shared.log;
-        if through.index > log.compacted().index
-            && through.index <= self.shared.applied
-            && log.contains(through)
-        {
+        if through.index > log.compacted().index && through.index <= applied && log.contains(through) {
             log.compact(through);
         }
     }
@@ -404,7 +414,7 @@ impl RawNode {
 
     /// Whether `ready` would return anything.
     pub fn has_ready(&self) -> bool {
-        let replicate = matches!(&self.role, Role::Leader(leader) if leader.has_to_replicate());
+        let replicate = matches!(&self.role, Role::Leader(leader) if leader.replicate);
         replicate || self.shared.has_output()
     }
 
@@ -414,16 +424,16 @@ impl RawNode {
             leader.replicate(&mut self.shared);
         }
         let shared = &mut self.shared;
-        let persist = shared.take_persist();
+        let persist = shared.writes.take(shared.hard_state(), &shared.log);
         let restore = shared.take_restore();
-        let apply = shared.take_apply();
+        let apply = shared.apply.take(&shared.log, &mut shared.fetches);
         Ready {
             persist,
-            send: shared.take_messages(),
+            send: shared.outbox.take(),
             restore,
             apply,
             reads: std::mem::take(&mut shared.reads),
-            fetch: std::mem::take(&mut shared.fetches),
+            fetch: shared.fetches.take(),
             events: std::mem::take(&mut shared.events),
         }
     }
@@ -444,12 +454,12 @@ impl RawNode {
             leader: shared.leader,
             compacted: shared.log.compacted(),
             last: shared.log.last(),
-            persisted: shared.log.persisted,
-            commit: shared.log.commit,
-            applied: shared.applied,
+            persisted: shared.log.persisted(),
+            commit: shared.log.commit(),
+            applied: shared.apply.applied(),
             membership,
-            membership_id,
-            transfer_to: leading.and_then(|leader| leader.transfer_to()),
+            membership_id: *membership_id,
+            transfer_to: leading.and_then(|leader| leader.transfer.map(|transfer| transfer.to)),
             uncommitted_bytes: leading.map_or(0, |leader| leader.uncommitted_bytes),
         }
     }
@@ -475,7 +485,10 @@ impl RawNode {
     /// at or after the compacted position, at most the last).
     pub fn snapshot_meta(&self, index: LogIndex) -> Option<SnapshotMeta> {
         let last = self.shared.log.id_at(index)?;
-        let (membership_id, membership) = self.shared.log.membership_at(index)?;
+        let (membership_id, membership) = self.shared.log.membership_at(index).clone();
+        if membership.is_empty() {
+            return None;
+        }
         Some(SnapshotMeta { last, membership, membership_id })
     }
 
@@ -498,7 +511,7 @@ impl RawNode {
 
     fn leave_role(&mut self) {
         match &mut self.role {
-            Role::Leader(leader) => leader.fail_reads(&mut self.shared),
+            Role::Leader(leader) => leader.abandon(&mut self.shared),
             Role::Follower(follower) => follower.fail_reads(&mut self.shared),
             Role::Candidate(_) => {}
         }
@@ -513,8 +526,10 @@ impl RawNode {
     }
 
     fn campaign_as_voter(&mut self, transfer: bool, reason: RoleReason) {
-        let is_voter = self.shared.membership().is_voter(self.shared.config.id);
-        if !is_voter || self.shared.term >= Term::MAX {
+        if !self.shared.may_campaign() {
+            if matches!(self.role, Role::Candidate(_)) {
+                self.become_follower(None, RoleReason::Removed);
+            }
             return;
         }
         if transfer || !self.shared.config.pre_vote {
@@ -534,66 +549,28 @@ impl RawNode {
     fn become_candidate(&mut self, transfer: bool, reason: RoleReason) {
         self.leave_role();
         let (id, term) = (self.shared.config.id, self.shared.term.next());
-        self.shared.enter_term(term);
-        self.shared.vote = Some(id);
+        self.shared.raise_term(term, Some(id));
         self.shared.leader = None;
         self.role = Role::Candidate(Candidate::new(&mut self.shared, false, transfer));
         self.shared.role_event(RoleName::Candidate, reason);
     }
 }
 
-/// What no correct replica puts into a message.
-fn check_body(message: &Message) -> Result<(), Rejected> {
-    let in_range = |id: LogId| id.term <= Term::MAX && id.index <= LogIndex::MAX;
-    let fine = match &message.body {
-        MessageBody::Append(append) => {
-            check_entries(append.prev, &append.entries, message.term)?;
-            in_range(append.prev) && append.prev.term <= message.term && append.commit <= LogIndex::MAX
-        }
-        MessageBody::PreVote(request) => in_range(request.last) && request.last.term < message.term,
-        MessageBody::Vote(request) => in_range(request.last) && request.last.term < message.term,
-        MessageBody::InstallSnapshot(meta) => {
-            if meta.membership.validate().is_err() {
-                return Err(Rejected::InvalidMembership);
-            }
-            in_range(meta.last)
-                && meta.last.term <= message.term
-                && meta.last.index > LogIndex(0)
-                && meta.membership_id.index <= meta.last.index
-        }
-        MessageBody::Heartbeat { commit, .. } => *commit <= LogIndex::MAX,
-        MessageBody::HeartbeatReply { last, .. } => in_range(*last),
-        MessageBody::AppendReply(_)
+/// What an event tells of a refused message.
+fn without_entries(message: &Message) -> Message {
+    let body = match &message.body {
+        MessageBody::Append(append) => MessageBody::Append(Append { entries: Vec::new(), ..*append }),
+        MessageBody::PreVote(_)
         | MessageBody::PreVoteReply { .. }
+        | MessageBody::Vote(_)
         | MessageBody::VoteReply { .. }
+        | MessageBody::AppendReply(_)
+        | MessageBody::Heartbeat { .. }
+        | MessageBody::HeartbeatReply { .. }
+        | MessageBody::InstallSnapshot(_)
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
-        | MessageBody::ReadIndexReply { .. } => true,
+        | MessageBody::ReadIndexReply { .. } => message.body.clone(),
     };
-    if fine { Ok(()) } else { Err(Rejected::OutOfRange) }
-}
-
-/// Entries are contiguous after `prev`, their terms never fall and are at most the sender's.
-fn check_entries(prev: LogId, entries: &[Entry], term: Term) -> Result<(), Rejected> {
-    let mut before = prev;
-    for entry in entries {
-        let follows = entry.index() == before.index.next() && entry.term() >= before.term;
-        if !follows || entry.term() > term || entry.index() > LogIndex::MAX {
-            return Err(Rejected::MalformedEntries);
-        }
-        if let EntryPayload::Membership(membership) = &entry.payload
-            && membership.validate().is_err()
-        {
-            return Err(Rejected::InvalidMembership);
-        }
-        before = entry.id;
-    }
-    Ok(())
-}
-
-fn without_entries(mut message: Message) -> Message {
-    if let MessageBody::Append(append) = &mut message.body {
-        append.entries.clear();
-    }
-    message
+    Message { body, ..*message }
 }

@@ -59,7 +59,7 @@ pub struct Persist {
 }
 
 /// A decided read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReadOutcome {
     /// Serve it once everything up to `index` is applied.
     At {
@@ -76,7 +76,7 @@ pub enum ReadOutcome {
 }
 
 /// Something only the caller's disk can give.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Fetch {
     /// Read entries `from..to` (half-open), up to about `bytes_max` payload bytes but at least
     /// one, and give them to `on_fetched`.

@@ -7,7 +7,7 @@ use crate::follower::Follower;
 use crate::leader::Leader;
 use crate::types::ReplicaId;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
     Follower(Follower),
     Candidate(Candidate),

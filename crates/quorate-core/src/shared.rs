@@ -1,49 +1,31 @@
-//! What a replica has in every role: its promises, its log, and what waits to leave.
+//! What a replica has in every role: its term and vote, its log, and the queues of the next `Ready`.
+//! Roles borrow it; they own only what dies with them.
 //!
-//! ```text
-//!   step ──► persist lane ──► (disk) ──► on_persisted(token)
-//!      └──► gated messages ───────────────────┴──► send lane
-//!      └──► messages that promise nothing ────────► send lane
-//! ```
-//!
-//! * A message leaves only when the state it speaks of is durable: promises (votes, acceptances)
-//!   and every message of a term that is not durable yet wait for the newest write.
-//! * `persisted_term` is the newest term known to be on disk.
+//! * Every message goes out through `send`, which holds it back until the term and vote are
+//!   durable, or through `promise`, which holds it back until everything is.
+//! * `raise_term` is the only place where the term changes.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
+use crate::apply::Apply;
 use crate::config::Config;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryPayload};
+use crate::error::RestoreError;
 use crate::event::{RaftEvent, RoleName, RoleReason};
-use crate::log::{Log, payload_bytes};
+use crate::fetches::Fetches;
+use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{AppendReply, Message, MessageBody, SnapshotMeta};
-use crate::ready::{Fetch, Persist, PersistToken, ReadOutcome, ReadTicket};
-use crate::rng::Rng;
-use crate::types::{HardState, LogId, LogIndex, MonoTime, ReplicaId, Term};
+use crate::outbox::Outbox;
+use crate::raw_node::Restored;
+use crate::read::Asker;
+use crate::ready::{PersistToken, ReadOutcome, ReadTicket};
+use crate::rng::SplitMix64;
+use crate::types::{HardState, LogIndex, MonoTime, ReplicaId, Term};
+use crate::writes::Writes;
 
-/// A write handed out and not reported durable.
+/// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Pending {
-    token: PersistToken,
-    /// The log is durable up to here once this write is; lowered when a later step truncates.
-    through: LogIndex,
-    term: Term,
-    /// The write resets the log to this snapshot.
-    restore: Option<SnapshotMeta>,
-}
-
-/// What the next write will hold besides the entries.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Unwritten {
-    reset: Option<SnapshotMeta>,
-    truncate_from: Option<LogIndex>,
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) now: MonoTime,
@@ -53,82 +35,132 @@ pub(crate) struct Shared {
     /// When the leader was last heard (voters stay with a leader they hear).
     pub(crate) heard_leader: Option<MonoTime>,
     pub(crate) log: Log,
-    pub(crate) rng: Rng,
-    pub(crate) events: Vec<RaftEvent>,
+    pub(crate) apply: Apply,
+    pub(crate) writes: Writes,
+    pub(crate) fetches: Fetches,
+    pub(crate) outbox: Outbox,
+    pub(crate) rng: SplitMix64,
+    /// The recovery epoch heard of while no membership is known yet.
+    pub(crate) epoch_heard: u64,
+    /// A leader knew this replica to hold entries up to here, and they are gone: no vote before
+    /// they are back.
+    pub(crate) lost_until: LogIndex,
+    /// The number of the next read that is passed on.
+    pub(crate) next_request: u64,
     pub(crate) reads: Vec<ReadOutcome>,
-    pub(crate) fetches: Vec<Fetch>,
-    /// Where reads of entries are under way.
-    fetching: Vec<LogIndex>,
-    written: HardState,
-    unwritten: Unwritten,
-    next_token: PersistToken,
-    pending: VecDeque<Pending>,
-    persisted_term: Term,
-    outbox: Vec<Message>,
-    /// Messages and the write they wait for; `None`: the next one.
-    gated: VecDeque<(Option<PersistToken>, Message)>,
-    /// The last index handed out for apply.
-    handed: LogIndex,
-    pub(crate) applied: LogIndex,
-    /// Batches handed out and not reported applied: last index, payload bytes.
-    applying: VecDeque<(LogIndex, u64)>,
-    applying_bytes: u64,
-    /// Old entries that came back for apply.
-    refetched: Vec<Entry>,
-    /// A snapshot that is the log's start now and waits to be handed to the state machine.
-    restore: Option<SnapshotMeta>,
-    /// Applying is held back until this snapshot was handed out.
-    restoring: bool,
+    pub(crate) events: Vec<RaftEvent>,
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, hard: HardState, log: Log, applied: LogIndex, now: MonoTime) -> Self {
-        let rng = Rng::new(config.seed);
-        let applied = applied.max(log.compacted().index);
-        Self {
+    pub(crate) fn new(config: Config, restored: Restored, now: MonoTime) -> Result<Self, RestoreError> {
+        let (hard, applied) = (restored.hard_state, restored.applied);
+        let log = Log::restore(restored, config.window_bytes_max)?;
+        let written = HardState { commit: log.commit(), ..hard };
+        let mut apply = Apply::new(applied, config.apply_bytes_max);
+        if applied < log.compacted().index {
+            // The log was reset to a snapshot that the state machine had not taken over yet.
+            let (membership_id, membership) = log.membership_at(log.compacted().index).clone();
+            apply.restore(PersistToken(0), SnapshotMeta { last: log.compacted(), membership, membership_id });
+        }
+        // Numbers of an earlier life must not meet the replies of this one, even with the same seed.
+        let mut lives =
+            SplitMix64::new(config.seed ^ now.0.rotate_left(32) ^ hard.term.0 ^ (log.last_index().0 << 20));
+        Ok(Self {
             now,
             term: hard.term,
             vote: hard.vote,
             leader: None,
             heard_leader: None,
-            rng,
-            events: Vec::new(),
+            apply,
+            writes: Writes::new(written, log.last_index()),
+            fetches: Fetches::default(),
+            outbox: Outbox::default(),
+            rng: SplitMix64::new(config.seed),
+            epoch_heard: 0,
+            lost_until: hard.commit,
+            next_request: lives.next(),
             reads: Vec::new(),
-            fetches: Vec::new(),
-            fetching: Vec::new(),
-            written: HardState { commit: log.commit, ..hard },
-            unwritten: Unwritten::default(),
-            next_token: PersistToken(1),
-            pending: VecDeque::new(),
-            persisted_term: hard.term,
-            outbox: Vec::new(),
-            gated: VecDeque::new(),
-            handed: applied,
-            applied,
-            applying: VecDeque::new(),
-            applying_bytes: 0,
-            refetched: Vec::new(),
-            restore: None,
-            restoring: false,
-            config,
+            events: Vec::new(),
             log,
-        }
+            config,
+        })
     }
 
     pub(crate) fn membership(&self) -> &Arc<Membership> {
-        self.log.membership().1
-    }
-
-    /// A moment drawn from T to 2T from now.
-    pub(crate) fn election_deadline(&mut self) -> MonoTime {
-        let timeout = self.config.election_timeout;
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX / 4);
-        self.now + timeout + Duration::from_nanos(self.rng.below(nanos))
+        &self.log.membership().1
     }
 
     /// Whether a leader was heard within the election timeout.
     pub(crate) fn hears_leader(&self) -> bool {
-        self.heard_leader.is_some_and(|heard| self.now.since(heard) < self.config.election_timeout)
+        self.leader.is_some()
+            && self.heard_leader.is_some_and(|heard| self.now.since(heard) < self.config.election_timeout)
+    }
+
+    pub(crate) const fn id(&self) -> ReplicaId {
+        self.config.id
+    }
+
+    pub(crate) const fn hard_state(&self) -> HardState {
+        HardState { term: self.term, vote: self.vote, commit: self.log.commit() }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.log.membership().1.epoch().max(self.epoch_heard)
+    }
+
+    pub(crate) fn is_voter(&self, id: ReplicaId) -> bool {
+        self.log.membership().1.is_voter(id)
+    }
+
+    /// Whether this replica may ask for votes.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.is_voter(self.id()) && !self.has_lost_entries() && self.term < Term::MAX
+    }
+
+    pub(crate) fn has_lost_entries(&self) -> bool {
+        self.log.last_index() < self.lost_until
+    }
+
+    /// A moment between one and two election timeouts from now.
+    pub(crate) fn election_deadline(&mut self) -> MonoTime {
+        let timeout = self.config.election_timeout;
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.now + timeout + std::time::Duration::from_nanos(self.rng.below(nanos))
+    }
+
+    /// One election timeout from now.
+    pub(crate) fn one_timeout(&self) -> MonoTime {
+        self.now + self.config.election_timeout
+    }
+
+    pub(crate) fn raise_term(&mut self, term: Term, vote: Option<ReplicaId>) {
+        assert!(term > self.term, "the term never falls: {term:?} after {:?}", self.term);
+        self.term = term;
+        self.vote = vote;
+        self.outbox.drop_older(term);
+    }
+
+    /// Sends a message that promises nothing but its term and vote.
+    pub(crate) fn send(&mut self, to: ReplicaId, body: MessageBody) {
+        self.send_in(self.term, to, body);
+    }
+
+    /// As `send`, in a term that is not this replica's own (pre-votes).
+    pub(crate) fn send_in(&mut self, term: Term, to: ReplicaId, body: MessageBody) {
+        let message = Message { from: self.id(), to, term, epoch: self.epoch(), body };
+        self.outbox.push(message, self.writes.vote_gate(self.hard_state()));
+    }
+
+    /// Tells the leader `to` that everything up to `matched` is durable here, once it is.
+    pub(crate) fn promise_matched(&mut self, to: ReplicaId, matched: LogIndex, read_round: u64) {
+        let body = MessageBody::AppendReply(AppendReply::Accepted { matched, read_round });
+        if matched <= self.log.persisted() {
+            return self.send(to, body);
+        }
+        let gate = self.writes.full_gate(self.hard_state(), &self.log);
+        assert!(gate.is_some(), "{matched:?} is neither durable nor on its way");
+        let message = Message { from: self.id(), to, term: self.term, epoch: self.epoch(), body };
+        self.outbox.push(message, gate);
     }
 
     pub(crate) fn event(&mut self, event: RaftEvent) {
@@ -136,264 +168,83 @@ impl Shared {
     }
 
     pub(crate) fn role_event(&mut self, role: RoleName, reason: RoleReason) {
-        let (term, leader) = (self.term, self.leader);
-        self.event(RaftEvent::RoleChanged { role, term, leader, reason });
+        self.events.push(RaftEvent::RoleChanged { role, term: self.term, leader: self.leader, reason });
     }
-
-    // ---- promises -------------------------------------------------------------------------------
-
-    /// Moves to a later term, in which nobody has this replica's vote yet.
-    pub(crate) fn enter_term(&mut self, term: Term) {
-        assert!(term > self.term, "terms only rise: {term:?} after {:?}", self.term);
-        self.term = term;
-        self.vote = None;
-    }
-
-    /// Sends `body` in this replica's term, now or when what it speaks of is durable.
-    pub(crate) fn send(&mut self, to: ReplicaId, body: MessageBody) {
-        let term = self.term;
-        self.send_in(to, term, body);
-    }
-
-    /// Sends `body` in a term that is not (or not yet) this replica's: pre-votes.
-    pub(crate) fn send_in(&mut self, to: ReplicaId, term: Term, body: MessageBody) {
-        let message = Message { from: self.config.id, to, term, epoch: self.membership().epoch(), body };
-        let promises = matches!(
-            message.body,
-            MessageBody::VoteReply { granted: true } | MessageBody::AppendReply(AppendReply::Accepted { .. })
-        );
-        let settled = if promises { self.is_settled() } else { self.persisted_term == self.term };
-        if settled {
-            self.outbox.push(message);
-        } else {
-            // The state it speaks of is in a write that is not handed out, or in the newest one that is.
-            let waits_for = if self.has_unwritten() { None } else { self.pending.back().map(|p| p.token) };
-            self.gated.push_back((waits_for, message));
-        }
-    }
-
-    /// Whether everything this replica knows is durable (but for the commit hint).
-    fn is_settled(&self) -> bool {
-        self.pending.is_empty() && !self.has_unwritten()
-    }
-
-    fn has_unwritten(&self) -> bool {
-        self.unwritten != Unwritten::default()
-            || self.term != self.written.term
-            || self.vote != self.written.vote
-    }
-
-    /// Whether the disk knows this replica's term (and with it the vote given in it).
-    pub(crate) fn term_is_durable(&self) -> bool {
-        self.persisted_term == self.term
-            && (self.written.term, self.written.vote) == (self.term, self.vote)
-            && self.pending.iter().all(|pending| pending.term < self.term)
-    }
-
-    // ---- the log --------------------------------------------------------------------------------
 
     pub(crate) fn append(&mut self, entry: Entry) {
-        let is_membership = matches!(entry.payload, crate::entry::EntryPayload::Membership(_));
-        let id = entry.id;
-        self.unwritten.entries.push(entry.clone());
+        let changes = matches!(entry.payload, EntryPayload::Membership(_)).then_some(entry.id);
         self.log.append(entry);
-        if is_membership {
-            self.event(RaftEvent::MembershipChanged { log_id: id });
+        if let Some(log_id) = changes {
+            self.event(RaftEvent::MembershipChanged { log_id });
         }
     }
 
     pub(crate) fn truncate(&mut self, from: LogIndex) {
-        let membership = self.log.membership().0;
-        let handed_out = self.log.persisted >= from || self.pending.iter().any(|p| p.through >= from);
-        self.log.truncate(from);
-        let keep = self.unwritten.entries.iter().take_while(|entry| entry.index() < from).count();
-        self.unwritten.entries.truncate(keep);
-        if handed_out {
-            let earlier = self.unwritten.truncate_from.unwrap_or(from);
-            self.unwritten.truncate_from = Some(earlier.min(from));
-        }
-        for pending in &mut self.pending {
-            pending.through = pending.through.min(from.previous());
-        }
-        let now = self.log.membership().0;
-        if now != membership {
-            self.event(RaftEvent::MembershipChanged { log_id: now });
+        let changes = self.log.truncate(from);
+        self.writes.truncated(from);
+        if changes {
+            let log_id = self.log.membership().0;
+            self.event(RaftEvent::MembershipChanged { log_id });
         }
     }
 
-    /// The log starts over after a snapshot.
+    /// Replaces the log by the snapshot `meta`.
     pub(crate) fn reset(&mut self, meta: SnapshotMeta) {
-        self.log.reset(meta.last, meta.membership_id, Arc::clone(&meta.membership));
-        self.unwritten.entries.clear();
-        self.unwritten.truncate_from = None;
-        for pending in &mut self.pending {
-            pending.through = LogIndex(0);
-            pending.restore = None;
-        }
-        self.restore = None;
-        self.restoring = true;
-        self.refetched.clear();
-        self.fetching.clear();
+        self.log.reset(&meta);
+        let token = self.writes.reset(&meta);
         self.event(RaftEvent::MembershipChanged { log_id: meta.membership_id });
-        self.unwritten.reset = Some(meta);
+        self.event(RaftEvent::Committed { index: meta.last.index });
+        self.apply.restore(token, meta);
     }
 
-    /// Everything up to `index` is committed.
+    /// Says whether the commit index moved.
     pub(crate) fn commit_to(&mut self, index: LogIndex) -> bool {
-        let index = index.min(self.log.last().index);
-        if index <= self.log.commit {
-            return false;
+        let moved = self.log.commit_to(index);
+        if moved {
+            self.writes.hint_changed(self.now, self.config.heartbeat_interval);
+            self.event(RaftEvent::Committed { index });
         }
-        self.log.commit = index;
-        self.event(RaftEvent::Committed { index });
-        true
+        moved
     }
 
-    // ---- lanes ----------------------------------------------------------------------------------
-
-    pub(crate) fn take_persist(&mut self) -> Option<Persist> {
-        let hard = HardState { term: self.term, vote: self.vote, commit: self.log.commit };
-        let must_sync = self.has_unwritten();
-        if !must_sync && hard == self.written {
-            return None;
-        }
-        let Unwritten { reset, truncate_from, entries } = std::mem::take(&mut self.unwritten);
-        let token = self.next_token;
-        self.next_token = PersistToken(token.0 + 1);
-        self.pending.push_back(Pending {
-            token,
-            through: self.log.last().index,
-            term: self.term,
-            restore: reset.clone(),
-        });
-        for (waits_for, _) in self.gated.iter_mut().filter(|(waits_for, _)| waits_for.is_none()) {
-            *waits_for = Some(token);
-        }
-        let hard_state = (hard != self.written).then_some(hard);
-        self.written = hard;
-        let (reset_to, reset_membership) =
-            reset.map(|meta| (meta.last, (meta.membership_id, meta.membership))).unzip();
-        Some(Persist { token, reset_to, reset_membership, truncate_from, entries, hard_state, must_sync })
-    }
-
-    /// Everything up to `token` is durable: releases what waited for it.
     pub(crate) fn on_persisted(&mut self, token: PersistToken) {
-        while self.pending.front().is_some_and(|pending| pending.token <= token) {
-            let Some(pending) = self.pending.pop_front() else { break };
-            self.log.persisted = self.log.persisted.max(pending.through);
-            self.persisted_term = self.persisted_term.max(pending.term);
-            if let Some(meta) = pending.restore {
-                self.restore = Some(meta);
+        let persisted = self.writes.complete(token);
+        self.log.persisted_to(persisted);
+        self.outbox.release(token);
+    }
+
+    /// Whether the present term and vote are durable.
+    pub(crate) fn vote_is_durable(&self) -> bool {
+        self.writes.vote_gate(self.hard_state()).is_none()
+    }
+
+    pub(crate) fn answer_read(&mut self, asker: Asker, index: Option<LogIndex>) {
+        match (asker, index) {
+            (Asker::Local(ticket), Some(index)) => self.reads.push(ReadOutcome::At { ticket, index }),
+            (Asker::Local(ticket), None) => self.fail_read(ticket),
+            (Asker::Remote { from, request }, index) => {
+                self.send(from, MessageBody::ReadIndexReply { request, index });
             }
         }
-        while self.gated.front().is_some_and(|(waits_for, _)| waits_for.is_some_and(|t| t <= token)) {
-            if let Some((_, message)) = self.gated.pop_front() {
-                self.outbox.push(message);
-            }
-        }
-        self.log.shrink_window();
-    }
-
-    pub(crate) fn take_messages(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.outbox)
-    }
-
-    pub(crate) fn take_restore(&mut self) -> Option<SnapshotMeta> {
-        let meta = self.restore.take()?;
-        self.restoring = false;
-        self.handed = meta.last.index;
-        self.applying.push_back((meta.last.index, 0));
-        Some(meta)
-    }
-
-    /// The next committed and durable entries, as far as the limit allows.
-    pub(crate) fn take_apply(&mut self) -> Vec<Entry> {
-        let through = self.log.commit.min(self.log.persisted);
-        if self.restoring || self.restore.is_some() || self.handed >= through {
-            return Vec::new();
-        }
-        let room = self.config.apply_bytes_max.saturating_sub(self.applying_bytes);
-        if room == 0 {
-            return Vec::new();
-        }
-        let from = self.handed.next();
-        let entries = if self.refetched.first().is_some_and(|entry| entry.index() == from) {
-            std::mem::take(&mut self.refetched)
-        } else if let Some(entries) = self.log.window_slice(from, through, room) {
-            entries
-        } else {
-            self.fetch(from, through.next(), room);
-            return Vec::new();
-        };
-        let bytes = entries.iter().map(payload_bytes).sum();
-        self.handed = entries.last().map_or(self.handed, Entry::index);
-        self.applying_bytes += bytes;
-        self.applying.push_back((self.handed, bytes));
-        entries
-    }
-
-    /// Whether entries wait for the state machine and may be handed out.
-    pub(crate) fn has_apply(&self) -> bool {
-        let through = self.log.commit.min(self.log.persisted);
-        let from = self.handed.next();
-        !self.restoring
-            && self.handed < through
-            && self.applying_bytes < self.config.apply_bytes_max
-            && !self.fetching.contains(&from)
-    }
-
-    pub(crate) fn on_applied(&mut self, index: LogIndex) {
-        self.applied = self.applied.max(index.min(self.handed));
-        while let Some((last, bytes)) = self.applying.front().copied() {
-            if last > self.applied {
-                break;
-            }
-            self.applying.pop_front();
-            self.applying_bytes -= bytes;
-        }
-    }
-
-    /// Asks for old entries, once.
-    pub(crate) fn fetch(&mut self, from: LogIndex, to: LogIndex, bytes_max: u64) {
-        if !self.fetching.contains(&from) {
-            self.fetching.push(from);
-            self.fetches.push(Fetch::Entries { from, to, bytes_max: bytes_max.max(1) });
-        }
-    }
-
-    /// Old entries arrived. Returns them if they still are this log's.
-    pub(crate) fn on_fetched(&mut self, from: LogIndex, entries: Vec<Entry>) -> Vec<Entry> {
-        self.fetching.retain(|waiting| *waiting != from);
-        let expected = (from.0..).map(LogIndex);
-        let valid =
-            entries.iter().zip(expected).all(|(e, index)| e.index() == index && self.log.contains(e.id));
-        if !valid {
-            return Vec::new();
-        }
-        let through = self.log.commit.min(self.log.persisted);
-        if from == self.handed.next() && self.refetched.is_empty() {
-            self.refetched = entries.iter().take_while(|entry| entry.index() <= through).cloned().collect();
-        }
-        entries
     }
 
     pub(crate) fn fail_read(&mut self, ticket: ReadTicket) {
         self.reads.push(ReadOutcome::Failed { ticket });
     }
 
-    pub(crate) fn has_output(&self) -> bool {
-        let hard = HardState { term: self.term, vote: self.vote, commit: self.log.commit };
-        hard != self.written
-            || self.unwritten != Unwritten::default()
-            || !self.outbox.is_empty()
-            || !self.events.is_empty()
-            || !self.reads.is_empty()
-            || !self.fetches.is_empty()
-            || self.restore.is_some()
-            || self.has_apply()
+    /// The snapshot to hand to the state machine now.
+    pub(crate) fn take_restore(&mut self) -> Option<SnapshotMeta> {
+        let writes = &self.writes;
+        self.apply.take_restore(|token| writes.is_durable(token))
     }
 
-    pub(crate) fn last_durable(&self) -> LogId {
-        self.log.id_at(self.log.persisted.min(self.log.last().index)).unwrap_or_default()
+    /// Whether a `Ready` would hold anything of this.
+    pub(crate) fn has_output(&self) -> bool {
+        self.writes.is_waiting(self.hard_state(), &self.log)
+            || !self.outbox.is_empty()
+            || !self.fetches.is_empty()
+            || !self.reads.is_empty()
+            || !self.events.is_empty()
+            || self.apply.is_waiting(&self.log, &self.fetches, |token| self.writes.is_durable(token))
     }
 }

@@ -2,6 +2,8 @@
 //! After every step: one leader a term, logs that match, commits that never change.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+#![expect(clippy::unwrap_used, reason = "in a test's helpers, as in its body")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -186,7 +188,7 @@ impl Cluster {
         }
         let now = self.time();
         let node = self.nodes.get_mut(&message.to).unwrap();
-        drop(node.core.step(now, message.from, message));
+        node.core.step(now, message.from, message).ok();
     }
 
     fn persist(&mut self, id: ReplicaId) {
@@ -339,7 +341,7 @@ impl Cluster {
             for message in std::mem::take(&mut self.wire) {
                 let node = self.nodes.get_mut(&message.to).unwrap();
                 let (to, from) = (message.to, message.from);
-                drop(node.core.step(now, from, message));
+                node.core.step(now, from, message).ok();
                 self.drain(to);
             }
             let applied: Vec<LogIndex> = self.nodes.values().map(|node| node.applied).collect();

@@ -1,0 +1,151 @@
+//! What the state machine gets, and when: committed entries that are durable here, in order, a
+//! bounded amount at a time; or a snapshot in their place.
+//!
+//! ```text
+//!         applied          handed       min(commit, persisted)
+//!            │  outstanding   │  may be handed out │
+//!   ─────────┴────────────────┴────────────────────┴──►  index
+//! ```
+//!
+//! * `applied <= handed`. Outstanding bytes are bounded; one entry always fits.
+//! * After a reset, nothing is handed out until the reset is durable and the snapshot was handed out.
+
+use std::collections::VecDeque;
+
+use crate::entry::Entry;
+use crate::fetches::Fetches;
+use crate::log::{Log, entry_bytes};
+use crate::message::SnapshotMeta;
+use crate::ready::PersistToken;
+use crate::types::LogIndex;
+
+/// See the module's picture.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Apply {
+    applied: LogIndex,
+    handed: LogIndex,
+    outstanding: VecDeque<(LogIndex, u64)>,
+    outstanding_bytes: u64,
+    bytes_max: u64,
+    /// Entries from `handed + 1` on that came back from the disk.
+    fetched: VecDeque<Entry>,
+    /// A snapshot to restore once this write is durable.
+    restoring: Option<(PersistToken, SnapshotMeta)>,
+}
+
+impl Apply {
+    pub(crate) const fn new(applied: LogIndex, bytes_max: u64) -> Self {
+        Self {
+            applied,
+            handed: applied,
+            outstanding: VecDeque::new(),
+            outstanding_bytes: 0,
+            bytes_max,
+            fetched: VecDeque::new(),
+            restoring: None,
+        }
+    }
+
+    pub(crate) const fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// The log was replaced by the snapshot `meta`; `token` is the write that makes it true.
+    pub(crate) fn restore(&mut self, token: PersistToken, meta: SnapshotMeta) {
+        self.handed = meta.last.index;
+        self.outstanding.clear();
+        self.outstanding_bytes = 0;
+        self.fetched.clear();
+        self.restoring = Some((token, meta));
+    }
+
+    pub(crate) fn on_applied(&mut self, index: LogIndex) {
+        assert!(index <= self.handed, "{index:?} was applied before it was handed out");
+        self.applied = self.applied.max(index);
+        while let Some((_, bytes)) = self.outstanding.front().filter(|(outstanding, _)| *outstanding <= index)
+        {
+            self.outstanding_bytes -= bytes;
+            self.outstanding.pop_front();
+        }
+    }
+
+    /// Entries that came back from the disk, if they are the next ones.
+    pub(crate) fn on_fetched(&mut self, log: &Log, entries: &[Entry]) {
+        if self.fetched.is_empty() && entries.first().is_some_and(|first| first.index() == self.handed.next())
+        {
+            let end = self.end(log);
+            self.fetched.extend(entries.iter().take_while(|entry| entry.index() <= end).cloned());
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.outstanding.is_empty() || self.outstanding_bytes < self.bytes_max
+    }
+
+    fn end(&self, log: &Log) -> LogIndex {
+        log.commit().min(log.persisted())
+    }
+
+    /// The snapshot to restore now.
+    pub(crate) fn take_restore(&mut self, durable: impl Fn(PersistToken) -> bool) -> Option<SnapshotMeta> {
+        if self.restoring.as_ref().is_some_and(|(token, _)| durable(*token)) {
+            self.restoring.take().map(|(_, meta)| meta)
+        } else {
+            None
+        }
+    }
+
+    /// Whether `take` or `take_restore` would do something.
+    pub(crate) fn is_waiting(
+        &self,
+        log: &Log,
+        fetches: &Fetches,
+        durable: impl Fn(PersistToken) -> bool,
+    ) -> bool {
+        if let Some((token, _)) = &self.restoring {
+            return durable(*token);
+        }
+        let next = self.handed.next();
+        next <= self.end(log)
+            && self.has_room()
+            && (next >= log.window_start() || !self.fetched.is_empty() || fetches.would_ask(next))
+    }
+
+    /// The entries to apply now; asks the disk for those that left the window.
+    pub(crate) fn take(&mut self, log: &Log, fetches: &mut Fetches) -> Vec<Entry> {
+        let end = self.end(log);
+        let mut entries = Vec::new();
+        if self.restoring.is_some() {
+            return entries;
+        }
+        while self.handed < end && self.has_room() {
+            let Some(entry) = self.fetched.pop_front() else { break };
+            self.hand_out(entry, &mut entries);
+        }
+        if self.fetched.is_empty() {
+            for entry in log.window(self.handed.next(), end) {
+                if !self.has_room() {
+                    break;
+                }
+                self.hand_out(entry.clone(), &mut entries);
+            }
+        }
+        let next = self.handed.next();
+        if next <= end && self.has_room() && self.fetched.is_empty() && next < log.window_start() {
+            fetches.entries(
+                next,
+                log.window_start().min(end.next()),
+                self.bytes_max - self.outstanding_bytes,
+            );
+        }
+        entries
+    }
+
+    fn hand_out(&mut self, entry: Entry, entries: &mut Vec<Entry>) {
+        let bytes = entry_bytes(&entry);
+        self.handed = entry.index();
+        self.outstanding.push_back((entry.index(), bytes));
+        self.outstanding_bytes += bytes;
+        entries.push(entry);
+    }
+}

@@ -1,0 +1,77 @@
+//! Messages on their way out. A message that promises something waits here until the write that
+//! makes the promise true is durable: "sent before persisted" cannot be written.
+//!
+//! * Within one receiver, messages that may leave keep their order.
+//! * Held acceptances that wait for the same write are merged, so that a stuck disk and a leader
+//!   that repeats itself cannot fill the memory.
+//! * When the term changes, held messages of older terms are dropped: nobody needs them.
+
+use crate::message::{AppendReply, Message, MessageBody};
+use crate::ready::PersistToken;
+use crate::types::Term;
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Outbox {
+    free: Vec<Message>,
+    held: Vec<(PersistToken, Message)>,
+}
+
+impl Outbox {
+    /// Sends `message` once the write `gate` is durable; at once without one.
+    pub(crate) fn push(&mut self, message: Message, gate: Option<PersistToken>) {
+        let Some(gate) = gate else {
+            self.free.push(message);
+            return;
+        };
+        for (token, held) in &mut self.held {
+            if *token == gate && merge(held, &message) {
+                return;
+            }
+        }
+        self.held.push((gate, message));
+    }
+
+    /// The write `token`, and all before it, is durable.
+    pub(crate) fn release(&mut self, token: PersistToken) {
+        let free = &mut self.free;
+        self.held.retain(|(gate, message)| {
+            let waits = *gate > token;
+            if !waits {
+                free.push(message.clone());
+            }
+            waits
+        });
+    }
+
+    /// Forgets held messages of terms before `term`.
+    pub(crate) fn drop_older(&mut self, term: Term) {
+        self.held.retain(|(_, message)| message.term >= term);
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.free)
+    }
+}
+
+/// Whether `held` now says what both said.
+fn merge(held: &mut Message, message: &Message) -> bool {
+    if (held.to, held.term, held.epoch) != (message.to, message.term, message.epoch) {
+        return false;
+    }
+    match (&mut held.body, &message.body) {
+        (
+            MessageBody::AppendReply(AppendReply::Accepted { matched, read_round }),
+            MessageBody::AppendReply(AppendReply::Accepted { matched: also_matched, read_round: later }),
+        ) => {
+            *matched = (*matched).max(*also_matched);
+            *read_round = (*read_round).max(*later);
+            true
+        }
+        (held, message) => held == message,
+    }
+}
