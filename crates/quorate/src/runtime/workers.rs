@@ -1,9 +1,7 @@
 //! The three threads behind the host: they do what may block, and report back to its mailbox.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
-use quorate_core::GroupId;
 use quorate_host::{
     Applier, ApplyTask, Event, FetchTask, LogFetcher, LogTask, LogWriter, LogWritten, RecoveredMachine,
     SnapshotTask, Snapshotter,
@@ -42,7 +40,7 @@ pub(crate) enum ReadInput {
 /// Everything that waits becomes one write and one sync.
 pub(crate) fn log_loop(mut writer: LogWriter, mailbox: &Mailbox<LogInput>, shared: &Shared) {
     while let Some(inputs) = mailbox.take() {
-        let mut asked = BTreeMap::new();
+        let mut asked = Vec::new();
         let mut permits = Vec::with_capacity(inputs.len());
         let mut tasks = Vec::with_capacity(inputs.len());
         for input in inputs {
@@ -51,18 +49,31 @@ pub(crate) fn log_loop(mut writer: LogWriter, mailbox: &Mailbox<LogInput>, share
                     tasks.push(task);
                     permits.push(permit);
                 }
-                LogInput::Asked { task, reply } => {
-                    asked.insert(task.write.group, reply);
-                    tasks.push(task);
-                }
+                LogInput::Asked { task, reply } => asked.push((task, reply)),
             }
         }
         writer.submit(tasks);
-        let events = writer.step();
-        *shared.log_stats.lock().unwrap_or_else(PoisonError::into_inner) = writer.stats();
+        let mut failure = complete(writer.step(), shared);
         drop(permits);
-        let failure = events.iter().find_map(failure_of);
-        shared.mailbox.push_all(events.into_iter().filter_map(|event| answer_asked(event, &mut asked)));
+        // Asked for by somebody who waits, rarely: one at a time, so that each gets its own result.
+        for (task, reply) in asked {
+            writer.submit(vec![task]);
+            let result = writer.step().into_iter().find_map(|event| match event {
+                Event::LogWritten(LogWritten { result, .. }) => Some(result),
+                Event::Tick
+                | Event::Received { .. }
+                | Event::Request { .. }
+                | Event::Unreachable { .. }
+                | Event::Applied(_)
+                | Event::Fetched(_)
+                | Event::Snapshot(_) => None,
+            });
+            let result = result.unwrap_or(Ok(()));
+            failure = failure.or_else(|| failure_of(&result));
+            // Whoever asked may have given up.
+            drop(reply.send(result));
+        }
+        *shared.log_stats.lock().unwrap_or_else(PoisonError::into_inner) = writer.stats();
         if let Some(reason) = failure {
             // Nothing is known about the disk any more: the node must not promise anything again.
             shared.fail(reason);
@@ -70,28 +81,25 @@ pub(crate) fn log_loop(mut writer: LogWriter, mailbox: &Mailbox<LogInput>, share
     }
 }
 
-fn failure_of(event: &Event) -> Option<String> {
-    if let Event::LogWritten(LogWritten { result: Err(error @ LogError::Failed { .. }), .. }) = event {
-        Some(error.to_string())
-    } else {
-        None
-    }
+/// Tells the host what has been written; the reason when the log has failed for good.
+fn complete(events: Vec<Event>, shared: &Shared) -> Option<String> {
+    let failure = events.iter().find_map(|event| match event {
+        Event::LogWritten(written) => failure_of(&written.result),
+        Event::Tick
+        | Event::Received { .. }
+        | Event::Request { .. }
+        | Event::Unreachable { .. }
+        | Event::Applied(_)
+        | Event::Fetched(_)
+        | Event::Snapshot(_) => None,
+    });
+    shared.mailbox.push_all(events.into_iter().map(HostInput::Event));
+    failure
 }
 
-/// Gives a completion that was asked for to whoever asked, and returns all others.
-fn answer_asked(
-    event: Event,
-    asked: &mut BTreeMap<GroupId, oneshot::Sender<Result<(), LogError>>>,
-) -> Option<HostInput> {
-    let Event::LogWritten(LogWritten { group, token: None, result }) = &event else {
-        return Some(HostInput::Event(event));
-    };
-    let Some(reply) = asked.remove(group) else {
-        return Some(HostInput::Event(event));
-    };
-    // Whoever asked may have given up.
-    drop(reply.send(result.clone()));
-    None
+fn failure_of(result: &Result<(), LogError>) -> Option<String> {
+    let Err(error @ LogError::Failed { .. }) = result else { return None };
+    Some(error.to_string())
 }
 
 /// Runs the state machines.

@@ -261,7 +261,10 @@ async fn write_all(writer: &mut OwnedWriteHalf, mut bytes: &[u8], timeout: Durat
 pub(crate) fn tune(stream: &TcpStream, config: &TransportConfig, channel: Channel) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(config.write_timeout))?;
+    let keepalive = TcpKeepalive::new().with_time(config.write_timeout);
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    let keepalive = keepalive.with_interval((config.write_timeout / 3).max(Duration::from_secs(1)));
+    socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     {
         socket.set_tcp_user_timeout(Some(config.write_timeout))?;
