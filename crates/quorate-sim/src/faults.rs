@@ -168,7 +168,8 @@ impl World {
     }
 
     fn slow_disk(&mut self, id: NodeId) {
-        let profile = DiskProfile { sync_nanos_max: 400 * MILLISECOND, ..self.swarm.disk };
+        let profile =
+            DiskProfile { sync_nanos_max: 400 * MILLISECOND, slow_sync_permille: 0, ..self.swarm.disk };
         if let Some(node) = self.nodes.get_mut(&id) {
             node.disk.set_profile(profile);
         }

@@ -74,6 +74,8 @@ struct ReplicaFacts {
     /// The highest term in which it ever said something, in any life.
     spoken: Term,
     commit: LogIndex,
+    /// A write found no space: it and those behind it will be given to the log writer again.
+    repeats: bool,
     /// The last index given to apply in this life.
     applied: LogIndex,
     was_leader_in: Option<Term>,
@@ -129,6 +131,7 @@ impl Invariants {
         }
         facts.applied = applied;
         facts.commit = LogIndex(0);
+        facts.repeats = false;
         facts.was_leader_in = None;
         // A term that was never spoken may be forgotten.
         facts.term = found;
@@ -163,6 +166,12 @@ impl Invariants {
             }
             facts.terms.split_off(&from);
         }
+        if let Some(first) = write.entries.first()
+            && facts.terms.get(&first.id.index) == Some(&first.id.term)
+            && std::mem::take(&mut facts.repeats)
+        {
+            facts.terms.split_off(&first.id.index);
+        }
         for entry in &write.entries {
             let previous = facts.last();
             require!(
@@ -192,6 +201,11 @@ impl Invariants {
             facts.base = facts.base.max(*to);
         }
         Ok(())
+    }
+
+    /// A write of a replica found no space.
+    pub(crate) fn on_no_space(&mut self, group: GroupId, replica: ReplicaId) {
+        self.group(group).replicas.entry(replica).or_default().repeats = true;
     }
 
     /// Committed entries go to the state machine.

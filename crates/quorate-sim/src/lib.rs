@@ -13,7 +13,7 @@
 //! * A failing seed is replayed with `cargo run -p quorate-sim -- --seed N`.
 //! * Nothing in production depends on this crate.
 //!
-//! ```no_run
+//! ```
 //! let report = quorate_sim::run_seed(7, &quorate_sim::Options::default());
 //! assert!(report.passed(), "{report}");
 //! ```

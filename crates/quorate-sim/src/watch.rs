@@ -216,6 +216,10 @@ impl World {
             Err(error) => {
                 note!(self, Name(id), "log: (not written: {error})");
                 if let LogError::NoSpace { .. } = error {
+                    let running = self.nodes.get(&id).and_then(|node| node.running.as_ref());
+                    if let Some(replica) = running.and_then(|running| running.replicas.get(&written.group)) {
+                        self.invariants.on_no_space(written.group, *replica);
+                    }
                     self.coverage.count("log writes without space");
                 } else {
                     self.coverage.count("log writes failed by the disk");
