@@ -1,6 +1,7 @@
 //! What can be typed. Only shapes: what the words mean is decided in the module each command goes to.
 
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     /// Moves leadership
     #[command(subcommand)]
     Leader(LeaderCommand),
+    /// Runs the cluster's code in a simulator that breaks disks, networks and clocks
+    Sim(SimArgs),
     /// Shows which settings are in effect, or checks them
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -150,6 +153,26 @@ pub(crate) enum ConfigCommand {
     Print(ServeFlags),
     /// Checks that `serve` with the same flags, environment and file would start
     Check(ServeFlags),
+}
+
+/// `sim`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SimArgs {
+    /// Replay one run and print its whole trace
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Run many (B is not included) and print what failed and what happened how often
+    #[arg(long, value_name = "A..B", value_parser = crate::sim::seed_range, conflicts_with = "seed")]
+    pub(crate) seeds: Option<Range<u64>>,
+    /// How long faults go on, in virtual milliseconds
+    #[arg(long, value_name = "N", default_value_t = 8000)]
+    pub(crate) fault_millis: u64,
+    /// How many operations all clients together do
+    #[arg(long, value_name = "N", default_value_t = 150)]
+    pub(crate) wishes: u64,
+    /// With --seed: no trace
+    #[arg(long)]
+    pub(crate) quiet: bool,
 }
 
 /// `demo`.

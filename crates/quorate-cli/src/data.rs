@@ -33,7 +33,7 @@ pub(crate) fn failure(error: ClientError, config: &ClientConfig) -> Failure {
         ClientError::NotApplied { message } => {
             let asked = config.endpoints.join(",");
             let line = format!(
-                "nothing was applied: {message} (asked {asked}; check that the cluster runs, or give --endpoints or a longer --timeout)"
+                "no node could do it, and nothing was applied: {message} (asked {asked}; check that the cluster runs, or give --endpoints or a longer --timeout)"
             );
             Failure::new(Exit::Unavailable, line)
         }

@@ -17,6 +17,7 @@ mod output;
 mod parent;
 mod serve;
 mod settings;
+mod sim;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn run(args: Args) -> Result<(), Failure> {
             let layers = Layers::read(flags, path)?;
             serve::run(&ServeConfig::resolve(&layers)?)
         }
+        Command::Sim(args) => sim::run(&args),
         Command::Config(ConfigCommand::Print(serve)) => {
             flags.extend(serve.0);
             output::bytes(config::print(&Layers::read(flags, path)?).as_bytes())
