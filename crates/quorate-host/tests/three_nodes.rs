@@ -234,12 +234,10 @@ fn query() -> Request {
 }
 
 fn text(answer: Result<Answer, RequestError>) -> String {
-    match answer.unwrap() {
-        Answer::Applied { response, .. } | Answer::Queried { response, .. } => {
-            String::from_utf8(response.to_vec()).unwrap()
-        }
-        other => panic!("{other:?}"),
-    }
+    let (Answer::Applied { response, .. } | Answer::Queried { response, .. }) = answer.unwrap() else {
+        panic!("neither applied nor queried")
+    };
+    String::from_utf8(response.to_vec()).unwrap()
 }
 
 #[test]

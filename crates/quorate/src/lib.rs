@@ -66,3 +66,8 @@ pub use quorate_host::{
     SnapshotPolicy, SnapshotSource, StateMachine,
 };
 pub use quorate_storage::{Damage, DataDirError, LogError, LogStats, SnapshotError, WalConfig};
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

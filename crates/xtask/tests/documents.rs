@@ -34,6 +34,17 @@ fn the_gate_runs_the_readmes_test_command() {
 }
 
 #[test]
+fn the_readmes_example_is_the_one_that_runs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = fs::read_to_string(root.join("README.md")).expect("README.md");
+    let example =
+        fs::read_to_string(root.join("crates/quorate/examples/kv_40_lines.rs")).expect("the example");
+    let code: String =
+        example.lines().skip_while(|line| line.starts_with("//!")).map(|line| format!("{line}\n")).collect();
+    assert!(readme.contains(code.trim()), "README.md and crates/quorate/examples/kv_40_lines.rs differ");
+}
+
+#[test]
 fn write_path_files_exist_and_name_their_neighbours() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let path = [

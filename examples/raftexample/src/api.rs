@@ -129,7 +129,7 @@ fn failure(error: &RequestError, target: &str) -> Response {
             StatusCode::SERVICE_UNAVAILABLE
         }
         RequestError::Change(_) => StatusCode::CONFLICT,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
+        RequestError::OutcomeUnknown | _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, format!("{error}\n")).into_response()
 }

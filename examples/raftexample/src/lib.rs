@@ -172,11 +172,10 @@ async fn tend_membership(raft: Raft, http: SocketAddr) {
     let mut status = raft.watch();
     loop {
         let now = status.borrow_and_update().clone();
-        if now.role == RoleName::Leader {
-            if let Some(change) = next_change(&now, http) {
-                // Refused (the learner is behind, another change is under way): the next round tries again.
-                drop(raft.change_membership(change, None).await);
-            }
+        let leads = now.role == RoleName::Leader;
+        if let Some(change) = next_change(&now, http).filter(|_| leads) {
+            // Refused (the learner is behind, another change is under way): the next round tries again.
+            drop(raft.change_membership(change, None).await);
         }
         let changed = tokio::time::timeout(Duration::from_millis(200), status.changed());
         if matches!(changed.await, Ok(Err(_))) {
