@@ -78,8 +78,15 @@ impl Apply {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.outstanding.is_empty() || self.outstanding_bytes < self.bytes_max
+    /// Whether `bytes` more may be handed out. One entry always fits.
+    fn has_room(&self, bytes: u64) -> bool {
+        self.outstanding.is_empty() || self.outstanding_bytes + bytes <= self.bytes_max
+    }
+
+    /// The next entry, if it is at hand.
+    fn next<'a>(&'a self, log: &'a Log) -> Option<&'a Entry> {
+        let next = self.handed.next();
+        self.fetched.front().or_else(|| log.window(next, next).next())
     }
 
     fn end(&self, log: &Log) -> LogIndex {
@@ -105,10 +112,13 @@ impl Apply {
         if let Some((token, _)) = &self.restoring {
             return durable(*token);
         }
-        let next = self.handed.next();
-        next <= self.end(log)
-            && self.has_room()
-            && (next >= log.window_start() || !self.fetched.is_empty() || fetches.would_ask(next))
+        if self.handed >= self.end(log) {
+            return false;
+        }
+        match self.next(log) {
+            Some(entry) => self.has_room(entry_bytes(entry)),
+            None => self.has_room(1) && fetches.would_ask(self.handed.next()),
+        }
     }
 
     /// The entries to apply now; asks the disk for those that left the window.
@@ -118,25 +128,17 @@ impl Apply {
         if self.restoring.is_some() {
             return entries;
         }
-        while self.handed < end && self.has_room() {
-            let Some(entry) = self.fetched.pop_front() else { break };
+        while self.handed < end {
+            let Some(entry) = self.next(log).filter(|entry| self.has_room(entry_bytes(entry))).cloned()
+            else {
+                break;
+            };
+            self.fetched.pop_front();
             self.hand_out(entry, &mut entries);
         }
-        if self.fetched.is_empty() {
-            for entry in log.window(self.handed.next(), end) {
-                if !self.has_room() {
-                    break;
-                }
-                self.hand_out(entry.clone(), &mut entries);
-            }
-        }
-        let next = self.handed.next();
-        if next <= end && self.has_room() && self.fetched.is_empty() && next < log.window_start() {
-            fetches.entries(
-                next,
-                log.window_start().min(end.next()),
-                self.bytes_max - self.outstanding_bytes,
-            );
+        if self.handed < end && self.next(log).is_none() && self.has_room(1) {
+            let (from, to) = (self.handed.next(), log.window_start().min(end.next()));
+            fetches.entries(from, to, self.bytes_max - self.outstanding_bytes);
         }
         entries
     }

@@ -129,7 +129,7 @@ impl Progress {
     }
 
     pub(crate) fn is_active(&self, now: MonoTime, timeout: Duration) -> bool {
-        self.spoke && now.since(self.heard) <= timeout
+        self.spoke && now.since(self.heard) < timeout
     }
 
     /// The next entry to send, unless it has to wait.

@@ -148,6 +148,12 @@ impl RawNode {
         if message.term < self.shared.term && !refuses {
             return self.answer_old_term(&message);
         }
+        if matches!(message.body, MessageBody::PreVoteReply { granted: true })
+            && message.term != self.shared.term.next()
+        {
+            // A grant carries the asked term: this one was asked for in an earlier round, or never.
+            return if message.term == self.shared.term { Ok(()) } else { Err(Rejected::Unexpected) };
+        }
         self.follow_term(&message)?;
         self.shared.epoch_heard = self.shared.epoch_heard.max(message.epoch);
         let next = match &mut self.role {
@@ -194,8 +200,6 @@ impl RawNode {
                     self.become_next(Transition::Follow { leader, reason: RoleReason::HeardLeader });
                 }
             }
-        } else if asks_only && message.term != self.shared.term.next() {
-            return Err(Rejected::Unexpected);
         }
         Ok(())
     }

@@ -190,9 +190,12 @@ impl Shared {
 
     /// Replaces the log by the snapshot `meta`.
     pub(crate) fn reset(&mut self, meta: SnapshotMeta) {
+        let before = self.log.membership().0;
         self.log.reset(&meta);
         let token = self.writes.reset(&meta);
-        self.event(RaftEvent::MembershipChanged { log_id: meta.membership_id });
+        if before != meta.membership_id {
+            self.event(RaftEvent::MembershipChanged { log_id: meta.membership_id });
+        }
         self.event(RaftEvent::Committed { index: meta.last.index });
         self.apply.restore(token, meta);
     }

@@ -1,9 +1,6 @@
 //! Fear, in small: clusters of cores under random loss, delay, duplication, reordering and crashes.
 //! After every step: one leader a term, logs that match, commits that never change.
 #![expect(clippy::unwrap_used, reason = "a test")]
-
-#![expect(clippy::unwrap_used, reason = "in a test's helpers, as in its body")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

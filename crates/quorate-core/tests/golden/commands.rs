@@ -1,0 +1,389 @@
+//! The words of the scripts.
+//!
+//! ```text
+//! cluster voters=3 [learners=1] [pre-vote=off] [check-quorum=off] [window=N] [append=N] [inflight=N] …
+//! auto deliver=off persist=off apply=off fetch=off    the script does these itself
+//! slow-disk 3                                         the script makes its writes durable: persist 3
+//! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · transfer 1 2 · forget 1 · tick 500 · sleep 500
+//! add-learner 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
+//! deliver [from=1] [to=2] · drop [from=1] [to=2] · duplicate from=1 to=2 · persist 1 · apply 1 · fetch 1
+//! partition 1-2 3 · cut 1-2 (both ways) · mute 1-2 (what 1 says to 2 is lost) · heal · unreachable 1 3
+//! snapshot 1 2 (1 sends 2 a snapshot of what it has applied, asked for or not)
+//! crash 1 · restart 1 · wipe 1 · compact 1 [5] · status · log 1 · progress 1 · wire
+//! ```
+
+use std::error::Error;
+
+use bytes::Bytes;
+use goldenscript::{Argument, ArgumentConsumer, Block, Command, Context, Runner};
+use quorate_core::{Config, LogIndex, Membership, MembershipChange, Message, NodeId, ReadTicket, ReplicaId};
+
+use crate::cluster::{Auto, Cluster};
+use crate::disk::Disk;
+use crate::trace;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+#[derive(Default)]
+pub(crate) struct Script {
+    cluster: Cluster,
+}
+
+impl Runner for Script {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
+        let mut args = command.consume_args();
+        self.execute(&command.name, &mut args)?;
+        args.reject_next()?;
+        self.cluster.settle();
+        Ok(std::mem::take(&mut self.cluster.out))
+    }
+
+    fn end_block(&mut self, _: &Block) -> Result<String, Box<dyn Error>> {
+        Ok(std::mem::take(&mut self.cluster.out))
+    }
+}
+
+fn replica(args: &mut ArgumentConsumer<'_>) -> Result<ReplicaId, Box<dyn Error>> {
+    Ok(ReplicaId(args.next_pos().ok_or("which replica?")?.parse()?))
+}
+
+fn number(args: &mut ArgumentConsumer<'_>, key: &str, otherwise: u64) -> Result<u64, Box<dyn Error>> {
+    Ok(args.take_key(key).map_or(Ok(otherwise), str::parse)?)
+}
+
+fn on(args: &mut ArgumentConsumer<'_>, key: &str, otherwise: bool) -> bool {
+    args.take_key(key).map_or(otherwise, |value| value == "on")
+}
+
+impl Script {
+    fn execute(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        match name {
+            "cluster" => self.start(args),
+            "auto" => {
+                let Auto { deliver, persist, apply, fetch } = self.cluster.auto;
+                self.cluster.auto = Auto {
+                    deliver: on(args, "deliver", deliver),
+                    persist: on(args, "persist", persist),
+                    apply: on(args, "apply", apply),
+                    fetch: on(args, "fetch", fetch),
+                };
+                Ok(())
+            }
+            "slow-disk" => {
+                self.cluster.slow_disks.insert(replica(args)?);
+                Ok(())
+            }
+            "heartbeats" => {
+                self.cluster.show_heartbeats = args.next_pos() == Some("on");
+                Ok(())
+            }
+            "tick" => {
+                self.cluster.pass(args.next_pos().ok_or("how long?")?.parse()?);
+                Ok(())
+            }
+            "sleep" => {
+                self.cluster.now_millis += args.next_pos().ok_or("how long?")?.parse::<u64>()?;
+                Ok(())
+            }
+            "deliver" | "drop" | "duplicate" => self.carry(name, args),
+            "persist" | "apply" | "fetch" => self.lane(name, args),
+            "partition" | "cut" | "mute" | "heal" => self.network(name, args),
+            "crash" | "restart" | "wipe" | "compact" => self.process(name, args),
+            "snapshot" => {
+                let (from, to) = (replica(args)?, replica(args)?);
+                self.cluster.snapshot(from, to);
+                Ok(())
+            }
+            "status" | "log" | "progress" | "wire" | "leader" => self.show(name, args),
+            "add-learner" | "promote" | "demote" | "remove" | "move" => self.change(name, args),
+            _ => self.ask(name, args),
+        }
+    }
+
+    fn start(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        self.cluster = Cluster::default();
+        let (voters, learners) = (number(args, "voters", 3)?, number(args, "learners", 0)?);
+        let defaults = Config::new(ReplicaId(1));
+        let config = Config {
+            pre_vote: on(args, "pre-vote", true),
+            check_quorum: on(args, "check-quorum", true),
+            window_bytes_max: number(args, "window", defaults.window_bytes_max)?,
+            append_bytes_max: number(args, "append", defaults.append_bytes_max)?,
+            apply_bytes_max: number(args, "apply", defaults.apply_bytes_max)?,
+            inflight_messages_max: usize::try_from(number(args, "inflight", 256)?)?,
+            inflight_bytes_max: number(args, "inflight-bytes", defaults.inflight_bytes_max)?,
+            uncommitted_bytes_max: number(args, "uncommitted", defaults.uncommitted_bytes_max)?,
+            command_bytes_max: number(args, "command", defaults.command_bytes_max)?,
+            reads_max: usize::try_from(number(args, "reads", 65_536)?)?,
+            ..defaults
+        };
+        for id in (1..=voters + learners).map(ReplicaId) {
+            let config = Config { id, seed: id.0, ..config.clone() };
+            let disk = Disk::new(Cluster::initial(voters, learners));
+            self.cluster.start(config, disk, LogIndex(0));
+        }
+        // What everybody says at the start is always the same.
+        for node in self.cluster.nodes.values_mut() {
+            node.core.ready();
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = replica(args)?;
+        let now = self.cluster.now();
+        let core = &mut self.cluster.nodes.get_mut(&id).ok_or("it is down")?.core;
+        let refused = match name {
+            "campaign" => {
+                core.campaign(now);
+                None
+            }
+            "forget" => {
+                core.forget_leader(now);
+                None
+            }
+            "unreachable" => {
+                core.report_unreachable(replica(args)?);
+                None
+            }
+            "barrier" => core.propose_barrier(now).err().map(|error| format!("{error:?}")),
+            "read" => {
+                let ticket = ReadTicket(args.next_pos().ok_or("which ticket?")?.parse()?);
+                core.read(now, ticket).err().map(|error| format!("{error:?}"))
+            }
+            "transfer" => {
+                let to = args.next_pos().map(str::parse).transpose()?.map(ReplicaId);
+                core.transfer_leadership(now, to).err().map(|error| format!("{error:?}"))
+            }
+            "propose" => {
+                let mut refused = None;
+                for argument in args.by_ref() {
+                    let command = match argument {
+                        Argument::Positional(value) => Bytes::copy_from_slice(value.as_bytes()),
+                        Argument::KeyValue(_, bytes) => Bytes::from(vec![b'x'; bytes.parse()?]),
+                        _ => return Err("a command, or bytes=N".into()),
+                    };
+                    refused = core.propose(now, command).err().map(|error| format!("{error:?}"));
+                }
+                refused
+            }
+            _ => return Err(format!("no such command: {name}").into()),
+        };
+        if let Some(refused) = refused {
+            self.cluster.say(format!("{id} refuses: {refused}"));
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = replica(args)?;
+        let about = replica(args)?;
+        let now = self.cluster.now();
+        let expected = args.take_key("expected").map(str::parse).transpose()?;
+        let node = self.cluster.nodes.get_mut(&id).ok_or("it is down")?;
+        let expected = expected.and_then(|index| {
+            Some(quorate_core::LogId { term: node.core.term_at(LogIndex(index))?, index: LogIndex(index) })
+        });
+        let change = match name {
+            "add-learner" => MembershipChange::AddLearner {
+                node: NodeId(about.0),
+                peer_address: format!("n{about}:1"),
+                client_address: String::new(),
+            },
+            "promote" => MembershipChange::Promote(about),
+            "demote" => MembershipChange::Demote(about),
+            "remove" => MembershipChange::Remove(about),
+            _ => MembershipChange::SetAddresses {
+                replica: about,
+                peer_address: args.next_pos().ok_or("which address?")?.to_owned(),
+                client_address: String::new(),
+            },
+        };
+        let added = name == "add-learner";
+        match node.core.propose_membership(now, change, expected) {
+            Ok((_, replica)) if added => {
+                let config = Config { id: replica, seed: replica.0, ..node.config.clone() };
+                self.cluster.start(config, Disk::new(Membership::default()), LogIndex(0));
+                self.cluster.nodes.get_mut(&replica).ok_or("it was started")?.core.ready();
+                self.cluster.say(format!("{id} names the learner {replica}"));
+            }
+            Ok(_) => {}
+            Err(refused) => self.cluster.say(format!("{id} refuses: {refused:?}")),
+        }
+        Ok(())
+    }
+
+    fn carry(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let from = args.take_key("from").map(str::parse).transpose()?.map(ReplicaId);
+        let to = args.take_key("to").map(str::parse).transpose()?.map(ReplicaId);
+        let first = args.take_key("first").map_or(Ok(usize::MAX), str::parse)?;
+        let chosen = |message: &Message| {
+            from.is_none_or(|from| message.from == from) && to.is_none_or(|to| message.to == to)
+        };
+        let wire = std::mem::take(&mut self.cluster.wire);
+        let mut taken = 0;
+        for message in wire {
+            if !chosen(&message) || taken == first {
+                self.cluster.wire.push_back(message);
+                continue;
+            }
+            taken += 1;
+            match name {
+                "deliver" => self.cluster.deliver(message),
+                "duplicate" => {
+                    self.cluster.wire.push_back(message.clone());
+                    self.cluster.deliver(message);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn lane(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = replica(args)?;
+        let did = match name {
+            "persist" => self.cluster.persist(id),
+            "apply" => self.cluster.apply(id),
+            _ => self.cluster.fetch(id),
+        };
+        if did { Ok(()) } else { Err(format!("nothing to {name}").into()) }
+    }
+
+    fn network(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let all: Vec<ReplicaId> =
+            self.cluster.nodes.keys().chain(self.cluster.down.keys()).copied().collect();
+        match name {
+            "heal" => self.cluster.cuts.clear(),
+            "partition" => {
+                let mut sides: Vec<Vec<ReplicaId>> = Vec::new();
+                while let Some(side) = args.next_pos() {
+                    let ids = side.split('-').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+                    sides.push(ids.into_iter().map(ReplicaId).collect());
+                }
+                // Whoever is not named is together on one more side.
+                let side = |id| sides.iter().position(|side| side.contains(&id));
+                let apart = all.iter().flat_map(|a| all.iter().map(move |b| (*a, *b)));
+                self.cluster.cuts = apart.filter(|(a, b)| side(*a) != side(*b)).collect();
+            }
+            _ => {
+                while let Some(link) = args.next_pos() {
+                    let (a, b) = link.split_once('-').ok_or("a link is 1-2")?;
+                    let (a, b) = (ReplicaId(a.parse()?), ReplicaId(b.parse()?));
+                    self.cluster.cuts.insert((a, b));
+                    if name == "cut" {
+                        self.cluster.cuts.insert((b, a));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = replica(args)?;
+        let cluster = &mut self.cluster;
+        match name {
+            "crash" => {
+                let mut node = cluster.nodes.remove(&id).ok_or("it is down already")?;
+                node.writing.clear();
+                cluster.down.insert(id, node);
+            }
+            "wipe" => {
+                let node = cluster.down.get_mut(&id).ok_or("crash it first")?;
+                let membership = node.disk.membership.clone();
+                node.disk = Disk { membership, hard_state: node.disk.hard_state, ..Disk::default() };
+                node.disk.hard_state.commit = LogIndex(0);
+            }
+            "restart" => {
+                let node = cluster.down.remove(&id).ok_or("it is not down")?;
+                let applied = node.disk.compacted.index;
+                cluster.start(node.config, node.disk, applied);
+            }
+            _ => {
+                let node = cluster.nodes.get_mut(&id).ok_or("it is down")?;
+                let applied = node.core.status().applied.0;
+                let through = args.next_pos().map_or(Ok(applied), str::parse)?;
+                let meta = node.core.snapshot_meta(LogIndex(through)).ok_or("no such index")?;
+                node.core.on_compacted(meta.last);
+                if node.core.status().compacted == meta.last {
+                    node.disk.compact(&meta);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        match name {
+            "status" => {
+                let only = args.next_pos().map(str::parse).transpose()?.map(ReplicaId);
+                let shown = |id: &ReplicaId| only.is_none_or(|only| only == *id);
+                let lines: Vec<String> =
+                    self.cluster.nodes.iter().filter(|(id, _)| shown(id)).map(line).collect();
+                lines.iter().for_each(|line| self.cluster.say(line));
+            }
+            "leader" => {
+                let leader = self.cluster.leader().map_or("nobody".to_owned(), |id| id.to_string());
+                self.cluster.say(format!("{leader} leads"));
+            }
+            "log" => {
+                let id = replica(args)?;
+                let node = self.cluster.nodes.get(&id).ok_or("it is down")?;
+                let disk = &node.disk;
+                let text = format!("{id} after {}: {}", disk.compacted, trace::entries(&disk.entries));
+                self.cluster.say(text);
+            }
+            "wire" => {
+                let lines: Vec<String> = self
+                    .cluster
+                    .wire
+                    .iter()
+                    .map(|message| {
+                        format!(
+                            "{}→{} @t{} {}",
+                            message.from,
+                            message.to,
+                            message.term,
+                            trace::body(&message.body)
+                        )
+                    })
+                    .collect();
+                lines.iter().for_each(|line| self.cluster.say(line));
+            }
+            _ => {
+                let id = replica(args)?;
+                let node = self.cluster.nodes.get(&id).ok_or("it is down")?;
+                let lines: Vec<String> = node
+                    .core
+                    .progress()
+                    .map(|(id, progress)| {
+                        let active = if progress.recently_active { "" } else { " silent" };
+                        format!(
+                            "{id} {:?} matched={} next={}{active}",
+                            progress.state, progress.matched, progress.next
+                        )
+                    })
+                    .collect();
+                lines.iter().for_each(|line| self.cluster.say(line));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line((id, node): (&ReplicaId, &crate::cluster::Node)) -> String {
+    let status = node.core.status();
+    format!(
+        "{id} {} t{} leader={} last={} commit={} applied={} members={}",
+        status.role,
+        status.term,
+        status.leader.map_or("none".to_owned(), |leader| leader.to_string()),
+        status.last,
+        status.commit,
+        status.applied,
+        trace::membership(status.membership),
+    )
+}

@@ -1,0 +1,99 @@
+//! Golden scripts: stories about small clusters, and exactly what every replica says in them.
+//!
+//! `UPDATE_GOLDENFILES=1 cargo test -p quorate-core --test golden` writes what happened into the
+//! scripts; then read the difference.
+
+#![expect(clippy::unwrap_used, reason = "in a test's helpers, as in its body")]
+
+mod cluster;
+mod commands;
+mod disk;
+mod trace;
+
+use commands::Script;
+
+macro_rules! scripts {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let path = format!("tests/golden/scripts/{}", stringify!($name));
+                goldenscript::run(&mut Script::default(), path).unwrap();
+            }
+        )*
+
+        #[test]
+        fn every_script_is_run() {
+            let listed = [$(stringify!($name)),*];
+            for file in std::fs::read_dir("tests/golden/scripts").unwrap() {
+                let name = file.unwrap().file_name().into_string().unwrap();
+                assert!(listed.contains(&name.as_str()), "{name} is not in the list of scripts");
+            }
+        }
+    };
+}
+
+scripts! {
+    a_barrier_is_an_empty_entry
+    a_candidate_asks_first_then_wins
+    a_divergent_tail_is_skipped_by_terms
+    a_follower_behind_the_log_gets_a_snapshot
+    a_follower_passes_its_read_on
+    a_follower_that_lost_its_log_is_noticed
+    a_full_window_waits_for_answers
+    a_group_shrinks_to_one
+    a_high_term_with_a_short_log_does_not_block
+    a_lagging_follower_is_probed_once
+    a_large_backlog_travels_in_pieces
+    a_leader_demotes_itself_and_hands_over
+    a_leader_removes_itself_and_hands_over
+    a_leader_without_a_quorum_steps_down
+    a_learner_joins_catches_up_and_is_promoted
+    a_learner_never_campaigns
+    a_learner_that_is_behind_is_not_promoted
+    a_lost_append_is_sent_again
+    a_new_leader_reads_only_after_its_own_commit
+    a_partial_partition_of_five_finds_the_connected_one
+    a_partial_partition_of_three_keeps_one_leader
+    a_pre_vote_of_an_older_term_is_answered
+    a_proposal_is_committed_by_a_quorum
+    a_removed_replica_is_told_and_keeps_quiet
+    a_replica_removed_while_away_cannot_depose_the_leader
+    a_replica_that_lost_its_log_gives_no_vote
+    a_reset_is_durable_before_the_snapshot_is_restored
+    a_restarted_follower_learns_what_is_committed
+    a_restarted_replica_applies_from_its_disk
+    a_shorter_log_gets_no_vote
+    a_silent_group_elects_somebody
+    a_single_voter_leads_once_its_vote_is_durable
+    a_single_voter_reads_after_its_own_commit
+    a_slow_follower_is_fed_from_the_disk
+    a_slow_target_catches_up_first
+    a_snapshot_of_what_is_there_commits_and_keeps_the_rest
+    a_snapshot_that_does_not_arrive_is_offered_again
+    a_split_vote_is_resolved_by_the_next_timeout
+    a_stale_leader_steps_down_when_it_is_answered
+    a_transfer_that_fails_is_given_up
+    a_vote_waits_for_the_disk
+    an_acceptance_waits_for_the_disk
+    an_isolated_follower_returns_and_disturbs_nobody
+    an_old_answer_confirms_no_new_read
+    an_old_terms_entry_is_not_committed_by_counting
+    an_uncommitted_change_is_rolled_back
+    appends_leave_before_the_leaders_own_write
+    apply_is_bounded
+    changes_follow_the_rules
+    half_of_an_even_group_is_no_quorum
+    leadership_is_handed_over_at_once
+    no_snapshot_is_offered_to_the_dead
+    proposals_are_bounded
+    proposals_made_together_travel_together
+    reads_fail_with_the_leadership
+    reads_share_rounds
+    the_last_voter_stays
+    the_write_of_an_old_term_does_not_vouch_for_a_new_one
+    too_many_reads_are_refused
+    voters_stay_with_a_leader_they_hear
+    what_was_not_persisted_is_gone_after_a_crash
+    without_pre_vote_the_term_rises_at_once
+}

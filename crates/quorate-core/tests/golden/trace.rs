@@ -1,0 +1,109 @@
+//! How messages, entries and events look in a script's expected output.
+
+use quorate_core::{
+    AppendReply, Entry, EntryPayload, MemberRole, Membership, Message, MessageBody, RaftEvent, ReadOutcome,
+    VoteRefusal,
+};
+
+pub(crate) fn entry(entry: &Entry) -> String {
+    match &entry.payload {
+        EntryPayload::Noop => format!("{}·", entry.id),
+        EntryPayload::Command(command) if command.len() > 12 => format!("{}={}B", entry.id, command.len()),
+        EntryPayload::Command(command) => format!("{}={}", entry.id, String::from_utf8_lossy(command)),
+        EntryPayload::Membership(members) => format!("{}={}", entry.id, membership(members)),
+    }
+}
+
+pub(crate) fn entries(entries: &[Entry]) -> String {
+    entries.iter().map(entry).collect::<Vec<_>>().join(" ")
+}
+
+/// Voters, then learners in parentheses.
+pub(crate) fn membership(membership: &Membership) -> String {
+    let names = membership.members().map(|(id, member)| match member.role {
+        MemberRole::Voter => id.to_string(),
+        MemberRole::Learner => format!("({id})"),
+    });
+    format!("{{{}}}", names.collect::<Vec<_>>().join(" "))
+}
+
+pub(crate) fn body(body: &MessageBody) -> String {
+    match body {
+        MessageBody::PreVote(request) => format!("pre-vote? last={}", request.last),
+        MessageBody::PreVoteReply { granted } => format!("pre-vote {}", yes(*granted)),
+        MessageBody::Vote(request) => {
+            format!("vote? last={}{}", request.last, if request.transfer { " transfer" } else { "" })
+        }
+        MessageBody::VoteReply { granted } => format!("vote {}", yes(*granted)),
+        MessageBody::Append(append) => {
+            let round =
+                if append.read_round > 0 { format!(" round={}", append.read_round) } else { String::new() };
+            format!("append {} [{}] commit={}{round}", append.prev, entries(&append.entries), append.commit)
+        }
+        MessageBody::AppendReply(AppendReply::Accepted { matched, .. }) => format!("accept {matched}"),
+        MessageBody::AppendReply(AppendReply::Rejected { prev, hint, last }) => {
+            format!("reject {prev} hint={hint} last={last}")
+        }
+        MessageBody::Heartbeat { commit, read_round } => {
+            format!("heartbeat commit={commit} round={read_round}")
+        }
+        MessageBody::HeartbeatReply { read_round, last } => {
+            format!("heartbeat-reply last={last} round={read_round}")
+        }
+        MessageBody::InstallSnapshot(meta) => {
+            format!("snapshot {} {}", meta.last, membership(&meta.membership))
+        }
+        MessageBody::TimeoutNow => "timeout-now".to_owned(),
+        MessageBody::ReadIndex { .. } => "read-index?".to_owned(),
+        MessageBody::ReadIndexReply { index, .. } => match index {
+            Some(index) => format!("read-index {index}"),
+            None => "read-index none".to_owned(),
+        },
+    }
+}
+
+const fn yes(granted: bool) -> &'static str {
+    if granted { "yes" } else { "no" }
+}
+
+/// Heartbeats are shown only when a script asks for them.
+pub(crate) const fn is_heartbeat(message: &Message) -> bool {
+    matches!(message.body, MessageBody::Heartbeat { .. } | MessageBody::HeartbeatReply { .. })
+}
+
+pub(crate) fn event(event: &RaftEvent) -> Option<String> {
+    Some(match event {
+        RaftEvent::RoleChanged { role, term, leader, reason } => {
+            let leader = leader.map_or("none".to_owned(), |leader| leader.to_string());
+            format!("is {role} t{term} leader={leader} ({reason:?})")
+        }
+        RaftEvent::VoteAnswered { candidate, refusal, pre, .. } => {
+            let refusal = (*refusal)?;
+            let kind = if *pre { "pre-vote" } else { "vote" };
+            let why = match refusal {
+                VoteRefusal::LogBehind => "its log is behind",
+                VoteRefusal::AlreadyVoted => "already voted",
+                VoteRefusal::HeardLeader => "hears a leader",
+                VoteRefusal::OldTerm => "of an old term",
+            };
+            format!("refuses {candidate} its {kind}: {why}")
+        }
+        RaftEvent::AppendRejected { .. } => return None,
+        RaftEvent::Committed { index } => format!("commits {index}"),
+        RaftEvent::MembershipChanged { log_id } => format!("has the members of {log_id}"),
+        RaftEvent::FollowerLostLog { replica, last } => {
+            format!("sees that {replica} lost its log after {last}")
+        }
+        RaftEvent::MessageRejected { reason, message } => {
+            format!("rejects from {}: {} ({reason:?})", message.from, body(&message.body))
+        }
+        RaftEvent::TransferAborted { to } => format!("gives up the transfer to {to}"),
+    })
+}
+
+pub(crate) fn read(outcome: &ReadOutcome) -> String {
+    match outcome {
+        ReadOutcome::At { ticket, index } => format!("read {} at {index}", ticket.0),
+        ReadOutcome::Failed { ticket } => format!("read {} failed", ticket.0),
+    }
+}
