@@ -13,19 +13,24 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::error::error_of;
 use crate::options::ClientOptions;
+use crate::proto;
 use crate::proto::cluster_client::ClusterClient;
 use crate::proto::kv_client::KvClient;
-use crate::proto::{self, stream_request, stream_response};
+use crate::proto::stream_request::Request;
+use crate::proto::stream_response::Response;
 
-/// The metadata key of an encoded `Error`.
-pub(crate) const ERROR_METADATA: &str = "quorate-error-bin";
 /// How many requests wait to be sent; more wait outside.
 const QUEUE_REQUESTS: usize = 64;
+/// Larger requests go alone: they would hold up the others, and one that is over the node's limit would end
+/// the stream.
+const STREAMED_BYTES_MAX: usize = 512 << 10;
 /// The largest answer accepted: a page of a scan and more.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -93,11 +98,24 @@ impl Connection {
         self.waiting.lock().closed.is_none()
     }
 
-    /// Sends one request on the stream and waits for its answer.
-    pub(crate) async fn call(
-        &self,
-        request: stream_request::Request,
-    ) -> Result<stream_response::Response, CallError> {
+    /// Sends one request and waits for its answer.
+    pub(crate) async fn call(&self, request: Request) -> Result<Response, CallError> {
+        match request {
+            Request::Put(put) if put.encoded_len() > STREAMED_BYTES_MAX => {
+                unary(self.kv().put(put).await).map(Response::Put)
+            }
+            Request::Delete(delete) if delete.encoded_len() > STREAMED_BYTES_MAX => {
+                unary(self.kv().delete(delete).await).map(Response::Delete)
+            }
+            Request::Put(_)
+            | Request::Delete(_)
+            | Request::Get(_)
+            | Request::Scan(_)
+            | Request::OpenSession(_) => self.call_on_stream(request).await,
+        }
+    }
+
+    async fn call_on_stream(&self, request: Request) -> Result<Response, CallError> {
         let (sender, answer) = oneshot::channel();
         let request_id = self.waiting.add(sender).map_err(CallError::NotSent)?;
         let _entry = Entry { waiting: &self.waiting, request_id };
@@ -109,12 +127,16 @@ impl Connection {
             return Err(CallError::Broken(self.waiting.why_closed()));
         };
         match response.response {
-            Some(stream_response::Response::Error(error)) => Err(CallError::Refused(error)),
+            Some(Response::Error(error)) => Err(CallError::Refused(error)),
             Some(response) => Ok(response),
             None => {
                 Err(CallError::Broken("the node gave an answer that this client does not know".to_owned()))
             }
         }
+    }
+
+    fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// For unary calls about the cluster.
@@ -189,15 +211,17 @@ async fn read_answers(
 pub(crate) fn unary<T>(outcome: Result<tonic::Response<T>, tonic::Status>) -> Result<T, CallError> {
     match outcome {
         Ok(response) => Ok(response.into_inner()),
-        Err(status) => {
-            match status.metadata().get_bin(ERROR_METADATA).and_then(|value| value.to_bytes().ok()) {
-                Some(bytes) => match <proto::Error as prost::Message>::decode(bytes) {
-                    Ok(error) => Err(CallError::Refused(error)),
-                    Err(_) => Err(CallError::Broken(status_text(&status))),
-                },
-                None => Err(CallError::Broken(status_text(&status))),
+        Err(status) => Err(match error_of(&status) {
+            Some(error) => CallError::Refused(error),
+            // The node read how long the request is and stopped there.
+            None if status.code() == tonic::Code::OutOfRange => {
+                let message =
+                    format!("{}: store it in pieces or raise the limit on every node", status.message());
+                let code = proto::ErrorCode::TooLarge.into();
+                CallError::Refused(proto::Error { code, message, ..proto::Error::default() })
             }
-        }
+            None => CallError::Broken(status_text(&status)),
+        }),
     }
 }
 

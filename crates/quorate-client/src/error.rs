@@ -89,6 +89,16 @@ impl ErrorCode {
     }
 }
 
+/// The metadata key under which a unary call's `Error` travels, encoded.
+pub const ERROR_METADATA: &str = "quorate-error-bin";
+
+/// What a server said about a failed unary call; `None` if it did not come from a server at all.
+#[must_use]
+pub fn error_of(status: &tonic::Status) -> Option<proto::Error> {
+    let encoded = status.metadata().get_bin(ERROR_METADATA)?.to_bytes().ok()?;
+    <proto::Error as prost::Message>::decode(encoded).ok()
+}
+
 fn current_text(current_version: Option<u64>) -> String {
     match current_version {
         Some(version) => format!("the key has version {version}"),

@@ -28,7 +28,7 @@ mod targets;
 
 pub use answer::{ClusterMembers, MemberAdded, Page, Read, Written};
 pub use client::Client;
-pub use error::{ClientError, ConnectError, ErrorCode, Rejection};
+pub use error::{ClientError, ConnectError, ERROR_METADATA, ErrorCode, Rejection, error_of};
 pub use options::{ClientOptions, Consistency, ScanOptions};
 pub use quorate_kv::{Condition, Item};
 
@@ -39,6 +39,7 @@ pub mod proto {
         clippy::all,
         clippy::disallowed_types,
         clippy::missing_errors_doc,
+        clippy::too_many_lines,
         clippy::use_self,
         unreachable_pub
     )]

@@ -74,7 +74,7 @@ pub enum EngineKind {
 /// What is too much. Everything a client can make the server hold is bounded here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest value in bytes. Default 1 MiB, at most 4 MiB.
+    /// The largest value in bytes. Default 1 MiB, at most 16 MiB.
     pub value_bytes_max: usize,
     /// The largest key in bytes. Default 4 KiB.
     pub key_bytes_max: usize,

@@ -1,16 +1,69 @@
 //! Starting and stopping a server.
+//!
+//! ```text
+//!   check flags ─► origin (startup.rs) ─► node: directory, log, peer port ─► engine ─► group
+//!                                                                                       │
+//!   shutdown: not ready ─► hand over ─► drain ─► close   ◄── client port, watchers ◄────┘
+//! ```
+//!
+//! * Whatever fails on the way up is closed again before the error is returned.
+//! * One group, number 1, holds all keys for now.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use quorate::NodeId;
+use axum::Router;
+use quorate::{
+    ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, Node, NodeConfig, NodeId, Raft, ReplicaId,
+    RoleName, Storage, StoreError,
+};
+use quorate_client::proto::cluster_server::ClusterServer;
+use quorate_client::proto::kv_server::KvServer;
+use quorate_kv::{Engine, KvStateMachine, MemEngine};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tonic::service::Routes;
 
-use crate::config::ServerConfig;
+use crate::announce::Announcer;
+use crate::config::{EngineKind, ServerConfig, StartMode};
+use crate::engine_fjall::{FjallDatabase, FjallSettings};
+use crate::forward::Forwarder;
+use crate::gate::{self, Gate, Stopping};
+use crate::grpc::Grpc;
+use crate::http::{self, Http};
+use crate::listener::BoundedListener;
+use crate::metrics::Metrics;
+use crate::origin::Origin;
+use crate::service::Service;
+use crate::startup::{self, Advertised};
+
+/// The group that holds all keys.
+const GROUP: GroupId = GroupId(1);
 
 /// A running server. Dropping it stops it at once; [`Server::shutdown`] does so with grace.
-#[derive(Debug)]
 pub struct Server {
-    config: ServerConfig,
+    node: Arc<Node>,
+    service: Arc<Service>,
+    gate: Arc<Gate>,
+    client_address: SocketAddr,
+    failure: watch::Sender<Option<ServerFailure>>,
+    /// Serves the client port until told to stop.
+    port: JoinSet<()>,
+    /// Look after membership, replica and log.
+    watchers: JoinSet<()>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("node", &self.service.node)
+            .field("client_address", &self.client_address)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A server could not start. Each says in one line what to do.
@@ -96,24 +149,279 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: ServerConfig) -> Result<Self, StartError> {
-        Ok(Self { config })
+        let mut config = config;
+        startup::check(&config)?;
+        let mut listener = None;
+        let origin = match startup::load(&config.data_dir)? {
+            Some(origin) => {
+                startup::check_origin(&config, &origin).await?;
+                origin
+            }
+            None => {
+                // A new member tells others its addresses before it is one, so they must be known now.
+                let bound = listen(&config).await?;
+                config.peer_listen = startup::settle_port("--peer-listen", &config.peer_listen)?;
+                let advertised = Advertised {
+                    peer: startup::peer_advertise(&config, &config.peer_listen)?,
+                    client: startup::client_advertise(&config, local_address(&config, &bound)?)?,
+                };
+                listener = Some(bound);
+                let origin = startup::begin(&config, &advertised).await?;
+                origin.save(&config.data_dir).map_err(|error| StartError::Storage {
+                    dir: config.data_dir.clone(),
+                    problem: format!("{}: {error}", crate::origin::FILE),
+                })?;
+                origin
+            }
+        };
+        // A directory in use is a better answer than a port in use.
+        let node = Arc::new(start_node(&config, &origin).await?);
+        let started = async {
+            let raft = open_group(&config, &node, &origin).await?;
+            let listener = match listener {
+                Some(listener) => listener,
+                None => listen(&config).await?,
+            };
+            Self::serve(&config, &origin, Arc::clone(&node), raft, listener)
+        };
+        match started.await {
+            Ok(server) => Ok(server),
+            Err(error) => {
+                node.shutdown().await;
+                Err(error)
+            }
+        }
     }
+
+    fn serve(
+        config: &ServerConfig,
+        origin: &Origin,
+        node: Arc<Node>,
+        raft: Raft,
+        listener: TcpListener,
+    ) -> Result<Self, StartError> {
+        let client_address = local_address(config, &listener)?;
+        let peer_listening = node.peer_address().to_string();
+        let stopping = Arc::new(Stopping::default());
+        let cluster_id = origin.cluster_id().unwrap_or_default();
+        // A page, or a value on the way to the leader, with room for what is around it.
+        let message_bytes_max = message_bytes_max(config);
+        let service = Arc::new(Service {
+            raft: raft.clone(),
+            node: config.node,
+            cluster_id,
+            limits: config.limits.clone(),
+            timings: config.timings.clone(),
+            peer_address: startup::peer_advertise(config, &peer_listening)?,
+            client_address: startup::client_advertise(config, client_address)?,
+            forwarder: Forwarder::new(cluster_id, config.timings.election_timeout, message_bytes_max),
+            stopping: Arc::clone(&stopping),
+        });
+        let metrics = Metrics::new(Arc::clone(&node), raft.clone());
+        let gate = Arc::new(Gate::new(config.limits.requests_max, Arc::clone(&stopping), metrics));
+        let failure = watch::Sender::new(None);
+
+        let grpc = Grpc { service: Arc::clone(&service), gate: Arc::clone(&gate) };
+        let http =
+            Http { service: Arc::clone(&service), gate: Arc::clone(&gate), failed: failure.subscribe() };
+        let routes = Routes::new(KvServer::new(grpc.clone()).max_decoding_message_size(message_bytes_max))
+            .add_service(ClusterServer::new(grpc))
+            .prepare()
+            .into_axum_router()
+            .merge(http::router(http))
+            .fallback(http::no_such_path)
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&gate), gate::pass));
+        let listener = BoundedListener::new(listener, config.limits.connections_max);
+        let mut port = JoinSet::new();
+        port.spawn(serve_port(listener, routes, stopping, failure.clone()));
+
+        let mut watchers = JoinSet::new();
+        let promote = match &config.start {
+            StartMode::Join { learner, .. } => !learner,
+            StartMode::Bootstrap | StartMode::InitialCluster(_) | StartMode::Resume => false,
+        };
+        watchers.spawn(Announcer { service: Arc::clone(&service), promote, failure: failure.clone() }.run());
+        watchers.spawn(watch_replica(Arc::clone(&node), raft, failure.clone()));
+        Ok(Self { node, service, gate, client_address, failure, port, watchers })
+    }
+
     /// Where the server listens for clients.
     #[must_use]
     pub fn client_address(&self) -> SocketAddr {
-        unimplemented!("{:?}", self.config)
+        self.client_address
     }
+
     /// Where the server listens for other nodes.
     #[must_use]
     pub fn peer_address(&self) -> SocketAddr {
-        unimplemented!()
+        self.node.peer_address()
     }
+
     /// Waits until the server cannot go on, and says why. The caller should then shut it down and
     /// end with an error.
     pub async fn wait_failure(&self) -> ServerFailure {
-        unimplemented!()
+        let mut failure = self.failure.subscribe();
+        loop {
+            if let Some(failure) = failure.borrow_and_update().clone() {
+                return failure;
+            }
+            // The sender lives as long as `self`.
+            if failure.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
+
     /// Stops: not ready any more, leadership handed over, requests drained (up to
     /// `Timings::drain_timeout`), storage closed.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(self) {
+        let Self { node, service, gate, mut port, mut watchers, .. } = self;
+        let deadline = Instant::now() + service.timings.drain_timeout;
+        service.stopping.set();
+        watchers.shutdown().await;
+        if service.raft.status().role == RoleName::Leader {
+            let most = deadline.min(Instant::now() + service.timings.election_timeout);
+            match timeout_at(most, service.raft.transfer_leadership(None)).await {
+                Ok(Ok(leader)) => tracing::info!(%leader, "handed leadership over"),
+                // The last voter, or nobody else is up to date: the others will elect when we are gone.
+                Ok(Err(error)) => tracing::info!(%error, "leadership was not handed over"),
+                Err(_) => tracing::info!("leadership was not handed over in time"),
+            }
+        }
+        if timeout_at(deadline, port.join_next()).await.is_err() {
+            tracing::warn!("some requests were still unanswered at the end of the drain time");
+            port.shutdown().await;
+        }
+        gate.end_streams().await;
+        node.shutdown().await;
+    }
+}
+
+async fn start_node(config: &ServerConfig, origin: &Origin) -> Result<Node, StartError> {
+    let core = CoreConfig {
+        election_timeout: config.timings.election_timeout,
+        heartbeat_interval: config.timings.heartbeat_interval,
+        command_bytes_max: CoreConfig::new(ReplicaId(0))
+            .command_bytes_max
+            .max(message_bytes_max(config) as u64),
+        ..CoreConfig::new(ReplicaId(0))
+    };
+    let node = NodeConfig {
+        node: config.node,
+        cluster: ClusterId(origin.cluster_id().unwrap_or_default().into()),
+        storage: Storage::Directory(config.data_dir.clone()),
+        peer_listen: config.peer_listen.clone(),
+        peer_advertise: config.peer_advertise.clone(),
+        group: GroupConfig { core, snapshots: config.snapshots.clone(), ..GroupConfig::default() },
+        ..NodeConfig::default()
+    };
+    Node::start(node).await.map_err(|error| node_failure(config, error))
+}
+
+fn node_failure(config: &ServerConfig, error: quorate::StartError) -> StartError {
+    let dir = config.data_dir.clone();
+    match error {
+        quorate::StartError::Listen { address, source } => {
+            StartError::Listen { flag: "--peer-listen", address, source }
+        }
+        quorate::StartError::Config(error) => {
+            StartError::InvalidConfig { flag: "configuration", problem: error.to_string() }
+        }
+        quorate::StartError::Store(StoreError::Directory { source, .. }) => match source {
+            DataDirError::InUse { .. } => StartError::Locked { dir },
+            DataDirError::OtherCluster { .. } | DataDirError::OtherNode { .. } => {
+                StartError::WrongDirectory { dir, problem: source.to_string() }
+            }
+            DataDirError::Version { .. }
+            | DataDirError::Damaged { .. }
+            | DataDirError::NoIdentity { .. }
+            | DataDirError::LostLog
+            | DataDirError::Io { .. }
+            | _ => StartError::Storage { dir, problem: source.to_string() },
+        },
+        quorate::StartError::Store(_) | quorate::StartError::Thread(_) | _ => {
+            StartError::Storage { dir, problem: with_causes(&error) }
+        }
+    }
+}
+
+async fn open_group(config: &ServerConfig, node: &Node, origin: &Origin) -> Result<Raft, StartError> {
+    let failed = |problem: String| StartError::Storage { dir: config.data_dir.clone(), problem };
+    let engine: Box<dyn Engine> = match config.engine {
+        EngineKind::Memory => Box::new(MemEngine::volatile()),
+        EngineKind::Fjall => {
+            let dir = config.data_dir.join("engine");
+            let opened = tokio::task::spawn_blocking(move || {
+                FjallDatabase::open(&dir, FjallSettings::default())?.engine(GROUP)
+            });
+            let opened = opened.await.map_err(|error| failed(error.to_string()))?;
+            Box::new(opened.map_err(|error| failed(with_causes(&error)))?)
+        }
+    };
+    let machine = KvStateMachine::new(engine);
+    node.open_group(GROUP, origin.start(), machine).await.map_err(|error| failed(with_causes(&error)))
+}
+
+async fn listen(config: &ServerConfig) -> Result<TcpListener, StartError> {
+    TcpListener::bind(&config.client_listen).await.map_err(|source| listen_failure(config, source))
+}
+
+fn local_address(config: &ServerConfig, listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| listen_failure(config, source))
+}
+
+fn listen_failure(config: &ServerConfig, source: std::io::Error) -> StartError {
+    StartError::Listen { flag: "--client-listen", address: config.client_listen.clone(), source }
+}
+
+/// The largest message between clients and nodes: a value and one it is compared with, or a page of a scan
+/// with a value on top, and what is around them.
+fn message_bytes_max(config: &ServerConfig) -> usize {
+    let page = usize::try_from(config.limits.scan_bytes_max).unwrap_or(usize::MAX);
+    let value = config.limits.value_bytes_max;
+    page.max(value).saturating_add(value).saturating_add(config.limits.key_bytes_max).saturating_add(64 << 10)
+}
+
+async fn serve_port(
+    listener: BoundedListener,
+    routes: Router,
+    stopping: Arc<Stopping>,
+    failure: watch::Sender<Option<ServerFailure>>,
+) {
+    let stop = Arc::clone(&stopping);
+    let served = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.wait().await });
+    if let Err(error) = served.await {
+        report(&failure, ServerFailure::ClientPort(error.to_string()));
+    }
+}
+
+/// Reports when the replica or the whole node stops by itself.
+async fn watch_replica(node: Arc<Node>, raft: Raft, failure: watch::Sender<Option<ServerFailure>>) {
+    let reason = tokio::select! {
+        reason = node.failure() => reason,
+        reason = raft.stopped() => reason,
+    };
+    report(&failure, ServerFailure::ReplicaStopped(reason));
+}
+
+/// The first failure is the one that counts.
+fn report(failure: &watch::Sender<Option<ServerFailure>>, what: ServerFailure) {
+    tracing::error!(failure = %what, "this node cannot go on");
+    failure.send_if_modified(|known| {
+        let first = known.is_none();
+        if first {
+            *known = Some(what);
+        }
+        first
+    });
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }

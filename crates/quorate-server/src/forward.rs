@@ -1,0 +1,142 @@
+//! Passing a request on to the leader: one hop, over gRPC, marked so that it goes no further.
+//!
+//! ```text
+//!   client ──► follower ──(no_forward)──► leader's client address, from the membership
+//! ```
+//!
+//! * A failure to connect is `unavailable`: nothing was sent. Any later failure of the connection is
+//!   `outcome_unknown`: the leader may have acted on what it was sent.
+//! * Nothing is sent again here; whether that is safe only the caller knows.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use quorate_client::proto::cluster_client::ClusterClient;
+use quorate_client::proto::kv_client::KvClient;
+use quorate_client::{ErrorCode, error_of, proto};
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::error::ApiError;
+
+/// Remembered connections; a cluster has at most 64 members.
+const CHANNELS_MAX: usize = 64;
+
+/// Connections to other nodes' client ports.
+#[derive(Debug)]
+pub(crate) struct Forwarder {
+    channels: Mutex<BTreeMap<String, Channel>>,
+    connect_timeout: Duration,
+    cluster_id: u64,
+    message_bytes_max: usize,
+}
+
+impl Forwarder {
+    pub(crate) fn new(cluster_id: u64, connect_timeout: Duration, message_bytes_max: usize) -> Self {
+        Self { channels: Mutex::default(), connect_timeout, cluster_id, message_bytes_max }
+    }
+
+    /// The header of a forwarded request.
+    pub(crate) fn header(&self, deadline: Instant) -> proto::RequestHeader {
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        proto::RequestHeader {
+            timeout_millis: u32::try_from(left).unwrap_or(u32::MAX).max(1),
+            no_forward: true,
+            cluster_id: self.cluster_id,
+        }
+    }
+
+    /// Sends one request to the node at `address` and waits for the answer until `deadline`.
+    pub(crate) async fn call<T, F>(
+        &self,
+        address: &str,
+        deadline: Instant,
+        send: impl FnOnce(Leads) -> F,
+    ) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let channel = self.channel(address, deadline).await?;
+        let leads = Leads { channel, message_bytes_max: self.message_bytes_max };
+        let Ok(outcome) = timeout_at(deadline, send(leads)).await else {
+            self.forget(address);
+            return Err(ApiError::outcome_unknown("the leader did not answer in time"));
+        };
+        let status = match outcome {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) => status,
+        };
+        if let Some(error) = error_of(&status) {
+            return Err(error.into());
+        }
+        self.forget(address);
+        if failed_to_connect(&status) {
+            return Err(unreachable(address, &status));
+        }
+        Err(ApiError::outcome_unknown(&format!("the connection to the leader at {address} broke")))
+    }
+
+    async fn channel(&self, address: &str, deadline: Instant) -> Result<Channel, ApiError> {
+        if let Some(channel) = self.lock().get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| unreachable(address, &error))?
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true);
+        let channel = match timeout_at(deadline, endpoint.connect()).await {
+            Ok(connected) => connected.map_err(|error| unreachable(address, &error))?,
+            Err(elapsed) => return Err(unreachable(address, &elapsed)),
+        };
+        let mut channels = self.lock();
+        if channels.len() >= CHANNELS_MAX {
+            channels.clear();
+        }
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+
+    fn forget(&self, address: &str) {
+        self.lock().remove(address);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Channel>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection to the node that is believed to lead.
+#[derive(Debug)]
+pub(crate) struct Leads {
+    channel: Channel,
+    message_bytes_max: usize,
+}
+
+impl Leads {
+    pub(crate) fn kv(self) -> KvClient<Channel> {
+        KvClient::new(self.channel).max_decoding_message_size(self.message_bytes_max)
+    }
+
+    pub(crate) fn cluster(self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel).max_decoding_message_size(self.message_bytes_max)
+    }
+}
+
+fn unreachable(address: &str, error: &dyn Error) -> ApiError {
+    let message = format!("the leader at {address} cannot be reached ({error}): retry");
+    ApiError::new(ErrorCode::Unavailable, message)
+}
+
+/// Whether the connection was never made, so that nothing can have been sent.
+fn failed_to_connect(status: &tonic::Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

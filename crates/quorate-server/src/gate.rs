@@ -1,0 +1,199 @@
+//! The door of the client port: how many requests are worked on at once, whether the node still takes
+//! any, and what is counted about them.
+//!
+//! ```text
+//!   request ─► stopping? ─► a permit, or busy ─► http.rs, grpc.rs ─► counted ─► answer
+//!   stream  ─► stopping? ─► waits for a permit per request ────────────┘
+//! ```
+//!
+//! Health, metrics and status are answered even when all permits are taken.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::Method;
+use http::header::CONTENT_TYPE;
+use quorate_client::ErrorCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::error::{ApiError, CODE_HEADER};
+use crate::members::shutting_down;
+use crate::metrics::Metrics;
+
+/// Whether the node is stopping. Set once.
+#[derive(Debug, Default)]
+pub(crate) struct Stopping {
+    flag: watch::Sender<bool>,
+}
+
+impl Stopping {
+    pub(crate) fn set(&self) {
+        self.flag.send_replace(true);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        *self.flag.borrow()
+    }
+
+    /// Resolves when the node is stopping.
+    pub(crate) async fn wait(&self) {
+        let mut flag = self.flag.subscribe();
+        // The sender lives as long as `self`, so this ends only when the flag is set.
+        if flag.wait_for(|stopping| *stopping).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    permits: Arc<Semaphore>,
+    stopping: Arc<Stopping>,
+    metrics: Metrics,
+    streams: Mutex<JoinSet<()>>,
+}
+
+impl Gate {
+    pub(crate) fn new(requests_max: usize, stopping: Arc<Stopping>, metrics: Metrics) -> Self {
+        let permits = Arc::new(Semaphore::new(requests_max.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { permits, stopping, metrics, streams: Mutex::default() }
+    }
+
+    pub(crate) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Waits for a permit.
+    pub(crate) async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().acquire_owned().await.ok()
+    }
+
+    /// Runs a stream's task, which is ended with the gate.
+    pub(crate) fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
+        let mut streams = self.lock_streams();
+        while streams.try_join_next().is_some() {}
+        streams.spawn(stream);
+    }
+
+    /// Ends what is left of the streams.
+    pub(crate) async fn end_streams(&self) {
+        let mut streams = std::mem::take(&mut *self.lock_streams());
+        streams.shutdown().await;
+    }
+
+    fn lock_streams(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The middleware in front of everything.
+pub(crate) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let operation = operation(request.method(), request.uri().path());
+    let is_grpc = is_grpc(&request);
+    let response = match admit(&gate, operation) {
+        Ok(_permit) => next.run(request).await,
+        Err(error) if is_grpc => error.into_status().into_http(),
+        Err(error) => error.into_response(),
+    };
+    let code = code_of(&response);
+    if operation != STREAM {
+        gate.metrics.observe(operation, &code, started.elapsed());
+    }
+    response
+}
+
+pub(crate) fn is_grpc(request: &Request) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// A stream is counted by its requests.
+const STREAM: &str = "stream";
+
+fn admit(gate: &Gate, operation: &str) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    if matches!(operation, "livez" | "readyz" | "metrics" | "status") {
+        return Ok(None);
+    }
+    if gate.stopping.is_set() {
+        return Err(shutting_down());
+    }
+    if operation == STREAM {
+        return Ok(None);
+    }
+    let permit = gate.permits.clone().try_acquire_owned();
+    permit.map(Some).map_err(|_| {
+        ApiError::new(ErrorCode::Busy, "this node works on as many requests as it may: back off and retry")
+    })
+}
+
+/// What is asked, from a short list: names of metrics must not come from users.
+fn operation(method: &Method, path: &str) -> &'static str {
+    if let Some(rpc) = path.strip_prefix("/quorate.v1.KV/").or(path.strip_prefix("/quorate.v1.Cluster/")) {
+        return match rpc {
+            "Put" => "put",
+            "Get" => "get",
+            "Delete" => "delete",
+            "Scan" => "scan",
+            "OpenSession" => "open_session",
+            "Stream" => STREAM,
+            "Status" => "status",
+            "MemberList" => "member_list",
+            "MemberAdd" => "member_add",
+            "MemberPromote" => "member_promote",
+            "MemberRemove" => "member_remove",
+            "MemberUpdate" => "member_update",
+            "TransferLeadership" => "transfer_leadership",
+            _ => "other",
+        };
+    }
+    match (method.as_str(), path) {
+        ("GET", "/livez") => "livez",
+        ("GET", "/readyz") => "readyz",
+        ("GET", "/metrics") => "metrics",
+        ("GET", "/v1/status") => "status",
+        ("GET", "/v1/members") => "member_list",
+        ("POST", "/v1/members") => "member_add",
+        ("POST", "/v1/leader/transfer") => "transfer_leadership",
+        ("GET" | "HEAD", "/v1/kv") => "scan",
+        ("PUT", path) if path.starts_with("/v1/kv/") => "put",
+        ("GET" | "HEAD", path) if path.starts_with("/v1/kv/") => "get",
+        ("DELETE", path) if path.starts_with("/v1/kv/") => "delete",
+        ("DELETE", path) if path.starts_with("/v1/members") => "member_remove",
+        ("POST", path) if path.starts_with("/v1/members/") => "member_promote",
+        _ => "other",
+    }
+}
+
+/// `ok`, one of our codes, or what kind of failure it is without one.
+fn code_of(response: &Response) -> String {
+    let headers = response.headers();
+    if let Some(code) = headers.get(CODE_HEADER).and_then(|value| value.to_str().ok()) {
+        return code.to_owned();
+    }
+    let failed_call = headers.get("grpc-status").is_some_and(|status| status != "0");
+    if failed_call || !(response.status().is_success() || response.status().is_redirection()) {
+        return "other".to_owned();
+    }
+    "ok".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_operations_do_not_come_from_users() {
+        assert_eq!(operation(&Method::PUT, "/v1/kv/a%2Fb"), "put");
+        assert_eq!(operation(&Method::HEAD, "/v1/kv/a"), "get");
+        assert_eq!(operation(&Method::GET, "/v1/kv"), "scan");
+        assert_eq!(operation(&Method::POST, "/quorate.v1.KV/Put"), "put");
+        assert_eq!(operation(&Method::POST, "/quorate.v1.KV/Evil"), "other");
+        assert_eq!(operation(&Method::GET, "/../../etc"), "other");
+    }
+}

@@ -1,0 +1,166 @@
+//! What `/metrics` says, in the text format of Prometheus.
+//!
+//! Requests are counted as they are answered; everything else is read from the replica, the log and the
+//! transport when somebody asks. Each server has a registry of its own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
+use quorate::{Node, Raft, RoleName};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    operation: &'static str,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: &'static str,
+}
+
+/// A server's figures.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<OperationLabels, Histogram>,
+}
+
+impl Metrics {
+    pub(crate) fn new(node: Arc<Node>, raft: Raft) -> Self {
+        let mut registry = Registry::with_prefix("quorate");
+        let requests = Family::default();
+        registry.register("requests", "Requests answered on the client port", requests.clone());
+        let seconds = Family::new_with_constructor(request_buckets as fn() -> Histogram);
+        registry.register("request_seconds", "How long requests took", seconds.clone());
+        registry.register_collector(Box::new(NodeFigures { node, raft }));
+        Self { registry, requests, seconds }
+    }
+
+    /// A request was answered.
+    pub(crate) fn observe(&self, operation: &'static str, code: &str, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { operation, code: code.to_owned() }).inc();
+        self.seconds.get_or_create(&OperationLabels { operation }).observe(took.as_secs_f64());
+    }
+
+    /// All figures as text.
+    ///
+    /// # Errors
+    /// Only if a figure cannot be formatted.
+    pub(crate) fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// From 0.1 ms to 13 s.
+fn request_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 18))
+}
+
+/// Figures that are read when asked for.
+struct NodeFigures {
+    node: Arc<Node>,
+    raft: Raft,
+}
+
+impl fmt::Debug for NodeFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeFigures")
+    }
+}
+
+impl Collector for NodeFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let status = self.raft.status();
+        let stats = self.node.stats();
+        let voters = status.membership.voters().count() as u64;
+        let members = status.membership.members().count() as u64;
+        let gauges: [(&str, &str, u64); 12] = [
+            ("is_leader", "1 if this node leads", u64::from(status.role == RoleName::Leader)),
+            ("has_leader", "1 if this node knows a leader", u64::from(status.leader.is_some())),
+            ("term", "The current term", status.term.0),
+            ("last_index", "The last log entry", status.last.index.0),
+            ("commit_index", "The highest committed log entry known here", status.commit.0),
+            ("applied_index", "The last log entry applied here", status.applied.0),
+            ("compacted_index", "The log starts after this", status.compacted.index.0),
+            ("snapshot_index", "What the newest snapshot covers", status.snapshot.index.0),
+            ("voters", "Members that vote", voters),
+            ("learners", "Members that do not vote", members - voters),
+            ("log_on_disk_bytes", "Size of the log on disk", stats.log.bytes_on_disk),
+            ("peer_connections", "Established connections to other nodes", stats.transport.connections),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let counters: [(&str, &str, u64); 10] = [
+            ("log_syncs", "Times the log was synced to disk", stats.log.syncs),
+            ("log_batches", "Batches written to the log", stats.log.batches),
+            ("log_written_bytes", "Bytes written to the log", stats.log.bytes_written),
+            ("peer_messages_sent", "Messages sent to other nodes", stats.transport.messages_sent),
+            (
+                "peer_messages_received",
+                "Messages received from other nodes",
+                stats.transport.messages_received,
+            ),
+            ("peer_sent_bytes", "Bytes sent to other nodes", stats.transport.bytes_sent),
+            ("peer_received_bytes", "Bytes received from other nodes", stats.transport.bytes_received),
+            (
+                "peer_messages_unsent",
+                "Messages to other nodes that were dropped",
+                stats.transport.outbound_dropped,
+            ),
+            (
+                "peer_messages_untaken",
+                "Messages from other nodes that were dropped",
+                stats.transport.inbound_dropped,
+            ),
+            (
+                "peer_handshakes_refused",
+                "Handshakes refused by either side",
+                stats.transport.handshakes_refused,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                <ConstCounter<u64> as TypedMetric>::TYPE,
+            )?)?;
+        }
+        self.encode_role(encoder, status.role)
+    }
+}
+
+impl NodeFigures {
+    /// One series per role, 1 for the current one.
+    fn encode_role(&self, mut encoder: DescriptorEncoder<'_>, current: RoleName) -> Result<(), fmt::Error> {
+        let mut family =
+            encoder.encode_descriptor("role", "1 for the role of this node", None, MetricType::Gauge)?;
+        let roles = [
+            (RoleName::Follower, "follower"),
+            (RoleName::PreCandidate, "pre_candidate"),
+            (RoleName::Candidate, "candidate"),
+            (RoleName::Leader, "leader"),
+        ];
+        for (role, name) in roles {
+            let gauge = ConstGauge::new(u32::from(role == current));
+            gauge.encode(family.encode_family(&[("role", name)])?)?;
+        }
+        Ok(())
+    }
+}
