@@ -3,12 +3,13 @@
 //! Nothing is read or allocated beyond a small handshake frame before a peer has said who it is. Any
 //! byte that makes no sense ends its connection, is counted, and harms nothing else.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use quorate_core::NodeId;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::transport::frame::{
@@ -19,13 +20,20 @@ use crate::transport::link::{LinkContext, tune};
 
 const READ_BUFFER_BYTES: usize = 64 << 10;
 
-/// Accepts connections until the task is aborted; its connections end with it.
-pub(crate) async fn accept_loop(listener: TcpListener, context: LinkContext) {
+/// Accepts connections until `stop` resolves, then ends them all and waits for that. When the task is
+/// aborted instead, its connections end soon after.
+pub(crate) async fn accept_loop(
+    listener: TcpListener,
+    context: LinkContext,
+    mut stop: oneshot::Receiver<Infallible>,
+) {
     let room = Arc::new(Semaphore::new(context.config.connections_max));
     let mut connections = JoinSet::new();
     let mut number = 0_u64;
     loop {
         tokio::select! {
+            // Whoever stops this drops the sender.
+            _ = &mut stop => break,
             Some(_ended) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
@@ -51,6 +59,7 @@ pub(crate) async fn accept_loop(listener: TcpListener, context: LinkContext) {
             }
         }
     }
+    connections.shutdown().await;
 }
 
 async fn refuse(mut stream: TcpStream, refusal: &Refusal, context: &LinkContext) -> Result<(), FrameError> {

@@ -10,6 +10,7 @@
 //! that connect to each other at the same time need not agree on whose connection wins.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use quorate_core::NodeId;
 use quorate_host::{Lane, Outbound};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::TransportConfig;
@@ -44,9 +46,16 @@ pub struct TcpTransport {
 #[derive(Default)]
 struct State {
     listener: Option<TcpListener>,
+    accepting: Option<Accepting>,
     peers: BTreeMap<NodeId, Peer>,
-    tasks: Vec<JoinHandle<()>>,
+    links: Vec<JoinHandle<()>>,
     stopped: bool,
+}
+
+/// The task that accepts connections; it stops when the sender is dropped.
+struct Accepting {
+    task: JoinHandle<()>,
+    stop: oneshot::Sender<Infallible>,
 }
 
 struct Peer {
@@ -135,13 +144,13 @@ impl TcpTransport {
 
     /// Queues one message; returns whether its sender must be told that it was lost.
     fn queue(&self, state: &mut State, context: &LinkContext, outbound: Outbound) -> bool {
-        let State { peers, tasks, .. } = state;
+        let State { peers, links, .. } = state;
         let peer = peers.entry(outbound.to).or_insert_with(|| {
             let address = Arc::new(Mutex::new(outbound.address.clone()));
             let mut open = |channel| {
                 let bytes_max = self.config.queue_bytes_max;
                 let link = Arc::new(Link::new(outbound.to, channel, Arc::clone(&address), bytes_max));
-                tasks.push(self.runtime.spawn(Arc::clone(&link).run(context.clone())));
+                links.push(self.runtime.spawn(Arc::clone(&link).run(context.clone())));
                 link
             };
             let (consensus, bulk) = (open(Channel::Consensus), open(Channel::Bulk));
@@ -170,15 +179,14 @@ impl TcpTransport {
         }
     }
 
-    /// Takes all tasks out, aborted, and lets nothing start any more.
-    fn end(&self) -> Vec<JoinHandle<()>> {
+    /// Takes all tasks out, the links aborted, and lets nothing start any more.
+    fn end(&self) -> (Option<Accepting>, Vec<JoinHandle<()>>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.stopped = true;
         state.listener = None;
-        for task in &state.tasks {
-            task.abort();
-        }
-        std::mem::take(&mut state.tasks)
+        let links = std::mem::take(&mut state.links);
+        links.iter().for_each(JoinHandle::abort);
+        (state.accepting.take(), links)
     }
 }
 
@@ -192,7 +200,9 @@ impl Transport for TcpTransport {
         };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listener) = state.listener.take() {
-            state.tasks.push(self.runtime.spawn(accept_loop(listener, context.clone())));
+            let (stop, stopped) = oneshot::channel();
+            let task = self.runtime.spawn(accept_loop(listener, context.clone(), stopped));
+            state.accepting = Some(Accepting { task, stop });
         }
         // A second start has no listener left and changes nothing.
         self.context.get_or_init(|| context);
@@ -242,14 +252,22 @@ impl Transport for TcpTransport {
     }
 
     fn abort(&self) {
-        drop(self.end());
+        if let (Some(accepting), _) = self.end() {
+            accepting.task.abort();
+        }
     }
 
     fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async {
-            for task in self.end() {
-                // An aborted task ends with an error that says just that.
+            let (accepting, links) = self.end();
+            if let Some(Accepting { task, stop }) = accepting {
+                drop(stop);
+                // A panic of the task has ended it as well.
                 drop(task.await);
+            }
+            for link in links {
+                // An aborted task ends with an error that says just that.
+                drop(link.await);
             }
         })
     }
