@@ -1,0 +1,274 @@
+//! Messages that bring other implementations down, and anything else a peer could say: refused with
+//! a reason, without a panic, and without a trace in the replica.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use quorate_core::{
+    Append, AppendReply, Entry, EntryPayload, LogId, LogIndex, Membership, Message, MessageBody, MonoTime,
+    RawNode, Rejected, ReplicaId, SnapshotMeta, Term, VoteRequest,
+};
+
+use crate::group::{drain, fresh, group, membership};
+use crate::strategies::any_message;
+
+const NOW: MonoTime = MonoTime::from_millis(20);
+
+fn message(from: u64, to: u64, term: u64, body: MessageBody) -> Message {
+    Message { from: ReplicaId(from), to: ReplicaId(to), term: Term(term), epoch: 0, body }
+}
+
+/// Steps `message` into a copy of `node`: the reason, if the copy is otherwise the same as before.
+fn refusal(node: &RawNode, message: Message) -> Rejected {
+    let (mut before, mut after) = (node.clone(), node.clone());
+    before.tick(NOW);
+    drain(&mut before, NOW);
+    let from = message.from;
+    let reason = after.step(NOW, from, message).unwrap_err();
+    drain(&mut after, NOW);
+    assert!(before == after, "refused ({reason:?}), but something changed:\n{before:#?}\n{after:#?}");
+    reason
+}
+
+fn leader() -> RawNode {
+    group().remove(&ReplicaId(1)).unwrap()
+}
+
+fn follower() -> RawNode {
+    group().remove(&ReplicaId(2)).unwrap()
+}
+
+fn append(prev: LogId, ids: &[(u64, u64)], commit: u64) -> MessageBody {
+    let entry = |(term, index): &(u64, u64)| Entry {
+        id: LogId::new(*term, *index),
+        payload: EntryPayload::Command(Bytes::from_static(b"evil")),
+    };
+    let entries = ids.iter().map(entry).collect();
+    MessageBody::Append(Append { prev, entries, commit: LogIndex(commit), read_round: 0 })
+}
+
+#[test]
+fn a_heartbeat_commits_only_what_is_known_to_match() {
+    // etcd and raft-rs panic: "tocommit(99) is out of range".
+    let mut node = follower();
+    node.step(
+        NOW,
+        ReplicaId(1),
+        message(1, 2, 1, MessageBody::Heartbeat { commit: LogIndex(99), read_round: 0 }),
+    )
+    .unwrap();
+    drain(&mut node, NOW);
+    assert_eq!(node.status().commit, LogIndex(3));
+}
+
+#[test]
+fn answers_to_rounds_that_never_began_are_refused() {
+    // etcd panics on read contexts it did not make.
+    let reply = |round| MessageBody::HeartbeatReply { read_round: round, last: LogId::new(1, 3) };
+    assert_eq!(refusal(&leader(), message(2, 1, 1, reply(u64::MAX))), Rejected::Unexpected);
+    let reply = AppendReply::Accepted { matched: LogIndex(3), read_round: 7 };
+    assert_eq!(refusal(&leader(), message(2, 1, 1, MessageBody::AppendReply(reply))), Rejected::Unexpected);
+}
+
+#[test]
+fn a_snapshot_with_members_that_cannot_be_is_refused() {
+    // Both panic on a snapshot without voters.
+    let meta =
+        SnapshotMeta { last: LogId::new(1, 9), membership: Arc::default(), membership_id: LogId::default() };
+    let body = MessageBody::InstallSnapshot(meta);
+    assert_eq!(refusal(&follower(), message(1, 2, 1, body)), Rejected::InvalidMembership);
+}
+
+#[test]
+fn an_entry_with_members_that_cannot_be_is_refused() {
+    let entries = vec![Entry {
+        id: LogId::new(1, 4),
+        payload: EntryPayload::Membership(Arc::new(Membership::default())),
+    }];
+    let append = Append { prev: LogId::new(1, 3), entries, commit: LogIndex(0), read_round: 0 };
+    assert_eq!(
+        refusal(&follower(), message(1, 2, 1, MessageBody::Append(append))),
+        Rejected::InvalidMembership
+    );
+}
+
+#[test]
+fn a_snapshot_that_contradicts_commits_is_refused() {
+    let meta = SnapshotMeta {
+        last: LogId::new(2, 2),
+        membership: Arc::new(membership(3)),
+        membership_id: LogId::default(),
+    };
+    let body = MessageBody::InstallSnapshot(meta);
+    assert_eq!(refusal(&follower(), message(1, 2, 2, body)), Rejected::ContradictsCommitted);
+}
+
+#[test]
+fn an_append_that_replaces_committed_entries_is_refused() {
+    // Both panic: "entry 2 conflict with committed entry".
+    let body = append(LogId::new(1, 1), &[(2, 2)], 0);
+    assert_eq!(refusal(&follower(), message(1, 2, 2, body)), Rejected::ContradictsCommitted);
+    let body = append(LogId::new(2, 3), &[], 0);
+    assert_eq!(refusal(&follower(), message(1, 2, 2, body)), Rejected::ContradictsCommitted);
+}
+
+#[test]
+fn entries_with_gaps_or_wrong_terms_are_refused() {
+    // etcd accepts the first two and panics later.
+    let prev = LogId::new(1, 3);
+    let malformed: [Vec<(u64, u64)>; 6] =
+        [vec![(1, 4), (1, 6)], vec![(1, 9)], vec![(1, 3)], vec![(0, 4)], vec![(2, 4)], vec![(1, 4), (0, 5)]];
+    for ids in malformed {
+        let body = append(prev, &ids, 0);
+        assert_eq!(refusal(&follower(), message(1, 2, 1, body)), Rejected::MalformedEntries, "{ids:?}");
+    }
+}
+
+#[test]
+fn a_prev_of_term_zero_beyond_the_log_does_not_match() {
+    // raft-rs takes the missing term for 0 and panics.
+    let mut node = follower();
+    node.step(NOW, ReplicaId(1), message(1, 2, 1, append(LogId::new(0, 9), &[], 9))).unwrap();
+    let said = drain(&mut node, NOW);
+    assert!(
+        matches!(&said[..], [Message { body: MessageBody::AppendReply(AppendReply::Rejected { .. }), .. }]),
+        "{said:?}"
+    );
+    assert_eq!(node.status().commit, LogIndex(3));
+}
+
+#[test]
+fn an_acceptance_of_what_was_never_sent_is_refused() {
+    // etcd panics on the next proposal: "need non-empty snapshot".
+    let reply = AppendReply::Accepted { matched: LogIndex(99), read_round: 0 };
+    assert_eq!(refusal(&leader(), message(2, 1, 1, MessageBody::AppendReply(reply))), Rejected::Unexpected);
+    let reply = AppendReply::Rejected { prev: LogIndex(99), hint: LogId::new(1, 98), last: LogIndex(98) };
+    assert_eq!(refusal(&leader(), message(2, 1, 1, MessageBody::AppendReply(reply))), Rejected::Unexpected);
+}
+
+#[test]
+fn the_last_term_there_is_cannot_be_reached() {
+    // Both wrap to term 0 at the next campaign and panic.
+    let request = VoteRequest { last: LogId::new(1, 9), transfer: true };
+    for term in [u64::MAX, u64::MAX / 2 + 1, 0] {
+        let body = MessageBody::Vote(request);
+        assert_eq!(refusal(&follower(), message(3, 2, term, body)), Rejected::OutOfRange);
+    }
+    let mut node = follower();
+    node.step(NOW, ReplicaId(3), message(3, 2, u64::MAX / 2, MessageBody::Vote(request))).unwrap();
+    drain(&mut node, NOW);
+    node.campaign(NOW);
+    drain(&mut node, NOW);
+    assert_eq!(node.status().term, Term::MAX);
+}
+
+#[test]
+fn indexes_that_cannot_be_reached_are_refused() {
+    let far = LogId { term: Term(1), index: LogIndex(u64::MAX) };
+    let bodies = [
+        append(far, &[], 0),
+        append(LogId::new(1, 3), &[], u64::MAX),
+        MessageBody::Heartbeat { commit: LogIndex(u64::MAX), read_round: 0 },
+        MessageBody::PreVote(VoteRequest { last: far, transfer: false }),
+        MessageBody::ReadIndexReply { request: 1, index: Some(LogIndex(u64::MAX)) },
+    ];
+    for body in bodies {
+        assert_eq!(refusal(&follower(), message(1, 2, 1, body)), Rejected::OutOfRange);
+    }
+}
+
+#[test]
+fn only_the_leader_of_the_term_may_start_an_election_elsewhere() {
+    // Both obey TimeoutNow from anybody.
+    assert_eq!(refusal(&follower(), message(3, 2, 1, MessageBody::TimeoutNow)), Rejected::NotFromLeader);
+    assert_eq!(refusal(&leader(), message(3, 1, 1, MessageBody::TimeoutNow)), Rejected::NotFromLeader);
+}
+
+#[test]
+fn nobody_is_who_he_says_he_is() {
+    let heartbeat = || MessageBody::Heartbeat { commit: LogIndex(0), read_round: 0 };
+    assert_eq!(refusal(&follower(), message(1, 3, 1, heartbeat())), Rejected::WrongReceiver);
+    assert_eq!(refusal(&follower(), message(2, 2, 1, heartbeat())), Rejected::ForgedSender);
+    let mut node = follower();
+    assert_eq!(node.step(NOW, ReplicaId(3), message(1, 2, 1, heartbeat())), Err(Rejected::ForgedSender));
+    assert_eq!(refusal(&follower(), message(3, 2, 1, heartbeat())), Rejected::TwoLeaders);
+    assert_eq!(refusal(&leader(), message(3, 1, 1, heartbeat())), Rejected::TwoLeaders);
+    let reply = MessageBody::VoteReply { granted: true };
+    assert_eq!(refusal(&leader(), message(9, 1, 1, reply)), Rejected::UnknownSender);
+}
+
+#[test]
+fn a_stranger_with_a_later_term_does_not_depose_the_leader() {
+    // A replica that was removed while it was away, or one that never was a member.
+    let last = LogId::new(1, 3);
+    let reply = MessageBody::HeartbeatReply { read_round: 0, last };
+    assert_eq!(refusal(&leader(), message(9, 1, 7, reply)), Rejected::UnknownSender);
+    let mut node = leader();
+    let vote = MessageBody::Vote(VoteRequest { last: LogId::new(6, 9), transfer: true });
+    node.step(NOW, ReplicaId(9), message(9, 1, 7, vote)).unwrap();
+    drain(&mut node, NOW);
+    assert_eq!((node.status().term, node.status().leader), (Term(1), Some(ReplicaId(1))));
+}
+
+#[test]
+fn another_recovery_epoch_is_another_group() {
+    let heartbeat = MessageBody::Heartbeat { commit: LogIndex(0), read_round: 0 };
+    let later = Message { epoch: 1, ..message(1, 2, 1, heartbeat) };
+    assert_eq!(refusal(&follower(), later), Rejected::OldEpoch);
+}
+
+#[test]
+fn a_read_answer_to_nothing_is_refused() {
+    let reply = MessageBody::ReadIndexReply { request: 1, index: Some(LogIndex(3)) };
+    assert_eq!(refusal(&follower(), message(1, 2, 1, reply.clone())), Rejected::Unexpected);
+    assert_eq!(refusal(&follower(), message(3, 2, 1, reply.clone())), Rejected::NotFromLeader);
+    assert_eq!(refusal(&leader(), message(2, 1, 1, reply)), Rejected::Unexpected);
+}
+
+/// One of every role, and a replica that has just joined.
+fn roles() -> Vec<RawNode> {
+    let candidate = {
+        let mut node = fresh(1, membership(3));
+        node.campaign(NOW);
+        drain(&mut node, NOW);
+        node
+    };
+    let later = MonoTime::from_millis(5_000);
+    let mut pre_candidate = follower();
+    pre_candidate.tick(later);
+    drain(&mut pre_candidate, later);
+    vec![leader(), follower(), candidate, pre_candidate, fresh(4, Membership::default())]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever arrives, in whatever order: no panic; and what is refused in the current term
+    /// changes nothing.
+    #[test]
+    fn anything_may_arrive(messages in prop::collection::vec(any_message(), 1..12), role in 0_usize..5) {
+        let mut node = roles().swap_remove(role);
+        let now = MonoTime::from_millis(5_100);
+        node.tick(now);
+        drain(&mut node, now);
+        let own = node.status().id;
+        for message in messages {
+            let message = Message { to: own, ..message };
+            let before = node.clone();
+            let (from, term) = (message.from, message.term);
+            let outcome = node.step(now, from, message);
+            drain(&mut node, now);
+            if let Err(reason) = outcome
+                && (term <= before.status().term || term > Term::MAX)
+                && reason != Rejected::Busy
+            {
+                prop_assert!(before == node, "refused ({:?}), but something changed", reason);
+            }
+            let status = node.status();
+            prop_assert!(status.applied <= status.commit && status.commit <= status.last.index);
+        }
+        node.campaign(now);
+        drain(&mut node, now);
+    }
+}
