@@ -1,0 +1,8 @@
+//! Real servers on loopback, asked over real sockets: every endpoint, every code, and what happens when nodes
+//! come and go.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod support;
+
+mod http_api;
