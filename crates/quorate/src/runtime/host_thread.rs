@@ -160,6 +160,7 @@ impl HostThread {
     fn turn(&mut self, inputs: Vec<HostInput>) -> Option<String> {
         let now = self.clock.now();
         let mut stop: Option<String> = None;
+        let mut closed = Vec::new();
         for input in inputs {
             if let Some(reason) = &stop {
                 self.turn_away(input, reason);
@@ -187,8 +188,7 @@ impl HostThread {
                 HostInput::Close { group, reply } => {
                     self.host.close_group(group);
                     self.groups.remove(&group);
-                    // Dropping the sender tells the same.
-                    drop(reply);
+                    closed.push(reply);
                 }
                 HostInput::Stop { reason } => stop = Some(reason),
             }
@@ -198,6 +198,9 @@ impl HostThread {
         }
         let work = self.host.take_work();
         self.dispatch(work);
+        // Only now is everything that concerns the closed groups on its way, ahead of what their
+        // closers do next.
+        drop(closed);
         self.publish();
         stop
     }
