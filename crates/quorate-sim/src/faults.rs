@@ -168,12 +168,16 @@ impl World {
     }
 
     fn slow_disk(&mut self, id: NodeId) {
-        let profile =
-            DiskProfile { sync_nanos_max: 400 * MILLISECOND, slow_sync_permille: 0, ..self.swarm.disk };
+        let sync_millis_max = *self.rng.pick(&[400, 400, 400, 6_000]).unwrap_or(&400);
+        let profile = DiskProfile {
+            sync_nanos_max: sync_millis_max * MILLISECOND,
+            slow_sync_permille: 0,
+            ..self.swarm.disk
+        };
         if let Some(node) = self.nodes.get_mut(&id) {
             node.disk.set_profile(profile);
         }
-        note!(self, "!!", "the disk of n{id} becomes slow");
+        note!(self, "!!", "the disk of n{id} becomes slow: up to {sync_millis_max} ms a sync");
         self.coverage.count("slow disks");
         self.heal_later();
     }

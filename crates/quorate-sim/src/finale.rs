@@ -6,7 +6,7 @@
 //! ```
 
 use quorate_core::{GroupId, NodeId};
-use quorate_host::{Answer, Applied, ApplyTask, Event, Ticket};
+use quorate_host::{Answer, Applied, ApplyTask, Event, GroupStatus, Ticket};
 use quorate_kv::KvQuery;
 
 use crate::invariants::{Checked, Violation, require};
@@ -46,31 +46,20 @@ impl World {
             missing.push(format!("client {} still waits", client.id));
         }
         for group in (1..=self.swarm.groups).map(GroupId) {
-            match self.a_leader(group) {
-                None => missing.push(format!("{group:?} has no leader")),
-                Some(_) if self.has_converged(group) => {}
-                Some((leader, _)) => {
-                    missing.push(format!("{group:?} has not converged (leader on n{leader}):"));
-                    for node in self.nodes.values() {
-                        let status = node.running.as_ref().and_then(|running| running.host.status(group));
-                        if let Some(status) = status {
-                            missing.push(format!(
-                                "n{} {:?} {} {:?} last {} commit {} applied {} progress {:?}",
-                                node.id,
-                                status.replica,
-                                status.role,
-                                status.term,
-                                status.last,
-                                status.commit,
-                                status.applied,
-                                status.progress
-                            ));
-                        }
-                    }
-                }
+            if self.has_converged(group) {
+                continue;
+            }
+            let leader = self.a_leader(group).map(|(node, _)| node);
+            missing.push(format!("{group:?} has not converged (leader: {leader:?})"));
+            for node in self.nodes.values() {
+                let status = node.running.as_ref().and_then(|running| running.host.status(group));
+                missing.push(match status {
+                    Some(status) => in_a_line(node.id, &status),
+                    None => format!("n{} has no replica", node.id),
+                });
             }
         }
-        missing.join("; ")
+        missing.join("\n    ")
     }
 
     /// Judges the run as a whole.
@@ -110,4 +99,23 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn in_a_line(node: NodeId, status: &GroupStatus) -> String {
+    let GroupStatus { role, replica, term, leader, last, commit, applied, compacted, .. } = status;
+    let members: Vec<String> = status
+        .membership
+        .members()
+        .map(|(id, member)| format!("{id:?} n{} {:?}", member.node, member.role))
+        .collect();
+    let fed: Vec<String> = status
+        .progress
+        .iter()
+        .map(|(id, progress)| format!("{id:?} {:?} {}..{}", progress.state, progress.matched, progress.next))
+        .collect();
+    format!(
+        "n{node} {replica:?} {role} {term:?} of {leader:?}, last {last} commit {commit} applied {applied} compacted \
+         {compacted}, members of {} {members:?}, feeds {fed:?}",
+        status.membership_id
+    )
 }

@@ -401,6 +401,15 @@ pub(crate) fn promised(message: &Message, durable: &Durable) -> Checked {
             state.last
         );
     }
+    if let MessageBody::HeartbeatReply { last, .. } = &message.body {
+        require!(
+            holds(durable, *last),
+            "promised before durable",
+            "{:?} says that it holds {last}, its disk ends at {:?}",
+            message.from,
+            state.last
+        );
+    }
     Ok(())
 }
 

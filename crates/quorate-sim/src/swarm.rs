@@ -82,7 +82,11 @@ fn draw_group(rng: &mut Rng) -> GroupConfig {
         chunk_bytes: usize::try_from(rng.between(40, 2_000)).unwrap_or(40),
         window_bytes: rng.between(100, 8_000),
     };
-    GroupConfig { core, snapshots, sessions: SessionConfig::default(), ..GroupConfig::default() }
+    // An hour, or so short that sessions of slow clients expire under them.
+    let idle_max = Duration::from_millis(*rng.pick(&[3_600_000, 3_600_000, 3_600_000, 700]).unwrap_or(&700));
+    let sessions = SessionConfig { idle_max, ..SessionConfig::default() };
+    let stalled_write_max = Duration::from_millis(*rng.pick(&[150, 5_000]).unwrap_or(&5_000));
+    GroupConfig { core, snapshots, sessions, stalled_write_max, ..GroupConfig::default() }
 }
 
 fn draw_network(rng: &mut Rng) -> NetworkProfile {
