@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use quorate_core::{Entry, EntryPayload, GroupId, LogId, LogIndex};
+use quorate_core::{Entry, EntryPayload, GroupId, LogId, LogIndex, NodeId};
 use quorate_sim::{Crash, DiskProfile, Rng, SimDisk};
-use quorate_storage::{Disk, GroupWrite, LogBatch, LogStore, Wal, WalConfig};
+use quorate_storage::{DataDir, Disk, GroupWrite, Identity, LogBatch, LogStore, Wal, WalConfig};
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -21,6 +21,10 @@ fn disk_with_log(seed: u64) -> SimDisk {
     disk.handle().create_dir_all(Path::new("wal")).unwrap();
     disk.handle().sync_dir(Path::new("")).unwrap();
     disk
+}
+
+fn small_log() -> WalConfig {
+    WalConfig { segment_bytes: 8192, fill_ahead_bytes: 2048, ..WalConfig::default() }
 }
 
 fn content(disk: &SimDisk, path: &str) -> Option<Vec<u8>> {
@@ -142,8 +146,7 @@ fn the_log_keeps_what_it_completed_through_a_hundred_power_cuts() {
         let (mut acknowledged, mut written) = (0, 0);
         for life in 0..10 {
             disk.begin(now);
-            let config = WalConfig { segment_bytes: 8192, fill_ahead_bytes: 2048, ..WalConfig::default() };
-            let mut wal = Wal::open(Arc::new(disk.handle()), Path::new("wal"), config)
+            let mut wal = Wal::open(Arc::new(disk.handle()), Path::new("wal"), small_log())
                 .unwrap_or_else(|error| panic!("seed {seed} life {life}: {error}"));
             now = disk.end();
             let last = wal.groups().first().map_or(0, |group| group.last.0);
@@ -183,13 +186,35 @@ fn completed_entries_can_be_read_after_the_cut() {
     let disk = disk_with_log(5);
     let done = Arc::new(Mutex::new(false));
     let seen = Arc::clone(&done);
-    let mut wal = Wal::open(Arc::new(disk.handle()), Path::new("wal"), WalConfig::default()).unwrap();
+    let mut wal = Wal::open(Arc::new(disk.handle()), Path::new("wal"), small_log()).unwrap();
     let completed = Box::new(move |_| *seen.lock().unwrap() = true);
     wal.write(batch(1, &mut Rng::new(1)), true, completed);
     wal.flush().unwrap();
     assert!(*done.lock().unwrap());
     disk.crash(Crash::Power, disk.end());
-    let wal = Wal::open(Arc::new(disk.handle()), Path::new("wal"), WalConfig::default()).unwrap();
+    let wal = Wal::open(Arc::new(disk.handle()), Path::new("wal"), small_log()).unwrap();
     let read = wal.reader().read(GroupId(1), LogIndex(1)..LogIndex(2), 100).unwrap();
     assert_eq!(read.len(), 1);
+}
+
+/// A node was killed during its very first start, after its names were written and before they were synced. The
+/// next start found them (a killed process loses no written byte), believed them, and worked on them for a day.
+/// Then the power went, and the directory was empty: votes, log and all.
+#[test]
+fn names_that_a_killed_first_start_left_are_durable_after_the_next_start() {
+    let identity = Identity { cluster: 1, node: NodeId(1), incarnation: 7 };
+    for killed_at_percent in 0..=100 {
+        let disk = disk(3);
+        let opened = DataDir::open(Arc::new(disk.handle()), identity).unwrap();
+        drop(opened);
+        disk.crash(Crash::Process, disk.end() * killed_at_percent / 100);
+        disk.begin(disk.end());
+        let opened = DataDir::open(Arc::new(disk.handle()), identity).unwrap();
+        let wal = Wal::open(opened.disk(), &opened.wal(), small_log()).unwrap();
+        drop((wal, opened));
+        let copy = disk.durable_copy(disk.end());
+        let found = DataDir::inspect(&copy.handle()).unwrap();
+        assert_eq!(found, Some(identity), "killed after {killed_at_percent} % of the first start");
+        assert_eq!(copy.handle().list(Path::new("wal")).unwrap().len(), 1);
+    }
 }

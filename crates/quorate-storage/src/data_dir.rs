@@ -150,6 +150,8 @@ impl DataDir {
             Some(found) => {
                 check(found, identity)?;
                 refuse_lost_log(&*disk)?;
+                // The process that made the names may have been killed before they were durable.
+                disk.sync_dir(Path::new("")).map_err(failed("syncing names"))?;
                 found
             }
             None => {
