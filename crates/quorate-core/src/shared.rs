@@ -112,9 +112,13 @@ impl Shared {
         self.log.membership().1.is_voter(id)
     }
 
-    /// Whether this replica may ask for votes.
+    /// Whether this replica may ask for votes. One that removed or demoted itself still may until that is
+    /// committed: nobody else may have a log that can win (thesis §4.2.2).
     pub(crate) fn may_campaign(&self) -> bool {
-        self.is_voter(self.id()) && !self.has_lost_entries() && self.term < Term::MAX
+        let committed = &self.log.membership_at(self.log.commit()).1;
+        (self.is_voter(self.id()) || committed.is_voter(self.id()))
+            && !self.has_lost_entries()
+            && self.term < Term::MAX
     }
 
     pub(crate) fn has_lost_entries(&self) -> bool {
