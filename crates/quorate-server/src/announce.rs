@@ -5,9 +5,11 @@
 //!   membership says ─┬─ other addresses ─────────► member_update, through the leader
 //!                    ├─ learner, should vote ────► member_promote, until it has caught up
 //!                    ├─ all as it should be ─────► wait for the next change
-//!                    └─ not there, or no leader ─► ask the others: removed?
+//!                    └─ not there, or no leader ─► ask the others: removed? at an old address?
 //! ```
 //!
+//! * A leader cannot reach a node that has moved, so that node hears of no leader. It knows where clients
+//!   reach the other members, and announces itself there.
 //! * A removed node is told so by nobody in Raft. It is certain only when a leader's own list lacks our
 //!   replica; a membership replayed from an old log proves nothing.
 
@@ -15,11 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::{GroupStatus, MemberRole, RoleName};
-use quorate_client::{Client, ClientOptions};
+use quorate_client::{Client, ClientError, ClientOptions};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::ApiError;
 use crate::server::ServerFailure;
 use crate::service::Service;
 
@@ -43,6 +44,12 @@ enum Lacks {
     Certainty,
 }
 
+/// What a leader's list says of this replica.
+enum Found {
+    Member,
+    Removed,
+}
+
 impl Announcer {
     /// Runs until the node stops or finds that it has been removed.
     pub(crate) async fn run(self) {
@@ -61,15 +68,18 @@ impl Announcer {
                 Lacks::Certainty if alone_since.elapsed() < patience => Ok(()),
                 Lacks::Certainty => {
                     alone_since = Instant::now();
-                    if self.was_removed(&status).await {
-                        self.failure.send_replace(Some(ServerFailure::Removed(self.service.node)));
-                        return;
+                    match self.ask_others(&status).await {
+                        Ok(Found::Removed) => {
+                            self.failure.send_replace(Some(ServerFailure::Removed(self.service.node)));
+                            return;
+                        }
+                        Ok(Found::Member) => Ok(()),
+                        Err(error) => Err(error.to_string()),
                     }
-                    Ok(())
                 }
             };
             if let Err(error) = outcome {
-                tracing::debug!(error = %error.message, "the membership is not as it should be yet");
+                tracing::debug!(error = %error, "the membership is not as it should be yet");
             }
             self.wait().await;
         }
@@ -90,20 +100,28 @@ impl Announcer {
         }
     }
 
-    async fn announce(&self) -> Result<(), ApiError> {
+    async fn announce(&self) -> Result<(), String> {
         let service = &self.service;
         let context = service.context_for(REQUEST_MILLIS, false);
         let (peer, client) = (&service.peer_address, &service.client_address);
-        service.member_update(context, service.node, peer, client).await.map(|_| ())
+        service
+            .member_update(context, service.node, peer, client)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.message)
     }
 
-    async fn ask_for_vote(&self) -> Result<(), ApiError> {
+    async fn ask_for_vote(&self) -> Result<(), String> {
         let context = self.service.context_for(REQUEST_MILLIS, false);
-        self.service.member_promote(context, self.service.node).await.map(|_| ())
+        self.service
+            .member_promote(context, self.service.node)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.message)
     }
 
-    /// Asks the other members whether a leader's list still holds this replica.
-    async fn was_removed(&self, status: &GroupStatus) -> bool {
+    /// Asks the other members what a leader's list says of this replica, and corrects it.
+    async fn ask_others(&self, status: &GroupStatus) -> Result<Found, ClientError> {
         let others = status.membership.members().filter(|(replica, _)| *replica != status.replica);
         let addresses = others.map(|(_, member)| member.client_address.clone());
         let addresses: Vec<String> = addresses.filter(|address| !address.is_empty()).collect();
@@ -114,12 +132,18 @@ impl Announcer {
             ..ClientOptions::default()
         };
         let Ok(client) = Client::connect(addresses, options) else {
-            return false;
+            return Ok(Found::Member);
         };
-        match client.member_list().await {
-            Ok(list) => list.members.iter().all(|member| member.replica_id != status.replica.0),
-            Err(_) => false,
+        let list = client.member_list().await?;
+        let Some(member) = list.members.iter().find(|member| member.replica_id == status.replica.0) else {
+            return Ok(Found::Removed);
+        };
+        let service = &self.service;
+        let (peer, client_address) = (&service.peer_address, &service.client_address);
+        if member.peer_address != *peer || member.client_address != *client_address {
+            client.member_update(service.node.0, peer, client_address).await?;
         }
+        Ok(Found::Member)
     }
 
     /// A moment, or until the replica's status changes, but not at every entry.

@@ -385,6 +385,10 @@ fn role(role: RoleName) -> proto::Role {
 
 fn members(status: &GroupStatus) -> Vec<proto::Member> {
     let progress = |replica: ReplicaId| {
+        if status.role == RoleName::Leader && replica == status.replica {
+            let matched_index = status.last.index.0;
+            return Some(proto::Progress { matched_index, recently_active: true, receiving_snapshot: false });
+        }
         let (_, progress) = status.progress.iter().find(|(id, _)| *id == replica)?;
         Some(proto::Progress {
             matched_index: progress.matched.0,

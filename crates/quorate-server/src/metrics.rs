@@ -4,7 +4,7 @@
 //! transport when somebody asks. Each server has a registry of its own.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -37,7 +37,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(node: Arc<Node>, raft: Raft) -> Self {
+    pub(crate) fn new(node: Weak<Node>, raft: Raft) -> Self {
         let mut registry = Registry::with_prefix("quorate");
         let requests = Family::default();
         registry.register("requests", "Requests answered on the client port", requests.clone());
@@ -71,7 +71,8 @@ fn request_buckets() -> Histogram {
 
 /// Figures that are read when asked for.
 struct NodeFigures {
-    node: Arc<Node>,
+    /// Connections that are still open must not keep a node running.
+    node: Weak<Node>,
     raft: Raft,
 }
 
@@ -84,7 +85,7 @@ impl fmt::Debug for NodeFigures {
 impl Collector for NodeFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = self.raft.status();
-        let stats = self.node.stats();
+        let stats = self.node.upgrade().map(|node| node.stats()).unwrap_or_default();
         let voters = status.membership.voters().count() as u64;
         let members = status.membership.members().count() as u64;
         let gauges: [(&str, &str, u64); 12] = [

@@ -217,7 +217,7 @@ impl Server {
             forwarder: Forwarder::new(cluster_id, config.timings.election_timeout, message_bytes_max),
             stopping: Arc::clone(&stopping),
         });
-        let metrics = Metrics::new(Arc::clone(&node), raft.clone());
+        let metrics = Metrics::new(Arc::downgrade(&node), raft.clone());
         let gate = Arc::new(Gate::new(config.limits.requests_max, Arc::clone(&stopping), metrics));
         let failure = watch::Sender::new(None);
 
@@ -241,7 +241,7 @@ impl Server {
             StartMode::Bootstrap | StartMode::InitialCluster(_) | StartMode::Resume => false,
         };
         watchers.spawn(Announcer { service: Arc::clone(&service), promote, failure: failure.clone() }.run());
-        watchers.spawn(watch_replica(Arc::clone(&node), raft, failure.clone()));
+        watchers.spawn(watch_replica(raft, failure.clone()));
         Ok(Self { node, service, gate, client_address, failure, port, watchers })
     }
 
@@ -395,12 +395,9 @@ async fn serve_port(
     }
 }
 
-/// Reports when the replica or the whole node stops by itself.
-async fn watch_replica(node: Arc<Node>, raft: Raft, failure: watch::Sender<Option<ServerFailure>>) {
-    let reason = tokio::select! {
-        reason = node.failure() => reason,
-        reason = raft.stopped() => reason,
-    };
+/// Reports when the replica, or the whole node, stops by itself.
+async fn watch_replica(raft: Raft, failure: watch::Sender<Option<ServerFailure>>) {
+    let reason = raft.stopped().await;
     report(&failure, ServerFailure::ReplicaStopped(reason));
 }
 

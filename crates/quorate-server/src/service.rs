@@ -301,9 +301,9 @@ impl Service {
     {
         let mut maybe_applied = false;
         loop {
-            let outcome = match self.route(context).await {
-                Ok(Route::Here) => here().await,
-                Ok(Route::There { address }) => there(address).await,
+            let (passed_on, outcome) = match self.route(context).await {
+                Ok(Route::Here) => (false, here().await),
+                Ok(Route::There { address }) => (true, there(address).await),
                 Err(error) => return Err(settle(error, maybe_applied)),
             };
             let error = match outcome {
@@ -313,7 +313,7 @@ impl Service {
             maybe_applied |= error.is_outcome_unknown();
             let again = match error.code {
                 ErrorCode::NotLeader | ErrorCode::NoLeader => !context.no_forward,
-                ErrorCode::Unavailable | ErrorCode::ShuttingDown => !self.is_stopping(),
+                ErrorCode::Unavailable | ErrorCode::ShuttingDown => passed_on,
                 ErrorCode::OutcomeUnknown => resendable,
                 ErrorCode::Unspecified
                 | ErrorCode::InvalidArgument

@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-mod support;
-
+mod client;
+mod cluster;
+mod grpc_api;
 mod http_api;
+mod starting;
+mod support;

@@ -106,7 +106,15 @@ impl Cluster {
     }
 
     pub(crate) async fn restart(&mut self, node: u64) {
-        self.start(self.configs[&node].clone()).await.unwrap();
+        let config = self.configs[&node].clone();
+        // A node that was killed gives its ports free a moment later.
+        let server = eventually("its ports are free", async || match Server::start(config.clone()).await {
+            Ok(server) => Some(server),
+            Err(StartError::Listen { .. }) => None,
+            Err(error) => panic!("{error}"),
+        });
+        let server = server.await;
+        self.servers.insert(node, server);
     }
 
     pub(crate) async fn stop(&mut self, node: u64) {
