@@ -340,7 +340,10 @@ fn node_failure(config: &ServerConfig, error: quorate::StartError) -> StartError
             | _ => StartError::Storage { dir, problem: source.to_string() },
         },
         quorate::StartError::Store(_) | quorate::StartError::Thread(_) | _ => {
-            StartError::Storage { dir, problem: with_causes(&error) }
+            let problem = with_causes(&error);
+            // The directory is named once, by this error.
+            let problem = problem.trim_start_matches(&format!("{}: ", dir.display())).to_owned();
+            StartError::Storage { dir, problem }
         }
     }
 }
@@ -417,7 +420,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
+        let said = error.to_string();
+        // Many errors name their cause themselves.
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
         cause = error.source();
     }
     text
