@@ -1,6 +1,6 @@
 //! `status`, `member` and `leader`: how the cluster is, and who is in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_client::{Client, ClientError, ClientOptions, proto};
@@ -52,9 +52,9 @@ impl Overview {
     /// In one word, and why.
     pub(crate) fn health(&self) -> (Health, String) {
         let voters = self.nodes.iter().filter(|(member, _)| member.voter).count();
-        let answering = self.nodes.iter().filter(|(member, status)| member.voter && status.is_some()).count();
-        let silent: Vec<String> =
-            self.nodes.iter().filter(|(_, s)| s.is_none()).map(|(m, _)| m.node_id.to_string()).collect();
+        let answering = self.nodes.iter().filter(|node| node.0.voter && answers(node)).count();
+        let silent = self.nodes.iter().filter(|node| !answers(node));
+        let silent: Vec<String> = silent.map(|(member, _)| member.node_id.to_string()).collect();
         if answering * 2 <= voters {
             let line =
                 format!("{answering} of {voters} voters answer, {} are needed: start nodes", voters / 2 + 1);
@@ -75,6 +75,13 @@ impl Overview {
     }
 }
 
+/// Whether a member is there. One that has not announced yet where clients reach it cannot be asked, but the
+/// leader hears from it.
+fn answers((member, status): &(proto::Member, Option<proto::StatusResponse>)) -> bool {
+    let heard_from = member.progress.as_ref().is_some_and(|progress| progress.recently_active);
+    status.is_some() || (member.client_address.is_empty() && heard_from)
+}
+
 /// Asks one node how it is; `None` when it does not answer in time.
 pub(crate) async fn ask(address: &str, limit: Duration) -> Option<proto::StatusResponse> {
     let options = ClientOptions { deadline: limit, ..ClientOptions::default() };
@@ -82,17 +89,33 @@ pub(crate) async fn ask(address: &str, limit: Duration) -> Option<proto::StatusR
     tokio::time::timeout(limit, client.status_of(address)).await.ok()?.ok()
 }
 
-/// Asks these nodes at once.
+/// Asks the nodes at these addresses at once.
 pub(crate) async fn ask_all(
-    addresses: BTreeMap<u64, String>,
+    addresses: BTreeSet<String>,
     limit: Duration,
 ) -> BTreeMap<u64, proto::StatusResponse> {
     let mut asking = JoinSet::new();
-    for (node, address) in addresses {
-        asking.spawn(async move { (node, ask(&address, limit).await) });
+    for address in addresses {
+        asking.spawn(async move { ask(&address, limit).await });
     }
     let answers = asking.join_all().await;
-    answers.into_iter().filter_map(|(node, status)| Some((node, status?))).collect()
+    answers.into_iter().flatten().map(|status| (status.node_id, status)).collect()
+}
+
+/// Asks these nodes at once, and returns as soon as one says that it leads.
+pub(crate) async fn ask_for_leader(addresses: Vec<String>, limit: Duration) -> Option<u64> {
+    let mut asking = JoinSet::new();
+    for address in addresses {
+        asking.spawn(async move { ask(&address, limit).await });
+    }
+    while let Some(answer) = asking.join_next().await {
+        if let Ok(Some(status)) = answer
+            && status.role() == proto::Role::Leader
+        {
+            return Some(status.node_id);
+        }
+    }
+    None
 }
 
 /// The leader according to the answer with the newest term that knows one.
@@ -114,9 +137,11 @@ pub(crate) fn role_name(status: &proto::StatusResponse) -> &'static str {
 
 async fn overview(config: &ClientConfig) -> Result<Overview, ClientError> {
     let first = connect_unchecked(config)?.status().await?;
-    let addresses = first.members.iter().filter(|member| !member.client_address.is_empty());
-    let addresses = addresses.map(|member| (member.node_id, member.client_address.clone())).collect();
+    // Members where they say they are, and where the user says there is something.
+    let announced = first.members.iter().map(|member| member.client_address.clone());
+    let addresses = announced.filter(|address| !address.is_empty()).chain(config.endpoints.clone()).collect();
     let mut answers = ask_all(addresses, NODE_TIMEOUT.min(config.timeout)).await;
+    answers.retain(|_, status| status.cluster_id == first.cluster_id);
     answers.entry(first.node_id).or_insert_with(|| first.clone());
     // The one that knows most about the members is the one that has come furthest.
     let best = answers.values().max_by_key(|status| (status.term, status.last_index)).unwrap_or(&first);

@@ -307,7 +307,7 @@ pub(crate) struct ServeConfig {
 }
 
 /// The largest limit on values: a command carries one, and must fit in a message between nodes.
-const VALUE_BYTES_LIMIT: u64 = 4 << 20;
+const VALUE_BYTES_LIMIT: u64 = 16 << 20;
 
 impl ServeConfig {
     /// Understands the settings of `serve`.
@@ -331,7 +331,7 @@ impl ServeConfig {
             ),
             value_bytes_max: layers.required("value-bytes-max", |text| match byte_count(text)? {
                 bytes if bytes == 0 || bytes > VALUE_BYTES_LIMIT => {
-                    Err("write between 1 and 4MiB".to_owned())
+                    Err("write between 1 and 16MiB".to_owned())
                 }
                 bytes => Ok(bytes),
             })?,

@@ -25,7 +25,7 @@ use super::layout::{Layout, NODES_MAX};
 use super::network::Network;
 use super::process::{Exited, Process, Program, Signal};
 use super::proxy::{self, Wire};
-use crate::admin::{ask_all, leader_of, role_name};
+use crate::admin::{ask_all, ask_for_leader, role_name};
 use crate::failure::{Exit, Failure};
 use crate::output;
 
@@ -36,7 +36,7 @@ const HEARTBEAT_INTERVAL_MS: u64 = 50;
 /// How long to wait for a first leader before showing the table without one.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node may take to say how it is.
-const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+const ASK_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// One node.
 #[derive(Debug)]
@@ -219,7 +219,7 @@ impl Supervisor {
 
     async fn ask(&self) -> BTreeMap<u64, StatusResponse> {
         let running = self.nodes.iter().filter(|(_, node)| node.process.is_some());
-        let addresses = running.map(|(id, _)| (*id, self.layout.client_address(*id).to_string())).collect();
+        let addresses = running.map(|(id, _)| self.layout.client_address(*id).to_string()).collect();
         ask_all(addresses, ASK_TIMEOUT).await
     }
 
@@ -227,7 +227,9 @@ impl Supervisor {
         let deadline = Instant::now() + LEADER_TIMEOUT;
         let mut ticks = interval(Duration::from_millis(25));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while Instant::now() < deadline && leader_of(&self.ask().await).is_none() {
+        let all: Vec<String> =
+            self.nodes.keys().map(|id| self.layout.client_address(*id).to_string()).collect();
+        while Instant::now() < deadline && ask_for_leader(all.clone(), ASK_TIMEOUT).await.is_none() {
             ticks.tick().await;
         }
     }
