@@ -21,6 +21,9 @@ use crate::disk_image::{
 };
 use crate::rng::Rng;
 
+/// What a failure on purpose says, so that one by mistake is told from it.
+pub(crate) const INJECTED: &str = "injected: the sync failed";
+
 /// How slow and how faulty a disk is. Times in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskProfile {
@@ -408,7 +411,7 @@ impl DiskFile for SimFile {
             state.counters.failed_syncs += 1;
             let mut rng = state.rng.fork("failed sync");
             state.file(self.inode)?.fail_sync(&mut rng);
-            return Err(io::Error::other("injected: the sync failed"));
+            return Err(io::Error::other(INJECTED));
         }
         let file = state.file(self.inode)?;
         // Earlier steps have ended, so their syncs cannot be undone any more; those of this step can.

@@ -38,7 +38,7 @@ use crate::watched_machine::{SharedWitness, WatchedMachine};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asker {
     Client { client: usize, attempt: u64 },
-    Operator,
+    Operator { group: GroupId },
 }
 
 /// A node's own clocks.

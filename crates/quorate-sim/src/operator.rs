@@ -35,7 +35,7 @@ impl World {
         }
         if let Some((node, request)) = self.choose_command(leader, &status) {
             note!(self, "op", "n{node} {group:?} {request:?}");
-            self.ask(node, Asker::Operator, group, request);
+            self.ask(node, Asker::Operator { group }, group, request);
         }
     }
 

@@ -23,6 +23,7 @@ use quorate_host::{
 
 use crate::agenda::Agenda;
 use crate::client::Client;
+use crate::disk::INJECTED;
 use crate::invariants::{Checked, Invariants, Violation, require};
 use crate::linearizability::History;
 use crate::network::{Fate, Network};
@@ -65,7 +66,7 @@ pub(crate) enum Step {
         request: Request,
     },
     /// An answer arrives at who asked.
-    Answered(Asker, GroupId, Result<Answer, RequestError>),
+    Answered(Asker, Result<Answer, RequestError>),
     ClientMoves(usize),
     ClientWaitedLongEnough {
         client: usize,
@@ -141,10 +142,10 @@ impl World {
             Step::Ended(node, life, lane, events) => self.on_ended(node, life, lane, events)?,
             Step::Deliver { from, to, bytes } => self.on_deliver(from, to, &bytes)?,
             Step::Asked { node, asker, group, request } => self.on_asked(node, asker, group, request),
-            Step::Answered(Asker::Client { client, attempt }, _, answer) => {
+            Step::Answered(Asker::Client { client, attempt }, answer) => {
                 self.on_client_answer(client, attempt, answer)?;
             }
-            Step::Answered(Asker::Operator, group, answer) => self.on_operator_answer(group, answer)?,
+            Step::Answered(Asker::Operator { group }, answer) => self.on_operator_answer(group, answer)?,
             Step::ClientMoves(client) => self.on_client_moves(client),
             Step::ClientWaitedLongEnough { client, attempt } => self.on_client_waited(client, attempt),
             Step::OperatorMoves => self.on_operator_moves(),
@@ -419,14 +420,11 @@ impl World {
                 format!("{ticket:?} was answered twice, now with {result:?}"),
             ));
         };
-        let group = match asker {
-            Asker::Client { client, .. } => self.clients.get(client).map(|client| client.group),
-            Asker::Operator => None,
-        };
-        let group = group.unwrap_or(GroupId(1));
-        if let (Asker::Client { .. }, Ok(Answer::Applied { id: at, .. })) = (asker, &result) {
+        if let (Asker::Client { client, .. }, Ok(Answer::Applied { id: at, .. })) = (asker, &result)
+            && let Some(group) = self.clients.get(client).map(|client| client.group)
+        {
             self.invariants.on_acknowledged(group, *at)?;
-            if self.rng.below(SAMPLE) == 0 {
+            if self.sampled() {
                 self.check_durable_on_a_quorum(id, group, *at)?;
             }
         }
@@ -434,15 +432,14 @@ impl World {
         if lost {
             self.coverage.count("answers lost on the way to a client");
         } else {
-            self.agenda.plan_within(50_000, 2_000_000, Step::Answered(asker, group, result));
+            self.agenda.plan_within(50_000, 2_000_000, Step::Answered(asker, result));
         }
         Ok(())
     }
 
     fn on_stopped(&mut self, id: NodeId, group: GroupId, reason: &str) -> Checked {
         note!(self, Name(id), "{group:?} stopped: {reason}");
-        let injected = self.nodes.get(&id).is_some_and(|node| node.disk.counters().injected() > 0);
-        require!(injected, "no replica gives up", "{id:?} {group:?}: {reason}");
+        require!(reason.contains(INJECTED), "no replica gives up", "{id:?} {group:?}: {reason}");
         self.coverage.count("replicas stopped by a failed disk");
         self.stop_node(id, crate::disk_image::Crash::Process, "its disk failed");
         Ok(())

@@ -257,7 +257,8 @@ fn a_machine_that_restores_nothing_is_found() {
 #[test]
 fn a_machine_that_depends_on_its_process_is_found() {
     let violation = found_within(3, &machine_with(Mistake::CountsForItself));
-    assert_eq!(violation.invariant, "state machine safety", "{violation}");
+    // A group of one has nobody to compare with: there the clients notice.
+    assert!(["state machine safety", "linearizability"].contains(&violation.invariant), "{violation}");
 }
 
 #[test]
