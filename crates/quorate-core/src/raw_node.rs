@@ -155,7 +155,10 @@ impl RawNode {
             return if message.term == self.shared.term { Ok(()) } else { Err(Rejected::Unexpected) };
         }
         self.follow_term(&message)?;
-        self.shared.epoch_heard = self.shared.epoch_heard.max(message.epoch);
+        if leads(&message.body) {
+            // A replica that has just joined learns from its leader which epoch its group is in.
+            self.shared.epoch_heard = self.shared.epoch_heard.max(message.epoch);
+        }
         let next = match &mut self.role {
             Role::Follower(follower) => follower.step(&mut self.shared, message)?,
             Role::Candidate(candidate) => candidate.step(&mut self.shared, &message)?,
@@ -168,9 +171,7 @@ impl RawNode {
     /// A message of an older term is void; its sender must learn of the newer one where it would
     /// otherwise lead (or wait) for ever: PreVote and CheckQuorum together need that (etcd #8501).
     fn answer_old_term(&mut self, message: &Message) -> Result<(), Rejected> {
-        if let MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_) =
-            message.body
-        {
+        if leads(&message.body) {
             let last = LogId::default();
             self.shared.send(message.from, MessageBody::HeartbeatReply { read_round: 0, last });
         }
@@ -179,10 +180,7 @@ impl RawNode {
 
     /// Takes over a later term, and the leader that a message of the current term proves.
     fn follow_term(&mut self, message: &Message) -> Result<(), Rejected> {
-        let leads = matches!(
-            message.body,
-            MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_)
-        );
+        let leads = leads(&message.body);
         let asks_only = matches!(message.body, MessageBody::PreVoteReply { granted: true });
         if message.term > self.shared.term && !asks_only {
             self.shared.raise_term(message.term, None);
@@ -558,6 +556,11 @@ impl RawNode {
         self.role = Role::Candidate(Candidate::new(&mut self.shared, false, transfer));
         self.shared.role_event(RoleName::Candidate, reason);
     }
+}
+
+/// Whether only a leader says this.
+const fn leads(body: &MessageBody) -> bool {
+    matches!(body, MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_))
 }
 
 /// What an event tells of a refused message.

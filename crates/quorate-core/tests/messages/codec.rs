@@ -126,6 +126,8 @@ fn payloads_share_the_bytes_they_came_in() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn everything_comes_back(
         entry in any_entry(), members in any_membership(), meta in any_meta(), message in any_message(),

@@ -62,6 +62,19 @@ fn a_heartbeat_commits_only_what_is_known_to_match() {
     assert_eq!(node.status().commit, LogIndex(3));
 }
 
+/// The tail of 2 is of an old leader. The new leader's append ends before it, and its commit index is
+/// beyond: only what the append proves to match is committed (NuRaft 57).
+#[test]
+fn an_append_commits_only_what_it_proves() {
+    let mut node = fresh(2, membership(3));
+    let old = append(LogId::default(), &[(1, 1), (1, 2), (1, 3), (1, 4)], 1);
+    node.step(NOW, ReplicaId(1), message(1, 2, 1, old)).unwrap();
+    drain(&mut node, NOW);
+    node.step(NOW, ReplicaId(3), message(3, 2, 2, append(LogId::new(1, 2), &[], 4))).unwrap();
+    drain(&mut node, NOW);
+    assert_eq!((node.status().commit, node.status().last), (LogIndex(2), LogId::new(1, 4)));
+}
+
 #[test]
 fn answers_to_rounds_that_never_began_are_refused() {
     // etcd panics on read contexts it did not make.
@@ -218,6 +231,20 @@ fn another_recovery_epoch_is_another_group() {
     assert_eq!(refusal(&follower(), later), Rejected::OldEpoch);
 }
 
+/// A replica that has just joined knows no epoch yet and takes that of its leader, from nobody else:
+/// any other sender could make it deaf to its own group.
+#[test]
+fn a_joining_replica_learns_the_epoch_from_its_leader_only() {
+    let mut node = fresh(4, Membership::default());
+    let heartbeat = || MessageBody::Heartbeat { commit: LogIndex(0), read_round: 0 };
+    node.step(NOW, ReplicaId(1), Message { epoch: 2, ..message(1, 4, 1, heartbeat()) }).unwrap();
+    drain(&mut node, NOW);
+    let stranger = Message { epoch: 9, ..message(3, 4, 1, MessageBody::TimeoutNow) };
+    assert_eq!(refusal(&node, stranger), Rejected::NotFromLeader);
+    node.step(NOW, ReplicaId(1), Message { epoch: 2, ..message(1, 4, 1, heartbeat()) }).unwrap();
+    assert!(drain(&mut node, NOW).iter().all(|answer| answer.epoch == 2));
+}
+
 #[test]
 fn a_read_answer_to_nothing_is_refused() {
     let reply = MessageBody::ReadIndexReply { request: 1, index: Some(LogIndex(3)) };
@@ -242,7 +269,7 @@ fn roles() -> Vec<RawNode> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever arrives, in whatever order: no panic; and what is refused in the current term
     /// changes nothing.
