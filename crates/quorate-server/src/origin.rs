@@ -64,6 +64,16 @@ impl Origin {
         u64::from_str_radix(&self.cluster_id, 16).ok()
     }
 
+    /// Whether this node is the first in the list of a cluster's first members.
+    pub(crate) fn is_first_of_new_cluster(&self) -> bool {
+        match &self.beginning {
+            Beginning::First { members } => {
+                members.first().is_some_and(|first| first.node_id == self.node_id)
+            }
+            Beginning::Joined { .. } => false,
+        }
+    }
+
     pub(crate) fn start(&self) -> Start {
         match &self.beginning {
             Beginning::First { members } => Start::Bootstrap {

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use quorate::{
-    ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, Node, NodeConfig, NodeId, Raft, ReplicaId,
-    RoleName, Storage, StoreError,
+    ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, GroupStatus, Node, NodeConfig, NodeId, Raft,
+    ReplicaId, RoleName, Storage, StoreError, Term,
 };
 use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::kv_server::KvServer;
@@ -241,6 +241,9 @@ impl Server {
             StartMode::Bootstrap | StartMode::InitialCluster(_) | StartMode::Resume => false,
         };
         watchers.spawn(Announcer { service: Arc::clone(&service), promote, failure: failure.clone() }.run());
+        if origin.is_first_of_new_cluster() {
+            watchers.spawn(elect_the_first_leader(raft.clone(), config.timings.heartbeat_interval));
+        }
         watchers.spawn(watch_replica(raft, failure.clone()));
         Ok(Self { node, service, gate, client_address, failure, port, watchers })
     }
@@ -395,6 +398,18 @@ async fn serve_port(
     let served = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.wait().await });
     if let Err(error) = served.await {
         report(&failure, ServerFailure::ClientPort(error.to_string()));
+    }
+}
+
+/// A new cluster need not wait for an election timeout: its first member stands for election until somebody has
+/// been elected for the first time. It asks before it campaigns (PreVote), so it disturbs nobody.
+async fn elect_the_first_leader(raft: Raft, pause: std::time::Duration) {
+    while raft.status().term == Term(0) && raft.campaign().await.is_ok() {
+        let elected = |status: &GroupStatus| status.term != Term(0);
+        // Until the others are there, again and again.
+        if raft.wait_for(elected, pause).await.is_ok() {
+            return;
+        }
     }
 }
 

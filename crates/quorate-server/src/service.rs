@@ -300,6 +300,8 @@ impl Service {
         F: Future<Output = Result<T, ApiError>>,
     {
         let mut maybe_applied = false;
+        // A leader that hands over takes no writes for a moment; longer than that it is really busy.
+        let busy_until = Instant::now() + self.timings.election_timeout;
         loop {
             let (passed_on, outcome) = match self.route(context).await {
                 Ok(Route::Here) => (false, here().await),
@@ -315,6 +317,7 @@ impl Service {
                 ErrorCode::NotLeader | ErrorCode::NoLeader => !context.no_forward,
                 ErrorCode::Unavailable | ErrorCode::ShuttingDown => passed_on,
                 ErrorCode::OutcomeUnknown => resendable,
+                ErrorCode::Busy => Instant::now() < busy_until,
                 ErrorCode::Unspecified
                 | ErrorCode::InvalidArgument
                 | ErrorCode::NotFound
@@ -323,13 +326,15 @@ impl Service {
                 | ErrorCode::SessionExpired
                 | ErrorCode::KeyReused
                 | ErrorCode::AlreadyAcknowledged
-                | ErrorCode::Busy
                 | ErrorCode::Timeout
                 | ErrorCode::MembershipRefused
                 | ErrorCode::TransferFailed
                 | ErrorCode::ClusterMismatch
                 | ErrorCode::MethodNotAllowed => false,
             };
+            if error.code == ErrorCode::Busy && again {
+                tokio::time::sleep_until(context.deadline.min(Instant::now() + LOOK_AGAIN)).await;
+            }
             if !again || !self.wait_for_news(context).await {
                 return Err(settle(error, maybe_applied));
             }

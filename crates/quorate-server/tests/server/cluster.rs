@@ -64,6 +64,7 @@ async fn a_cluster_without_a_quorum_says_no_leader_and_recovers() {
     let survivor = cluster.follower().await;
     let others: Vec<u64> = cluster.nodes().into_iter().filter(|node| *node != survivor).collect();
     put(cluster.address(survivor), "/v1/kv/a", b"1").await;
+    assert_eq!(get(cluster.address(survivor), "/v1/kv/a").await.body, b"1", "applied here, too");
     for node in &others {
         cluster.kill(*node);
     }
@@ -162,6 +163,20 @@ async fn a_learner_stays_one_until_it_is_promoted_and_a_removed_node_learns_that
     cluster.restart(4).await;
     let failure = timeout(PATIENCE, cluster.server(4).wait_failure()).await.unwrap();
     assert!(failure.to_string().contains("join with a new node id"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_removed_leaves_a_cluster_that_goes_on() {
+    let cluster = Cluster::of_three().await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    put(cluster.address(leader), "/v1/kv/a", b"1").await;
+    let removed = delete(cluster.address(leader), &format!("/v1/members/{leader}")).await;
+    assert_eq!(removed.status, 200, "{removed:?}");
+    let failure = timeout(PATIENCE, cluster.server(leader).wait_failure()).await.unwrap();
+    assert!(matches!(failure, ServerFailure::Removed(_)), "{failure:?}");
+    assert_eq!(get(cluster.address(follower), "/v1/kv/a").await.body, b"1");
+    let list = get(cluster.address(follower), "/v1/members").await.json();
+    assert_eq!(list["members"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -180,6 +180,8 @@ async fn what_is_over_a_limit_is_refused_without_being_read() {
     let huge =
         b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1099511627776\r\n\r\n";
     assert_eq!(exchange(node, huge).await.code(), "too_large");
+    // A client that sends it all before it listens gets to hear the answer, too.
+    assert_eq!(put(node, "/v1/kv/a", &vec![7; 8 << 20]).await.code(), "too_large");
     // Without a declared length it is read to the limit and no further.
     let mut chunked =
         b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
