@@ -131,10 +131,12 @@ async fn of_two_copies_of_a_directory_the_later_process_is_believed() {
     let (transport, _) = start(identity(2)).await;
     let (mut first, answer) = greet(&transport, &hello(1, 2)).await;
     assert!(matches!(answer, Some(Frame::Welcome(_))));
+    let (mut first_bulk, _) = greet(&transport, &Hello { channel: Channel::Bulk, ..hello(1, 2) }).await;
     let later = Hello { speaker: Speaker { started: 2000, ..hello(1, 2).speaker }, ..hello(1, 2) };
     let (second, answer) = greet(&transport, &later).await;
     assert!(matches!(answer, Some(Frame::Welcome(_))));
     closed(&mut first).await;
+    closed(&mut first_bulk).await;
     let (_again, answer) = greet(&transport, &hello(1, 2)).await;
     assert_eq!(answer, Some(Frame::Refused(Refusal::Superseded)));
     // When the later one is gone, a clock that went back does not lock the node out.
