@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::types::ReplicaId;
 
 /// How a replica behaves. All replicas of a group should agree on the timings.
+///
+/// Limits in bytes count an entry as its encoding (`encoded_entry_len`: payload and 17 bytes), so
+/// that entries without payload are bounded too; `command_bytes_max` counts the command alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// This replica.

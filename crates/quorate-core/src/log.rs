@@ -305,3 +305,134 @@ impl Log {
             .expect("there is always the membership at the compacted position")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn empty(window_bytes_max: u64) -> Log {
+        Log::restore(
+            Restored { hard_state: crate::types::HardState::default(), ..Restored::default() },
+            window_bytes_max,
+        )
+        .unwrap()
+    }
+
+    fn entry(term: u64, index: u64) -> Entry {
+        let payload = if index.is_multiple_of(5) {
+            EntryPayload::Membership(Arc::default())
+        } else {
+            EntryPayload::Command(Bytes::from_static(b"0123456789"))
+        };
+        Entry { id: LogId::new(term, index), payload }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append { rise: bool },
+        Truncate { back: u64 },
+        Persist,
+        Commit,
+        Compact,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => any::<bool>().prop_map(|rise| Step::Append { rise }),
+            2 => (0_u64..4).prop_map(|back| Step::Truncate { back }),
+            1 => Just(Step::Persist),
+            1 => Just(Step::Commit),
+            1 => Just(Step::Compact),
+        ]
+    }
+
+    /// The terms of all entries, kept plainly.
+    fn check(log: &Log, terms: &[u64]) -> Result<(), TestCaseError> {
+        let (first, last) = (log.compacted().index.0, terms.len() as u64);
+        prop_assert_eq!(log.last_index(), LogIndex(last));
+        let term = |index: u64| index.checked_sub(1).map_or(0, |at| terms[usize::try_from(at).unwrap()]);
+        for index in 0..=last + 1 {
+            let known = (first..=last).contains(&index).then(|| Term(term(index)));
+            prop_assert_eq!(log.term_at(LogIndex(index)), known, "at {}", index);
+            for bound in 0..=term(last) + 1 {
+                let expected = (first..=index.min(last)).rev().find(|at| term(*at) <= bound);
+                let found = log.last_possible_match(LogId::new(bound, index)).map(|id| id.index.0);
+                prop_assert_eq!(found, expected, "{}@t{}", index, bound);
+            }
+        }
+        let window: Vec<u64> = log.window(LogIndex(0).next(), LogIndex(last)).map(|e| e.index().0).collect();
+        let start = log.window_start().0;
+        prop_assert!(start <= 1 || window.is_empty(), "what is not in the window is not half there");
+        let suffix: Vec<u64> = log.window(log.window_start(), LogIndex(last)).map(|e| e.index().0).collect();
+        prop_assert_eq!(suffix, (start..=last).collect::<Vec<_>>());
+        let newest = log.membership().0.index;
+        prop_assert!(newest <= log.last_index());
+        prop_assert_eq!(&log.membership_at(LogIndex(last)).0.index, &newest);
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn runs_and_window_agree_with_a_plain_list(steps in prop::collection::vec(step(), 1..60)) {
+            let mut log = empty(100);
+            let mut terms: Vec<u64> = Vec::new();
+            for step in steps {
+                let last = log.last();
+                match step {
+                    Step::Append { rise } => {
+                        let term = last.term.0.max(1) + u64::from(rise);
+                        terms.push(term);
+                        log.append(entry(term, last.index.0 + 1));
+                    }
+                    Step::Truncate { back } => {
+                        let from = LogIndex((last.index.0.saturating_sub(back)).max(log.commit().0) + 1);
+                        log.truncate(from);
+                        terms.truncate(usize::try_from(from.0 - 1).unwrap());
+                    }
+                    Step::Persist => log.persisted_to(last.index),
+                    Step::Commit => {
+                        log.commit_to(LogIndex(log.commit().0.midpoint(last.index.0)));
+                    }
+                    Step::Compact => {
+                        let through = LogIndex(log.compacted().index.0.midpoint(log.commit().0));
+                        log.compact(log.id_at(through).unwrap());
+                    }
+                }
+                check(&log, &terms)?;
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_durable_leaves_the_window() {
+        let mut log = empty(0);
+        (1..=4).for_each(|index| log.append(entry(1, index)));
+        log.persisted_to(LogIndex(2));
+        assert_eq!(log.window_start(), LogIndex(3));
+    }
+
+    #[test]
+    fn a_contradiction_in_what_was_read_back_is_named() {
+        let refused = |restored: Restored| Log::restore(restored, 0).unwrap_err();
+        let hard_state = crate::types::HardState { term: Term(2), ..Default::default() };
+        let runs = |runs: &[(u64, u64)]| runs.iter().map(|(term, index)| LogId::new(*term, *index)).collect();
+        let log =
+            |term_runs, last| Restored { hard_state, term_runs, last: LogIndex(last), ..Restored::default() };
+        for restored in [
+            log(runs(&[]), 3),
+            log(runs(&[(1, 2)]), 3),
+            log(runs(&[(2, 1), (1, 2)]), 3),
+            log(runs(&[(1, 1), (2, 5)]), 3),
+            log(runs(&[(3, 1)]), 3),
+            Restored { applied: LogIndex(4), ..log(runs(&[(1, 1)]), 3) },
+            Restored { memberships: vec![(LogId::new(1, 9), Arc::default())], ..log(runs(&[(1, 1)]), 3) },
+        ] {
+            assert!(matches!(refused(restored), RestoreError::Inconsistent(_)));
+        }
+    }
+}

@@ -219,3 +219,37 @@ impl std::fmt::Display for InvalidMembership {
     }
 }
 impl std::error::Error for InvalidMembership {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(node: u64, role: MemberRole) -> Member {
+        Member { node: NodeId(node), role, peer_address: "host:1".to_owned(), client_address: String::new() }
+    }
+
+    #[test]
+    fn what_could_not_be_a_group_is_refused() {
+        let refused = |members| Membership::initial(members).unwrap_err().0;
+        assert!(refused(Vec::new()).contains("voter"));
+        assert!(refused(vec![member(1, MemberRole::Learner)]).contains("voter"));
+        assert!(refused(vec![member(1, MemberRole::Voter), member(1, MemberRole::Voter)]).contains("node"));
+        assert!(refused((1..=65).map(|node| member(node, MemberRole::Voter)).collect()).contains("64"));
+        let long = Member { peer_address: "x".repeat(1025), ..member(1, MemberRole::Voter) };
+        assert!(refused(vec![long]).contains("1024"));
+    }
+
+    #[test]
+    fn ids_are_never_used_twice() {
+        let group = Membership::initial(vec![member(1, MemberRole::Voter)]).unwrap();
+        let add = |node| MembershipChange::AddLearner {
+            node: NodeId(node),
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let (group, first) = group.after(add(2)).unwrap();
+        let (group, _) = group.after(MembershipChange::Remove(first)).unwrap();
+        let (_, second) = group.after(add(2)).unwrap();
+        assert_eq!((first, second), (ReplicaId(2), ReplicaId(3)));
+    }
+}

@@ -54,7 +54,8 @@ pub enum MessageBody {
     HeartbeatReply {
         /// The round of the heartbeat answered.
         read_round: u64,
-        /// The follower's last durable position: a leader that thought more was there re-probes.
+        /// The follower's last position that is durable and known to equal the leader's log in
+        /// this term: a leader that thought more was there asks with an append.
         last: LogId,
     },
     /// The snapshot with this metadata has been streamed and staged at the receiver, which now
