@@ -1,12 +1,12 @@
 //! Which node a new connection comes from: the one thing a proxy has to know about the peer protocol.
 //!
 //! ```text
-//!   0        4     8         9      10      12       20         24        28   36        44       52
+//!   0        4     8         9      10      12       20         24        28   36        52       60
 //!   ├────────┼─────┼─────────┼──────┼───────┼────────┼──────────┼─────────┼────┼─────────┼────────┼───
 //!   │ length │ crc │ version │ kind │ flags │ magic  │ versions │ channel │ to │ cluster │ sender │ …
 //! ```
 //!
-//! The first frame of every connection, its hello (docs/protocol.md). Nothing is checked beyond what it
+//! The first frame of every connection, its hello (docs/formats.md). Nothing is checked beyond what it
 //! takes to find the sender: checking is the business of the node it is passed on to.
 
 /// No more than this is read to find the sender.
@@ -15,7 +15,7 @@ const KIND_AT: usize = 9;
 const KIND_HELLO: u8 = 1;
 const MAGIC_AT: usize = 12;
 const MAGIC: &[u8] = b"QUORATE\0";
-const SENDER_AT: usize = 44;
+const SENDER_AT: usize = 52;
 
 /// What the first bytes of a connection say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,17 @@ pub(crate) mod tests {
             assert_eq!(parse(&hello[..length]), Hello::Incomplete, "{length} bytes");
         }
         assert_eq!(parse(&hello), Hello::From(7));
+    }
+
+    /// The library once widened the cluster id, and the proxy took half of it for the sender: it
+    /// then cut links that a partition should have left alone.
+    #[test]
+    fn sender_is_found_in_the_hello_that_the_library_sends() {
+        let fixtures = include_str!("../../../quorate/tests/fixtures/peer_frames.txt");
+        let hex = fixtures.lines().find_map(|line| line.strip_prefix("hello ")).expect("a hello");
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
+        let hello: Vec<u8> = (0..hex.trim().len()).step_by(2).map(byte).collect();
+        assert_eq!(parse(&hello), Hello::From(3));
     }
 
     #[test]
