@@ -140,3 +140,54 @@ fn failed_to_connect(status: &tonic::Status) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn put(forwarder: &Forwarder, address: &str) -> ApiError {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let send = |leads: Leads| async move { leads.kv().put(proto::PutRequest::default()).await };
+        forwarder.call(address, deadline, send).await.unwrap_err()
+    }
+
+    /// A leader that dies with a request in its hands may have acted on it; one that is not there cannot have.
+    #[tokio::test]
+    async fn only_a_connection_that_was_never_made_proves_that_nothing_was_applied() {
+        let forwarder = Forwarder::new(1, Duration::from_secs(1), 1 << 20);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let dying = async {
+            loop {
+                let (connection, _) = listener.accept().await.unwrap();
+                // Whatever has been sent by now is lost with the connection.
+                connection.readable().await.unwrap();
+            }
+        };
+        let error = tokio::select! {
+            error = put(&forwarder, &address) => error,
+            () = dying => unreachable!(),
+        };
+        assert_eq!(error.code, ErrorCode::OutcomeUnknown, "{error:?}");
+        drop(listener);
+        let error = put(&forwarder, &address).await;
+        assert_eq!((error.code, error.is_outcome_unknown()), (ErrorCode::Unavailable, false), "{error:?}");
+    }
+
+    /// A remembered connection that has ended is made anew, and failing at that is not "unknown" either.
+    #[tokio::test]
+    async fn a_leader_that_is_gone_is_noticed_without_guessing() {
+        let forwarder = Forwarder::new(1, Duration::from_secs(1), 1 << 20);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let (channel, accepted) = tokio::join!(forwarder.channel(&address, deadline), listener.accept());
+        channel.unwrap();
+        drop((accepted, listener));
+        // The first call may find the corpse, which cannot be told from a leader that dies just now.
+        put(&forwarder, &address).await;
+        assert_eq!(put(&forwarder, &address).await.code, ErrorCode::Unavailable);
+    }
+}

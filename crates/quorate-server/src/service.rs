@@ -406,3 +406,21 @@ fn settle(error: ApiError, maybe_applied: bool) -> ApiError {
     }
     error
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_applied_is_never_called_not_applied() {
+        for code in [ErrorCode::NoLeader, ErrorCode::Busy, ErrorCode::SessionExpired, ErrorCode::ShuttingDown]
+        {
+            let error = ApiError::new(code, "later");
+            assert_eq!(settle(error.clone(), false), error);
+            assert_eq!(settle(error, true).code, ErrorCode::OutcomeUnknown);
+        }
+        // These are answers: the first attempt cannot have been applied, or was refused.
+        let answer = ApiError::new(ErrorCode::ConditionFailed, "no");
+        assert_eq!(settle(answer.clone(), true), answer);
+    }
+}
