@@ -101,3 +101,17 @@ async fn a_client_of_another_cluster_is_told_so() {
     let client = Client::connect(cluster.endpoints(), options).unwrap();
     assert_eq!(rejected(client.put("a", "1").await.unwrap_err()), ErrorCode::ClusterMismatch);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connected_client_does_not_hold_up_a_stop() {
+    let mut cluster = Cluster::new();
+    let mut config = cluster.config(1, quorate_server::StartMode::Bootstrap);
+    config.timings.drain_timeout = PATIENCE;
+    cluster.start(config).await.unwrap();
+    cluster.leader().await;
+    // Its stream stays open after the answer.
+    let client = cluster.client();
+    client.put("a", "1").await.unwrap();
+    tokio::time::timeout(PATIENCE / 2, cluster.stop(1)).await.expect("nothing is left to drain");
+    drop(client);
+}
