@@ -1,7 +1,7 @@
 //! `Raft`: what a user holds of one group on this node. Bytes in, bytes out.
 //!
-//! This is step 3 of the write path: a command becomes a request with a reply channel in the host thread's
-//! mailbox. Before it: the service that received the command; after it: `quorate-host`'s replica.
+//! Write path, file 3 of 8: a command becomes a request with a reply channel in the host thread's mailbox.
+//! Before: `quorate-server/src/service.rs`. Next: `quorate-host/src/replica.rs`.
 
 use std::future::Future;
 use std::pin::Pin;
