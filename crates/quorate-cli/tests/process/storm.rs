@@ -156,10 +156,9 @@ fn kill_storm_loses_nothing_that_was_acknowledged() {
 
     replaced.sort();
     let history = book.history.lock().unwrap();
-    eprintln!(
-        "seed {seed}: {kills} kills, {} operations, {answered} answered; leaders replaced after {replaced:?}",
-        history.len()
-    );
+    let (median, longest) = (replaced.get(replaced.len() / 2), replaced.last());
+    eprintln!("seed {seed}: {kills} kills, {} operations, {answered} answered", history.len());
+    eprintln!("{} leaders replaced, after {median:?} (median), {longest:?} (longest)", replaced.len());
     if let Err(violation) = history.check() {
         panic!("seed {seed}: {violation:?}");
     }
