@@ -57,7 +57,10 @@ impl Replica {
             Request::TransferLeadership { to } => {
                 self.core.transfer_leadership(now.mono, to).map_err(|error| self.transfer_refused(&error))?;
                 let until = now.mono + self.config.core.election_timeout * 3;
-                self.transferring = Some(Transferring { ticket, until });
+                let earlier = self.transferring.replace(Transferring { ticket, until });
+                // The core had given the earlier one up.
+                let superseded = Err(RequestError::Transfer { what: "another transfer was asked for" });
+                work.replies.extend(earlier.map(|earlier| (earlier.ticket, superseded)));
             }
             Request::Campaign => {
                 self.core.campaign(now.mono);

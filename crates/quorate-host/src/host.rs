@@ -7,7 +7,7 @@ use quorate_core::{
     GroupId, LogId, Membership, Message, MessageBody, MonoTime, NodeId, ProgressStatus, RawNode, ReplicaId,
     Restored, Status,
 };
-use quorate_storage::SnapshotInfo;
+use quorate_storage::{LogError, SnapshotInfo};
 
 use crate::config::GroupConfig;
 use crate::event::{ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work};
@@ -86,6 +86,8 @@ pub struct Host {
     node: NodeId,
     replicas: BTreeMap<GroupId, Replica>,
     work: Work,
+    /// Replicas that could not go on, and why.
+    broken: BTreeMap<GroupId, String>,
     stopped: Option<String>,
 }
 
@@ -93,7 +95,13 @@ impl Host {
     /// A host without groups for `node`.
     #[must_use]
     pub fn new(node: NodeId) -> Self {
-        Self { node, replicas: BTreeMap::new(), work: Work::default(), stopped: None }
+        Self {
+            node,
+            replicas: BTreeMap::new(),
+            work: Work::default(),
+            broken: BTreeMap::new(),
+            stopped: None,
+        }
     }
 
     /// The node.
@@ -116,6 +124,7 @@ impl Host {
         config.seed ^= (setup.replica.0 << 32) ^ group.0 ^ now.mono.0 ^ now.unix_millis;
         let core = RawNode::new(config, setup.restored.clone(), now.mono)
             .map_err(|error| OpenError::Inconsistent { group, reason: error.to_string() })?;
+        self.broken.remove(&group);
         let mut replica = Replica::new(setup, core);
         replica.drain(now, &mut self.work);
         self.replicas.insert(group, replica);
@@ -124,6 +133,7 @@ impl Host {
 
     /// Stops a replica and answers all its requests; its data stays.
     pub fn close_group(&mut self, group: GroupId) {
+        self.broken.remove(&group);
         if let Some(mut replica) = self.replicas.remove(&group) {
             replica.stop("the group was closed", &mut self.work);
             self.work.apply.push(ApplyTask::Remove { group });
@@ -152,16 +162,7 @@ impl Host {
                     }
                 }
             }
-            Event::LogWritten(LogWritten { group, token, result }) => {
-                let failed = match self.replicas.get_mut(&group) {
-                    Some(replica) => replica.on_log_written(now, token, result),
-                    None => result,
-                };
-                if let Err(error) = failed {
-                    self.stop(&error.to_string());
-                }
-                self.drain(now, group);
-            }
+            Event::LogWritten(written) => self.on_log_written(now, written),
             Event::Applied(applied) => {
                 let group = applied.group();
                 if let Some(replica) = self.replicas.get_mut(&group) {
@@ -171,8 +172,15 @@ impl Host {
             }
             Event::Fetched(Fetched { group, from, result }) => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
-                    // Damage of old entries shows where they are needed; the rest of the replica goes on.
-                    replica.core.on_fetched(now.mono, from, result.unwrap_or_default());
+                    match result {
+                        Ok(entries) => replica.core.on_fetched(now.mono, from, entries),
+                        // Dropped meanwhile: the core knows, and goes another way.
+                        Err(LogError::Compacted { .. } | LogError::OutOfRange { .. }) => {
+                            replica.core.on_fetched(now.mono, from, Vec::new());
+                        }
+                        // It promised entries that it no longer has: it must not vote with them.
+                        Err(error) => self.work.stopped.push((group, error.to_string())),
+                    }
                 }
                 self.drain(now, group);
             }
@@ -194,8 +202,26 @@ impl Host {
             if let Some(mut replica) = self.replicas.remove(&group) {
                 replica.stop(&reason, &mut self.work);
                 self.work.apply.push(ApplyTask::Remove { group });
+                self.broken.insert(group, reason);
             }
         }
+    }
+
+    fn on_log_written(&mut self, now: Now, written: LogWritten) {
+        let LogWritten { group, token, result } = written;
+        let failed = match self.replicas.get_mut(&group) {
+            Some(replica) => replica.on_log_written(now, token, result),
+            None => result,
+        };
+        match failed {
+            // Nothing is known about what is on disk, of any group.
+            Err(error @ LogError::Failed { .. }) => self.stop(&error.to_string()),
+            Err(error) if self.replicas.contains_key(&group) => {
+                self.work.stopped.push((group, error.to_string()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.drain(now, group);
     }
 
     fn on_received(&mut self, now: Now, from: NodeId, message: PeerMessage) {
@@ -208,7 +234,7 @@ impl Host {
                 if staged_only || !replica.vouches(from, message.from) {
                     return;
                 }
-                replica.heard_on.insert(message.from, from);
+                replica.hear(from, message.from);
                 let sender = message.from;
                 // What is refused appears among the core's events.
                 replica.core.step(now.mono, sender, message).ok();
@@ -216,7 +242,7 @@ impl Host {
             PeerBody::SnapshotChunk(chunk) => {
                 let current = chunk.to == replica.id && chunk.term >= replica.core.status().term;
                 if current && replica.vouches(from, chunk.from) {
-                    replica.heard_on.insert(chunk.from, from);
+                    replica.hear(from, chunk.from);
                     self.work.snapshots.push(SnapshotTask::Receive { group, node: from, chunk });
                 }
             }
@@ -258,9 +284,8 @@ impl Host {
             SnapshotEvent::Staged { group, from, term, epoch, snapshot, .. } => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
                     let body = MessageBody::InstallSnapshot(snapshot.meta.clone());
-                    replica.staged = Some(snapshot);
                     let message = Message { from, to: replica.id, term, epoch, body };
-                    replica.core.step(now.mono, from, message).ok();
+                    replica.on_staged(now, message, snapshot);
                 }
                 group
             }
@@ -277,14 +302,15 @@ impl Host {
             return;
         }
         let Some(replica) = self.replicas.get_mut(&group) else {
-            self.work.replies.push((ticket, Err(RequestError::NoGroup)));
+            let broken = self.broken.get(&group).cloned();
+            let error = broken.map_or(RequestError::NoGroup, |reason| RequestError::Stopped { reason });
+            self.work.replies.push((ticket, Err(error)));
             return;
         };
         if let Err(error) = replica.on_request(now, ticket, request, &mut self.work) {
             self.work.replies.push((ticket, Err(error)));
         }
         replica.drain(now, &mut self.work);
-        replica.watch_transfer(now, &mut self.work);
     }
 
     // ---- output ---------------------------------------------------------------------------------

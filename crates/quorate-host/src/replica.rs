@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use quorate_core::{
-    Entry, Fetch, GroupId, LogId, LogIndex, MonoTime, NodeId, Persist, PersistToken, RawNode, ReadOutcome,
-    ReadTicket, ReplicaId, RoleName, SnapshotMeta, SnapshotOutcome, Term,
+    Entry, Fetch, GroupId, LogId, LogIndex, Message, MonoTime, NodeId, Persist, PersistToken, RawNode,
+    ReadOutcome, ReadTicket, ReplicaId, RoleName, SnapshotMeta, SnapshotOutcome, Term,
 };
 use quorate_storage::{GroupWrite, LogError, SnapshotInfo};
 
@@ -21,6 +21,11 @@ use crate::config::GroupConfig;
 use crate::event::{Applied, ApplyTask, FetchTask, LogTask, Now, Outbound, SnapshotTask, Work};
 use crate::peer::{PeerBody, PeerMessage};
 use crate::request::{Answer, LeaderHint, RequestError, Ticket};
+
+/// The most snapshots from leaders that wait for the core to switch to one of them.
+const STAGED_MAX: usize = 4;
+/// The most replicas outside the membership whose node is remembered.
+const STRANGERS_MAX: usize = 64;
 
 /// Who waits for a position of the log.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +85,7 @@ pub(crate) struct Replica {
     /// Replies to replicas that the membership does not know (yet) go here.
     pub(crate) seeds: BTreeMap<ReplicaId, (NodeId, String)>,
     /// Nodes that messages came from.
-    pub(crate) heard_on: BTreeMap<ReplicaId, NodeId>,
+    heard_on: BTreeMap<ReplicaId, NodeId>,
     pub(crate) waiting: BTreeMap<LogIndex, Vec<(Term, Waiting)>>,
     pub(crate) waiting_count: usize,
     pub(crate) reads: BTreeMap<u64, (Ticket, Reading)>,
@@ -90,8 +95,10 @@ pub(crate) struct Replica {
     /// Queries that the applier has.
     pub(crate) asked: BTreeSet<Ticket>,
     pub(crate) transferring: Option<Transferring>,
+    /// The term this replica leads in.
+    leading: Option<Term>,
     /// Leadership was lost then, with requests open.
-    pub(crate) lost_at: Option<MonoTime>,
+    lost_at: Option<MonoTime>,
     /// The last entry given to the applier, and the last one it reported.
     pub(crate) handed: LogIndex,
     pub(crate) applied: LogIndex,
@@ -102,6 +109,8 @@ pub(crate) struct Replica {
     outstanding: usize,
     /// A write found no space: all that is in flight is handed out again by a later tick.
     blocked: bool,
+    /// A leader with a hung disk acts again then.
+    disk_checked_next: Option<MonoTime>,
     // Snapshots.
     pub(crate) snapshot: Option<SnapshotInfo>,
     pub(crate) snapshot_state: SnapshotState,
@@ -109,7 +118,8 @@ pub(crate) struct Replica {
     pub(crate) entries_since: u64,
     pub(crate) bytes_since: u64,
     pub(crate) streams: BTreeMap<ReplicaId, Streaming>,
-    pub(crate) staged: Option<SnapshotInfo>,
+    /// Snapshots from leaders that the core may switch to.
+    staged: BTreeMap<LogIndex, SnapshotInfo>,
     pub(crate) flushing: bool,
 }
 
@@ -131,6 +141,7 @@ impl Replica {
             decided: BTreeMap::new(),
             asked: BTreeSet::new(),
             transferring: None,
+            leading: None,
             lost_at: None,
             handed: applied,
             applied,
@@ -138,13 +149,14 @@ impl Replica {
             in_flight: VecDeque::new(),
             outstanding: 0,
             blocked: false,
+            disk_checked_next: None,
             snapshot: setup.snapshot,
             snapshot_state: SnapshotState::Idle,
             snapshot_tickets: Vec::new(),
             entries_since: 0,
             bytes_since: 0,
             streams: BTreeMap::new(),
-            staged: None,
+            staged: BTreeMap::new(),
             flushing: false,
         }
     }
@@ -165,6 +177,15 @@ impl Replica {
         self.core.status().membership.get(id).is_none_or(|member| member.node == node)
     }
 
+    /// Remembers where a replica that the membership does not know can be answered.
+    pub(crate) fn hear(&mut self, node: NodeId, id: ReplicaId) {
+        if self.core.status().membership.get(id).is_some() {
+            self.heard_on.remove(&id);
+        } else if self.heard_on.len() < STRANGERS_MAX || self.heard_on.contains_key(&id) {
+            self.heard_on.insert(id, node);
+        }
+    }
+
     pub(crate) fn leader_hint(&self) -> Option<LeaderHint> {
         let status = self.core.status();
         let replica = status.leader.filter(|leader| *leader != self.id)?;
@@ -179,7 +200,7 @@ impl Replica {
     pub(crate) fn requests_open(&self) -> usize {
         self.waiting_count
             + self.reads.len()
-            + self.decided.len()
+            + self.decided.values().map(Vec::len).sum::<usize>()
             + self.asked.len()
             + self.snapshot_tickets.len()
     }
@@ -221,6 +242,7 @@ impl Replica {
             self.note_leadership(now);
         }
         self.release_reads(work);
+        self.watch_transfer(now, work);
     }
 
     fn persist(&mut self, now: Now, persist: Persist, work: &mut Work) {
@@ -233,10 +255,10 @@ impl Replica {
     }
 
     fn restore(&mut self, meta: &SnapshotMeta, work: &mut Work) {
-        let snapshot = self.staged.take().filter(|staged| staged.meta.last == meta.last);
-        let Some(snapshot) =
-            snapshot.or_else(|| self.snapshot.clone().filter(|own| own.meta.last == meta.last))
-        else {
+        let later = self.staged.split_off(&meta.last.index.next());
+        let staged = std::mem::replace(&mut self.staged, later).remove(&meta.last.index);
+        let known = staged.or_else(|| self.snapshot.clone());
+        let Some(snapshot) = known.filter(|known| known.meta.last == meta.last) else {
             work.stopped.push((self.group, format!("the staged snapshot at {} is gone", meta.last)));
             return;
         };
@@ -286,20 +308,39 @@ impl Replica {
         work.apply.push(ApplyTask::Query { group: self.group, ticket, request });
     }
 
-    /// Open requests of a leader that leads no more are answered after a while, and a transfer when
-    /// another leads.
+    /// Open requests of a leader that leads no more are answered after a while, even if it leads
+    /// again by then: nothing may ever be committed where its lost entries stood.
     fn note_leadership(&mut self, now: Now) {
         let status = self.core.status();
-        if status.role == RoleName::Leader {
-            self.lost_at = None;
-        } else if self.waiting_count > 0 && self.lost_at.is_none() {
-            self.lost_at = Some(now.mono);
+        let leading = (status.role == RoleName::Leader).then_some(status.term);
+        if leading != self.leading {
+            if self.leading.is_some() && self.waiting_count > 0 && self.lost_at.is_none() {
+                self.lost_at = Some(now.mono);
+            }
+            self.leading = leading;
+        }
+    }
+
+    /// Whoever waits for an entry of a term in which this replica does not lead is told that
+    /// nobody knows.
+    fn give_up_lost(&mut self, now: Now, work: &mut Work) {
+        let patience = self.config.core.election_timeout;
+        if self.lost_at.is_none_or(|lost| now.mono.since(lost) < patience) {
+            return;
+        }
+        self.lost_at = None;
+        for (id, waiting) in self.take_waiting(LogIndex::MAX) {
+            if Some(id.term) == self.leading {
+                self.wait(id, waiting);
+            } else {
+                work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));
+            }
         }
     }
 
     // ---- completions ----------------------------------------------------------------------------
 
-    /// A write is done. `Err`: the log has failed for good.
+    /// A write is done. `Err`: the log has failed for good (`Failed`), or cannot be trusted for this group.
     pub(crate) fn on_log_written(
         &mut self,
         now: Now,
@@ -404,21 +445,26 @@ impl Replica {
         if self.waiting_count == 0 {
             return;
         }
-        let mut responses: BTreeMap<LogIndex, (LogId, Result<Answer, RequestError>)> =
+        let responses: BTreeMap<LogIndex, (LogId, Result<Answer, RequestError>)> =
             responses.into_iter().map(|(id, response)| (id.index, (id, response))).collect();
         for (id, waiting) in self.take_waiting(through) {
-            let stands = self.core.term_at(id.index) == Some(id.term);
-            let reply = match waiting {
-                Waiting::Command(_) => match responses.remove(&id.index) {
-                    Some((applied, response)) if applied == id => response,
-                    // Another entry was committed there: this one never will be.
-                    Some(_) | None => Err(self.not_leader()),
-                },
-                Waiting::Barrier(_) if stands => Ok(Answer::Applied { id, response: bytes::Bytes::new() }),
-                Waiting::Membership { replica, .. } if stands => {
+            // Several may wait at one index: this replica led, lost its entry, and led again.
+            let response = responses.get(&id.index);
+            let stands = response.map(|(applied, _)| applied.term).or_else(|| self.core.term_at(id.index));
+            let reply = match (stands, waiting, response) {
+                // The log was reset behind the applier: nobody here knows any more what stood there.
+                (None, _, _) => Err(RequestError::OutcomeUnknown),
+                // Another entry was committed there: this one never will be.
+                (Some(term), _, _) if term != id.term => Err(self.not_leader()),
+                (Some(_), Waiting::Command(_), Some((_, response))) => response.clone(),
+                // It was applied before this process started.
+                (Some(_), Waiting::Command(_), None) => Err(RequestError::OutcomeUnknown),
+                (Some(_), Waiting::Barrier(_), _) => {
+                    Ok(Answer::Applied { id, response: bytes::Bytes::new() })
+                }
+                (Some(_), Waiting::Membership { replica, .. }, _) => {
                     Ok(Answer::MembershipChanged { id, replica })
                 }
-                Waiting::Barrier(_) | Waiting::Membership { .. } => Err(self.not_leader()),
             };
             work.replies.push((waiting.ticket(), reply));
         }
@@ -429,13 +475,8 @@ impl Replica {
     pub(crate) fn tick(&mut self, now: Now, work: &mut Work) {
         self.core.tick(now.mono);
         self.retry_writes(work);
-        let patience = self.config.core.election_timeout;
-        if self.lost_at.is_some_and(|lost| now.mono.since(lost) >= patience) {
-            self.lost_at = None;
-            for (_, waiting) in self.take_waiting(LogIndex::MAX) {
-                work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));
-            }
-        }
+        self.note_leadership(now);
+        self.give_up_lost(now, work);
         self.watch_transfer(now, work);
         self.watch_streams(now, work);
         self.watch_disk(now);
@@ -445,7 +486,10 @@ impl Replica {
         let lost = self.lost_at.map(|lost| lost + self.config.core.election_timeout);
         let transfer = self.transferring.map(|transfer| transfer.until);
         let streams = self.streams.values().map(|stream| stream.until);
-        let disk = self.in_flight.front().map(|(since, _)| *since + self.config.stalled_write_max);
+        let stalled = self.in_flight.front().map(|(since, _)| *since + self.config.stalled_write_max);
+        // Only a leader has something to do then, and not all the time.
+        let checked = self.disk_checked_next.unwrap_or_default();
+        let disk = stalled.filter(|_| self.leading.is_some()).map(|at| at.max(checked));
         lost.into_iter()
             .chain(transfer)
             .chain(streams)
@@ -453,7 +497,7 @@ impl Replica {
             .fold(self.core.next_deadline(), MonoTime::min)
     }
 
-    pub(crate) fn watch_transfer(&mut self, now: Now, work: &mut Work) {
+    fn watch_transfer(&mut self, now: Now, work: &mut Work) {
         let Some(transfer) = self.transferring else { return };
         let status = self.core.status();
         let other = status.leader.filter(|leader| *leader != self.id);
@@ -470,15 +514,22 @@ impl Replica {
 
     /// A leader whose disk does not answer hands over, or steps down: a hung disk is a failed leader.
     fn watch_disk(&mut self, now: Now) {
-        let Some((since, _)) = self.in_flight.front() else { return };
-        let stalled = now.mono.since(*since) >= self.config.stalled_write_max;
+        let oldest = self.in_flight.front().map(|(since, _)| *since);
+        let stalled = oldest.is_some_and(|since| now.mono.since(since) >= self.config.stalled_write_max);
         if !stalled || self.core.status().role != RoleName::Leader {
+            self.disk_checked_next = None;
             return;
         }
-        if self.core.transfer_leadership(now.mono, None).is_err() && self.core.status().transfer_to.is_none()
-        {
-            self.core.forget_leader(now.mono);
+        match self.disk_checked_next {
+            Some(next) if next > now.mono => return,
+            // Nobody took over.
+            Some(_) => self.core.forget_leader(now.mono),
+            None if self.core.transfer_leadership(now.mono, None).is_err() => {
+                self.core.forget_leader(now.mono);
+            }
+            None => {}
         }
+        self.disk_checked_next = Some(now.mono + self.config.core.election_timeout);
     }
 
     // ---- snapshots ------------------------------------------------------------------------------
@@ -593,6 +644,22 @@ impl Replica {
         };
         let (group, from) = (self.group, self.id);
         work.snapshots.push(SnapshotTask::Send { group, snapshot, from, to, node, address, term, epoch });
+    }
+
+    /// A snapshot from a leader is complete here: the core decides whether to switch to it.
+    pub(crate) fn on_staged(&mut self, now: Now, message: Message, snapshot: SnapshotInfo) {
+        let useful = snapshot.meta.last.index > self.applied;
+        self.staged.insert(snapshot.meta.last.index, snapshot);
+        while self.staged.len() > STAGED_MAX {
+            self.staged.pop_first();
+        }
+        let from = message.from;
+        // What is refused appears among the core's events.
+        let taken = self.core.step(now.mono, from, message).is_ok();
+        if !(taken && useful) {
+            let applied = self.applied;
+            self.staged.retain(|index, _| *index > applied);
+        }
     }
 
     /// An answer came: the stream lives.

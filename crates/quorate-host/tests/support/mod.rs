@@ -2,21 +2,25 @@
 //! trace of what each does.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use quorate_core::LogId;
 use quorate_core::{
     AppendReply, GroupId, Member, MemberRole, Membership, MessageBody, MonoTime, NodeId, RaftEvent,
     ReplicaId, RoleName,
 };
 use quorate_host::{
     Answer, Applier, ApplyTask, BatchEnd, Command, Consistency, Dedupe, Event, GroupConfig, GroupSetup, Host,
-    LogFetcher, LogWriter, MachineError, Now, Outbound, PeerBody, Request, RequestError, SnapshotSource,
-    Snapshotter, StateMachine, Ticket, Work, bootstrap_batch, recover_group,
+    LogFetcher, LogTask, LogWriter, MachineError, Now, Outbound, PeerBody, Recovered, Request, RequestError,
+    SnapshotSource, Snapshotter, StateMachine, Ticket, Work, bootstrap_batch, recover_group,
 };
-use quorate_storage::{LogStore, MemLogStore, MemSnapshotStore, SnapshotStore};
+use quorate_storage::{
+    GroupState, LogBatch, LogError, LogReader, LogStats, LogStore, MemLogStore, MemSnapshotStore,
+    SnapshotStore, WriteDone,
+};
 
 pub const GROUP: GroupId = GroupId(1);
 
@@ -24,6 +28,30 @@ pub const GROUP: GroupId = GroupId(1);
 #[derive(Default)]
 pub struct Journal {
     commands: Vec<Bytes>,
+    disk: Option<Arc<Mutex<Stored>>>,
+}
+
+/// What an on-disk journal has on its disk.
+#[derive(Clone, Default)]
+pub struct Stored {
+    pub commands: Vec<Bytes>,
+    pub applied: LogId,
+    pub records: BTreeMap<Bytes, Bytes>,
+}
+
+impl Journal {
+    fn store(&self, batch: BatchEnd<'_>) {
+        let Some(disk) = &self.disk else { return };
+        let mut disk = disk.lock().unwrap();
+        disk.commands.clone_from(&self.commands);
+        disk.applied = batch.applied;
+        for (key, value) in batch.records {
+            match value {
+                Some(value) => drop(disk.records.insert(key.clone(), value.clone())),
+                None => drop(disk.records.remove(key)),
+            }
+        }
+    }
 }
 
 impl StateMachine for Journal {
@@ -39,11 +67,31 @@ impl StateMachine for Journal {
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
         Ok(Box::new(View(self.commands.clone().into())))
     }
-    fn restore(&mut self, content: &mut dyn Read, _: BatchEnd<'_>) -> Result<(), MachineError> {
+    fn restore(&mut self, content: &mut dyn Read, batch: BatchEnd<'_>) -> Result<(), MachineError> {
         let mut text = String::new();
         content.read_to_string(&mut text).unwrap();
         self.commands = text.lines().map(|line| Bytes::from(line.to_owned())).collect();
+        if let Some(disk) = &self.disk {
+            disk.lock().unwrap().records.clear();
+        }
+        self.store(batch);
         Ok(())
+    }
+    fn commit(&mut self, batch: BatchEnd<'_>) -> Result<(), MachineError> {
+        self.store(batch);
+        Ok(())
+    }
+    fn recovered(&mut self) -> Result<Recovered, MachineError> {
+        let Some(disk) = &self.disk else { return Ok(Recovered::default()) };
+        let disk = disk.lock().unwrap().clone();
+        self.commands = disk.commands;
+        Ok(Recovered { applied: disk.applied, records: disk.records.into_iter().collect() })
+    }
+    fn is_durable(&self) -> bool {
+        self.disk.is_some()
+    }
+    fn flush(&mut self) -> Result<LogId, MachineError> {
+        Ok(self.disk.as_ref().map(|disk| disk.lock().unwrap().applied).unwrap_or_default())
     }
 }
 
@@ -54,12 +102,79 @@ impl SnapshotSource for View {
     }
 }
 
+/// What a node's disk does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Disk {
+    #[default]
+    Works,
+    /// Nothing comes back.
+    Hangs,
+    Full,
+    Fails,
+}
+
+/// A log that outlives its host and can be made to fail.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<(MemLogStore, Disk)>>);
+
+impl Log {
+    fn lock(&self) -> MutexGuard<'_, (MemLogStore, Disk)> {
+        self.0.lock().unwrap()
+    }
+    pub fn set(&self, disk: Disk) {
+        self.lock().1 = disk;
+    }
+    fn hangs(&self) -> bool {
+        self.lock().1 == Disk::Hangs
+    }
+    pub fn syncs(&self) -> u64 {
+        self.lock().0.stats().syncs
+    }
+}
+
+impl LogStore for Log {
+    fn groups(&self) -> Vec<GroupState> {
+        self.lock().0.groups()
+    }
+    fn write(&mut self, batch: LogBatch, must_sync: bool, done: WriteDone) {
+        let mut inner = self.lock();
+        let context = "told to".to_owned();
+        let source = Arc::new(std::io::Error::other("told to"));
+        match inner.1 {
+            Disk::Works | Disk::Hangs => inner.0.write(batch, must_sync, done),
+            Disk::Full => done(Err(LogError::NoSpace { context })),
+            Disk::Fails => done(Err(LogError::Failed { context, source })),
+        }
+    }
+    fn flush(&mut self) -> Result<(), LogError> {
+        self.lock().0.flush()
+    }
+    fn reader(&self) -> Arc<dyn LogReader> {
+        self.lock().0.reader()
+    }
+    fn stats(&self) -> LogStats {
+        self.lock().0.stats()
+    }
+}
+
+/// What survives a restart of a node.
+#[derive(Clone, Default)]
+pub struct Data {
+    pub log: Log,
+    pub snapshots: MemSnapshotStore,
+    /// `Some`: the machine is an on-disk one and this is its disk.
+    pub journal: Option<Arc<Mutex<Stored>>>,
+}
+
 pub struct Node {
     pub host: Host,
+    pub data: Data,
     writer: LogWriter,
     applier: Applier,
     fetcher: LogFetcher,
     snapshotter: Snapshotter,
+    /// Writes that a hung disk has not taken.
+    waiting: Vec<LogTask>,
 }
 
 pub struct Cluster {
@@ -68,6 +183,11 @@ pub struct Cluster {
     wire: VecDeque<(NodeId, Outbound)>,
     pub cut: Vec<NodeId>,
     replies: BTreeMap<Ticket, Result<Answer, RequestError>>,
+    answered: BTreeSet<Ticket>,
+    /// Replicas that stopped, and why.
+    pub stopped: Vec<(NodeId, GroupId, String)>,
+    /// Whether machines keep their own state.
+    pub durable: bool,
     next_ticket: u64,
     pub config: GroupConfig,
     /// What happened, when asked for.
@@ -81,6 +201,11 @@ pub fn member(n: u64) -> Member {
 
 impl Cluster {
     pub fn new(nodes: u64) -> Self {
+        Self::with(nodes, |_| {})
+    }
+
+    /// A cluster that is changed before its nodes start.
+    pub fn with(nodes: u64, change: impl FnOnce(&mut Self)) -> Self {
         let mut config = GroupConfig::default();
         config.snapshots.entries = 20;
         config.snapshots.trailing_entries = 2;
@@ -90,10 +215,14 @@ impl Cluster {
             wire: VecDeque::new(),
             cut: Vec::new(),
             replies: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            stopped: Vec::new(),
+            durable: false,
             next_ticket: 1,
             config,
             trace: None,
         };
+        change(&mut cluster);
         let membership = Arc::new(Membership::initial((1..=nodes).map(member).collect()).unwrap());
         for n in 1..=nodes {
             cluster.start(n, bootstrap_batch(GROUP, ReplicaId(n), &membership), Vec::new());
@@ -111,33 +240,64 @@ impl Cluster {
         first: quorate_storage::LogBatch,
         seeds: Vec<(ReplicaId, NodeId, String)>,
     ) {
-        let mut store = MemLogStore::default();
-        store.write(first, true, Box::new(|result| result.unwrap()));
-        store.flush().unwrap();
-        let snapshots: Arc<dyn SnapshotStore> = Arc::new(MemSnapshotStore::default());
-        let state = store.groups().remove(0);
-        let recovered =
-            recover_group(&state, &*snapshots, Box::new(Journal::default()), &self.config.sessions).unwrap();
-        let reader = store.reader();
+        let mut data = Data::default();
+        if self.durable {
+            data.journal = Some(Arc::default());
+        }
+        data.log.write(first, true, Box::new(|result| result.unwrap()));
+        data.log.flush().unwrap();
+        self.open(n, data, seeds);
+    }
+
+    /// Stops a node and starts it again with what it had on disk.
+    pub fn restart(&mut self, n: NodeId) {
+        let node = self.nodes.remove(&n).unwrap();
+        self.open(n.0, node.data, Vec::new());
+    }
+
+    pub fn open(&mut self, n: u64, data: Data, seeds: Vec<(ReplicaId, NodeId, String)>) {
+        let snapshots: Arc<dyn SnapshotStore> = Arc::new(data.snapshots.clone());
         let mut node = Node {
             host: Host::new(NodeId(n)),
-            writer: LogWriter::new(Box::new(store)),
+            writer: LogWriter::new(Box::new(data.log.clone())),
             applier: Applier::new(Arc::clone(&snapshots)),
-            fetcher: LogFetcher::new(reader),
-            snapshotter: Snapshotter::new(NodeId(n), snapshots),
+            fetcher: LogFetcher::new(data.log.reader()),
+            snapshotter: Snapshotter::new(NodeId(n), Arc::clone(&snapshots)),
+            waiting: Vec::new(),
+            data,
         };
-        node.applier.add(recovered.machine);
-        let setup = GroupSetup {
-            group: GROUP,
-            replica: recovered.replica,
-            config: self.config.clone(),
-            restored: recovered.restored,
-            snapshot: recovered.snapshot,
-            durable_machine: recovered.durable_machine,
-            seeds,
-        };
-        node.host.open_group(self.time(), setup).unwrap();
+        for state in node.data.log.groups() {
+            let disk = node.data.journal.clone();
+            let machine = Box::new(Journal { disk, ..Journal::default() });
+            let recovered = recover_group(&state, &*snapshots, machine, &self.config.sessions).unwrap();
+            node.writer.submit(recovered.log_fix.into_iter().collect());
+            node.writer.step();
+            node.applier.add(recovered.machine);
+            let setup = GroupSetup {
+                group: state.group,
+                replica: recovered.replica,
+                config: self.config.clone(),
+                restored: recovered.restored,
+                snapshot: recovered.snapshot,
+                durable_machine: recovered.durable_machine,
+                seeds: seeds.clone(),
+            };
+            node.host.open_group(self.time(), setup).unwrap();
+        }
         self.nodes.insert(NodeId(n), node);
+    }
+
+    pub fn log(&self, node: NodeId) -> Log {
+        self.nodes[&node].data.log.clone()
+    }
+
+    pub fn status(&self, node: NodeId) -> quorate_host::GroupStatus {
+        self.nodes[&node].host.status(GROUP).unwrap()
+    }
+
+    /// Whether a ticket has its answer already.
+    pub fn is_answered(&self, ticket: Ticket) -> bool {
+        self.replies.contains_key(&ticket)
     }
 
     /// Does everything there is to do at this moment.
@@ -151,10 +311,15 @@ impl Cluster {
                     note(trace, *id, &work);
                 }
                 let mut events = Vec::new();
-                self.replies.extend(work.replies.drain(..));
+                for (ticket, reply) in work.replies.drain(..) {
+                    assert!(self.answered.insert(ticket), "{ticket:?} was answered twice: {reply:?}");
+                    self.replies.insert(ticket, reply);
+                }
+                self.stopped.extend(work.stopped.drain(..).map(|(group, reason)| (*id, group, reason)));
                 self.wire.extend(work.send.drain(..).map(|outbound| (*id, outbound)));
-                if !work.log.is_empty() {
-                    node.writer.submit(work.log);
+                node.waiting.extend(work.log);
+                if !node.data.log.hangs() && !node.waiting.is_empty() {
+                    node.writer.submit(std::mem::take(&mut node.waiting));
                     events.extend(node.writer.step());
                 }
                 events.extend(work.apply.into_iter().flat_map(|task| node.applier.step(task)));
@@ -210,14 +375,14 @@ impl Cluster {
     }
 
     pub fn ask(&mut self, node: NodeId, request: Request) -> Ticket {
+        self.ask_group(node, GROUP, request)
+    }
+
+    pub fn ask_group(&mut self, node: NodeId, group: GroupId, request: Request) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let now = self.time();
-        self.nodes
-            .get_mut(&node)
-            .unwrap()
-            .host
-            .on_event(now, Event::Request { group: GROUP, ticket, request });
+        self.nodes.get_mut(&node).unwrap().host.on_event(now, Event::Request { group, ticket, request });
         self.settle();
         ticket
     }

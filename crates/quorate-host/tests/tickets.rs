@@ -1,0 +1,154 @@
+//! Every ticket is answered once, and "not applied" is only said when it is certain.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use bytes::Bytes;
+use quorate_core::{NodeId, ReplicaId, RoleName};
+use quorate_host::{Answer, Request, RequestError};
+use support::{Cluster, Disk, GROUP, propose, query, text};
+
+fn transfer_to(node: NodeId) -> Request {
+    Request::TransferLeadership { to: Some(ReplicaId(node.0)) }
+}
+
+/// A replica leads, loses five entries, leads again and writes a new entry at the index of a lost
+/// one, whose ticket still waits. The new write's answer must not be eaten by the lost one's.
+#[test]
+fn two_tickets_of_different_terms_at_one_index_get_their_own_answers() {
+    let mut cluster = Cluster::new(3);
+    cluster.request(NodeId(1), Request::Campaign).unwrap();
+    let old = cluster.leader();
+    cluster.pass(200);
+    cluster.cut = vec![old];
+    let lost: Vec<_> = (0..5).map(|n| cluster.ask(old, propose(&format!("lost {n}")))).collect();
+    let new = loop {
+        let leads = |node: &NodeId| *node != old && cluster.status(*node).role == RoleName::Leader;
+        if let Some(node) = cluster.nodes.keys().copied().find(leads) {
+            break node;
+        }
+        cluster.pass(10);
+    };
+    cluster.cut.clear();
+    cluster.pass(100);
+    cluster.request(new, transfer_to(old)).unwrap();
+    // The two new leaders' first entries stand where the first two stood.
+    assert!(lost[2..].iter().all(|ticket| !cluster.is_answered(*ticket)), "too late to tell anything");
+    let kept: Vec<_> = (0..5).map(|n| cluster.ask(old, propose(&format!("kept {n}")))).collect();
+    for (n, ticket) in kept.into_iter().enumerate() {
+        assert_eq!(text(cluster.reply(ticket)), format!("{n} kept {n}"));
+    }
+    for ticket in lost {
+        let reply = cluster.reply(ticket);
+        assert!(matches!(reply, Err(RequestError::NotLeader { .. })), "{reply:?}");
+    }
+    assert_eq!(text(cluster.request(old, query())), "5");
+}
+
+#[test]
+fn second_transfer_answers_the_first() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    cluster.request(leader, propose("a")).unwrap();
+    let other = |n: u64| NodeId((leader.0 - 1 + n) % 3 + 1);
+    cluster.cut = vec![other(1)];
+    let first = cluster.ask(leader, transfer_to(other(1)));
+    let refused = cluster.request(leader, transfer_to(other(2)));
+    assert!(matches!(refused, Err(RequestError::Transfer { .. })), "{refused:?}");
+    // The core gives a transfer up after an election timeout; the ticket waits longer.
+    cluster.pass(1100);
+    assert!(!cluster.is_answered(first));
+    let second = cluster.request(leader, transfer_to(other(2)));
+    assert_eq!(second, Ok(Answer::Transferred { leader: ReplicaId(other(2).0) }));
+    assert!(matches!(cluster.reply(first), Err(RequestError::Transfer { .. })));
+}
+
+#[test]
+fn failed_log_stops_the_host_and_answers_everything() {
+    let mut cluster = Cluster::new(1);
+    let node = cluster.leader();
+    cluster.log(node).set(Disk::Fails);
+    let write = cluster.ask(node, propose("a"));
+    assert_eq!(cluster.reply(write), Err(RequestError::OutcomeUnknown));
+    assert!(cluster.stopped[0].2.contains("stop this node"), "{:?}", cluster.stopped);
+    let late = cluster.request(node, query());
+    assert!(matches!(late, Err(RequestError::Stopped { .. })), "{late:?}");
+}
+
+#[test]
+fn full_disk_refuses_new_writes_and_finishes_the_old_ones_when_there_is_space() {
+    let mut cluster = Cluster::new(1);
+    let node = cluster.leader();
+    cluster.log(node).set(Disk::Full);
+    let first = cluster.ask(node, propose("a"));
+    cluster.pass(300);
+    let refused = cluster.request(node, propose("b"));
+    assert!(matches!(refused, Err(RequestError::Busy { .. })), "{refused:?}");
+    assert!(!cluster.is_answered(first));
+    cluster.log(node).set(Disk::Works);
+    assert_eq!(text(cluster.reply(first)), "0 a");
+    assert_eq!(text(cluster.request(node, propose("c"))), "1 c");
+    assert_eq!(cluster.stopped, Vec::new());
+}
+
+#[test]
+fn leader_with_a_hung_disk_hands_over() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.leader();
+    cluster.request(old, propose("a")).unwrap();
+    cluster.log(old).set(Disk::Hangs);
+    // The other two commit it without the leader's disk, but the leader may not apply it.
+    let write = cluster.ask(old, propose("b"));
+    cluster.pass(8000);
+    let leads = |node: NodeId| cluster.status(node).role == RoleName::Leader;
+    assert!(!leads(old), "{:?}", cluster.status(old));
+    let new = cluster.leader();
+    assert_eq!(text(cluster.request(new, query())), "2");
+    cluster.log(old).set(Disk::Works);
+    cluster.reply(write).ok();
+    assert_eq!(text(cluster.request(old, query())), "2");
+}
+
+#[test]
+fn closed_group_answers_what_waits_and_its_late_completions_do_no_harm() {
+    let mut cluster = Cluster::new(1);
+    let node = cluster.leader();
+    cluster.log(node).set(Disk::Hangs);
+    let write = cluster.ask(node, propose("a"));
+    cluster.nodes.get_mut(&node).unwrap().host.close_group(GROUP);
+    assert_eq!(cluster.reply(write), Err(RequestError::OutcomeUnknown));
+    cluster.log(node).set(Disk::Full);
+    cluster.pass(100);
+    assert_eq!(cluster.request(node, query()), Err(RequestError::NoGroup));
+    assert_eq!(cluster.stopped, Vec::new());
+}
+
+#[test]
+fn requests_over_the_limit_are_refused() {
+    let mut cluster = Cluster::with(3, |cluster| cluster.config.requests_max = 3);
+    let leader = cluster.leader();
+    cluster.request(leader, propose("a")).unwrap();
+    cluster.cut = vec![leader];
+    for n in 0..3 {
+        cluster.ask(leader, propose(&n.to_string()));
+    }
+    let refused = cluster.request(
+        leader,
+        Request::Query { request: Bytes::new(), consistency: quorate_host::Consistency::Stale },
+    );
+    assert!(matches!(refused, Err(RequestError::Busy { .. })), "{refused:?}");
+}
+
+#[test]
+fn barrier_and_read_index_say_where_they_stand() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    let Answer::Applied { id, .. } = cluster.request(leader, Request::Barrier).unwrap() else { panic!() };
+    for node in [1, 2, 3].map(NodeId) {
+        let Answer::ReadIndex { index } = cluster.request(node, Request::ReadIndex).unwrap() else {
+            panic!()
+        };
+        assert!(index >= id.index);
+        assert!(cluster.status(node).applied >= index);
+    }
+}
