@@ -91,6 +91,11 @@ async fn demo(wish: &Wish) -> Result<(), Failure> {
     output::line(banner(&supervisor, begun).await)?;
 
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if interactive {
+        output::line(
+            "At the prompt: kill 2, restart 2, add, partition 1 | 2,3, slow 2 100ms, heal, status, help, quit\n",
+        )?;
+    }
     let terminal = interactive.then(prompt::Terminal::remember);
     let (mut notice, left): (prompt::Notice, _) = if interactive {
         let (notice, left) = prompt::start(calls)?;

@@ -84,16 +84,16 @@ impl Process {
         let input = child.stdin.take();
         let output = child.stdout.take().ok_or_else(|| Failure::error("a process has no standard output"))?;
         let mut lines = BufReader::new(output.take(LOG_TAIL_BYTES)).lines();
-        let line = match timeout(READY_TIMEOUT, lines.next_line()).await {
-            Ok(Ok(line)) => line,
-            Ok(Err(_)) | Err(_) => None,
+        let (line, why) = match timeout(READY_TIMEOUT, lines.next_line()).await {
+            Ok(Ok(line)) => (line, "did not start"),
+            Ok(Err(_)) => (None, "did not start"),
+            Err(_) => (None, "was not ready in time (does the cluster have a leader?)"),
         };
         let Some(ready) = line.and_then(|line| serde_json::from_str::<Ready>(&line).ok()) else {
             // It is being given up; whether it was still there does not matter.
             let _gone = child.kill().await;
             let said = last_line(&program.log);
-            let line =
-                format!("node {} did not start: {said} (its log: {})", program.node, program.log.display());
+            let line = format!("node {} {why}: {said} (its log: {})", program.node, program.log.display());
             return Err(Failure::new(Exit::Error, line));
         };
         let (stop, stops) = mpsc::channel(4);
