@@ -108,7 +108,7 @@ pub(crate) struct Replica {
     /// Writes handed out and not answered.
     outstanding: usize,
     /// A write found no space: all that is in flight is handed out again by a later tick.
-    blocked: bool,
+    blocked: Option<MonoTime>,
     /// A leader with a hung disk acts again then.
     disk_checked_next: Option<MonoTime>,
     // Snapshots.
@@ -148,7 +148,7 @@ impl Replica {
             stamp_millis: 0,
             in_flight: VecDeque::new(),
             outstanding: 0,
-            blocked: false,
+            blocked: None,
             disk_checked_next: None,
             snapshot: setup.snapshot,
             snapshot_state: SnapshotState::Idle,
@@ -248,7 +248,7 @@ impl Replica {
     fn persist(&mut self, now: Now, persist: Persist, work: &mut Work) {
         let task = LogTask::persist(self.group, persist);
         self.in_flight.push_back((now.mono, task.clone()));
-        if !self.blocked {
+        if self.blocked.is_none() {
             self.outstanding += 1;
             work.log.push(task);
         }
@@ -356,7 +356,7 @@ impl Replica {
         };
         self.outstanding = self.outstanding.saturating_sub(1);
         match result {
-            Ok(()) if !self.blocked => {
+            Ok(()) if self.blocked.is_none() => {
                 while self
                     .in_flight
                     .front()
@@ -367,24 +367,31 @@ impl Replica {
                 self.core.on_persisted(now.mono, token);
             }
             // Writes behind one that found no space do not count: they are handed out again, too.
-            Ok(()) | Err(LogError::NoSpace { .. }) => self.blocked = true,
-            Err(LogError::Invalid { .. }) if self.blocked => {}
+            Ok(()) | Err(LogError::NoSpace { .. }) => {
+                self.blocked = Some(now.mono + self.config.core.heartbeat_interval);
+            }
+            Err(LogError::Invalid { .. }) if self.blocked.is_some() => {}
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
     /// Hands out again what found no space, once all of it has come back.
-    fn retry_writes(&mut self, work: &mut Work) {
-        if self.blocked && self.outstanding == 0 {
-            self.blocked = false;
-            self.outstanding = self.in_flight.len();
-            work.log.extend(self.in_flight.iter().map(|(_, task)| task.clone()));
+    fn retry_writes(&mut self, now: Now, work: &mut Work) {
+        if self.blocked.is_none_or(|retry_at| now.mono < retry_at) {
+            return;
         }
+        if self.outstanding > 0 {
+            self.blocked = Some(now.mono + self.config.core.heartbeat_interval);
+            return;
+        }
+        self.blocked = None;
+        self.outstanding = self.in_flight.len();
+        work.log.extend(self.in_flight.iter().map(|(_, task)| task.clone()));
     }
 
     pub(crate) const fn is_blocked(&self) -> bool {
-        self.blocked
+        self.blocked.is_some()
     }
 
     pub(crate) fn on_applied(&mut self, now: Now, applied: Applied, work: &mut Work) {
@@ -474,7 +481,7 @@ impl Replica {
 
     pub(crate) fn tick(&mut self, now: Now, work: &mut Work) {
         self.core.tick(now.mono);
-        self.retry_writes(work);
+        self.retry_writes(now, work);
         self.note_leadership(now);
         self.give_up_lost(now, work);
         self.watch_transfer(now, work);
@@ -494,6 +501,7 @@ impl Replica {
             .chain(transfer)
             .chain(streams)
             .chain(disk)
+            .chain(self.blocked)
             .fold(self.core.next_deadline(), MonoTime::min)
     }
 

@@ -106,6 +106,8 @@ pub(crate) struct Client {
     wishes_left: u64,
     /// The number of the newest attempt: answers to others are too late.
     pub(crate) attempt: u64,
+    /// An answer is awaited: the client does nothing else meanwhile.
+    pub(crate) awaits: bool,
     rng: Rng,
 }
 
@@ -147,6 +149,7 @@ impl Client {
             pending: None,
             wishes_left: setup.wishes,
             attempt: 0,
+            awaits: false,
             rng,
         }
     }

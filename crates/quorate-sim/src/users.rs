@@ -22,11 +22,16 @@ impl World {
         let now = self.agenda.now();
         let calm = self.calm;
         let Some(client) = self.clients.get_mut(number) else { return };
+        // Woken twice (by the end of the faults, and by its own pause), it still asks once.
+        if client.awaits {
+            return;
+        }
         let (id, group) = (client.id, client.group);
         match client.next_move(now, calm, &mut self.history) {
             Move::Rest => {}
             Move::Ask { node, request } => {
                 let attempt = client.attempt;
+                client.awaits = true;
                 note!(self, ClientName(id), "? n{node} {}", in_words(&request));
                 let waits = self.rng.between(200, 1_500) * MILLISECOND;
                 self.agenda.plan(now + waits, Step::ClientWaitedLongEnough { client: number, attempt });
@@ -62,6 +67,7 @@ impl World {
         self.coverage.count("client timeouts");
         // The attempt is over: its answer would come too late.
         client.attempt += 1;
+        client.awaits = false;
         let reaction = client.on_timeout(!calm);
         self.react(number, reaction);
     }
@@ -79,6 +85,7 @@ impl World {
             return Ok(());
         }
         client.attempt += 1;
+        client.awaits = false;
         note!(self, ClientName(client.id), "= {}", short(&answer));
         let Some(client) = self.clients.get_mut(number) else { return Ok(()) };
         let command = client.pending_command();
