@@ -91,6 +91,23 @@ fn full_disk_refuses_new_writes_and_finishes_the_old_ones_when_there_is_space() 
     assert_eq!(cluster.stopped, Vec::new());
 }
 
+/// The retry once waited for a tick, and a follower that hears its leader is not ticked: it stayed behind
+/// for ever (simulator seed 1439).
+#[test]
+fn follower_whose_disk_was_full_catches_up_while_it_hears_its_leader() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    cluster.request(leader, propose("a")).unwrap();
+    let follower = [1, 2, 3].map(NodeId).into_iter().find(|node| *node != leader).unwrap();
+    cluster.log(follower).set(Disk::Full);
+    cluster.request(leader, propose("b")).unwrap();
+    cluster.pass(500);
+    cluster.log(follower).set(Disk::Works);
+    cluster.pass(200);
+    assert_eq!(cluster.leader(), leader);
+    assert_eq!(cluster.status(follower).applied, cluster.status(leader).applied);
+}
+
 #[test]
 fn leader_with_a_hung_disk_hands_over() {
     let mut cluster = Cluster::new(3);

@@ -355,7 +355,12 @@ impl Cluster {
         while self.now < until {
             self.now += 10;
             let now = self.time();
-            self.nodes.values_mut().for_each(|node| node.host.on_event(now, Event::Tick));
+            // As the shells do: only when there is something to do.
+            for node in self.nodes.values_mut() {
+                if node.host.next_deadline().is_some_and(|deadline| deadline <= now.mono) {
+                    node.host.on_event(now, Event::Tick);
+                }
+            }
             self.settle();
         }
     }
