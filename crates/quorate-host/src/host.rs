@@ -86,6 +86,9 @@ pub struct Host {
     node: NodeId,
     replicas: BTreeMap<GroupId, Replica>,
     work: Work,
+    /// Writes that are still under way for replicas that are gone: what was recovered before they are
+    /// done is not what the log holds.
+    late_writes: BTreeMap<GroupId, usize>,
     /// Replicas that could not go on, and why.
     broken: BTreeMap<GroupId, String>,
     stopped: Option<String>,
@@ -99,6 +102,7 @@ impl Host {
             node,
             replicas: BTreeMap::new(),
             work: Work::default(),
+            late_writes: BTreeMap::new(),
             broken: BTreeMap::new(),
             stopped: None,
         }
@@ -119,6 +123,10 @@ impl Host {
         if self.replicas.contains_key(&group) {
             return Err(OpenError::AlreadyOpen(group));
         }
+        if let Some(writes) = self.late_writes.get(&group) {
+            let reason = format!("{writes} of its writes are still under way; recover it when they are done");
+            return Err(OpenError::Inconsistent { group, reason });
+        }
         let mut config = setup.config.core.clone();
         config.id = setup.replica;
         config.seed ^= (setup.replica.0 << 32) ^ group.0 ^ now.mono.0 ^ now.unix_millis;
@@ -134,10 +142,7 @@ impl Host {
     /// Stops a replica and answers all its requests; its data stays.
     pub fn close_group(&mut self, group: GroupId) {
         self.broken.remove(&group);
-        if let Some(mut replica) = self.replicas.remove(&group) {
-            replica.stop("the group was closed", &mut self.work);
-            self.work.apply.push(ApplyTask::Remove { group });
-        }
+        self.take_out(group, "the group was closed");
     }
 
     /// Something happened.
@@ -199,24 +204,44 @@ impl Host {
     fn close_stopped(&mut self) {
         let stopped: Vec<(GroupId, String)> = self.work.stopped.clone();
         for (group, reason) in stopped {
-            if let Some(mut replica) = self.replicas.remove(&group) {
-                replica.stop(&reason, &mut self.work);
-                self.work.apply.push(ApplyTask::Remove { group });
+            if self.take_out(group, &reason) {
                 self.broken.insert(group, reason);
             }
         }
     }
 
+    /// Takes a replica out of service; says whether there was one.
+    fn take_out(&mut self, group: GroupId, reason: &str) -> bool {
+        let Some(mut replica) = self.replicas.remove(&group) else { return false };
+        replica.stop(reason, &mut self.work);
+        self.work.apply.push(ApplyTask::Remove { group });
+        if replica.outstanding() > 0 {
+            *self.late_writes.entry(group).or_default() += replica.outstanding();
+        }
+        true
+    }
+
+    /// Whether a completion is of a replica that is gone; counts it off.
+    fn is_late(&mut self, group: GroupId) -> bool {
+        let Some(late) = self.late_writes.get_mut(&group) else { return false };
+        *late -= 1;
+        if *late == 0 {
+            self.late_writes.remove(&group);
+        }
+        true
+    }
+
     fn on_log_written(&mut self, now: Now, written: LogWritten) {
         let LogWritten { group, token, result } = written;
-        let failed = match self.replicas.get_mut(&group) {
-            Some(replica) => replica.on_log_written(now, token, result),
-            None => result,
+        let late = token.is_some() && self.is_late(group);
+        let outcome = match self.replicas.get_mut(&group) {
+            Some(replica) if !late => replica.on_log_written(now, token, result),
+            Some(_) | None => result,
         };
-        match failed {
+        match outcome {
             // Nothing is known about what is on disk, of any group.
             Err(error @ LogError::Failed { .. }) => self.stop(&error.to_string()),
-            Err(error) if self.replicas.contains_key(&group) => {
+            Err(error) if !late && self.replicas.contains_key(&group) => {
                 self.work.stopped.push((group, error.to_string()));
             }
             Ok(()) | Err(_) => {}

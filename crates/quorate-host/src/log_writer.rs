@@ -1,77 +1,346 @@
 //! The log writer. Step 6 of the write path: everything that waits, of all groups, becomes durable
-//! with one sync; then the completions go back to the host.
+//! with one batch and one sync; then the completions go back to the host.
+//!
+//! ```text
+//!   g1 W1  g2 W1  g1 W2        one round
+//!      └──┬──┘      │
+//!   batch { g1: W1+W2, g2: W1 } ──► flush ──► LogWritten g1 W1, g2 W1, g1 W2
+//! ```
+//!
+//! * Writes of one group become durable in the order they were submitted.
+//! * Out of space: everything in the round fails, and until the first failed write of a group is submitted
+//!   again, its later ones fail too, so that nothing overtakes it.
+//! * A write that breaks the rules fails alone; its batch is written again without it.
+//! * Removing a group ends a round (what follows may create it anew).
 //!
 //! Previous: `quorate-core/src/leader.rs`. Next: `quorate-core/src/follower.rs`.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_core::{GroupId, PersistToken};
-use quorate_storage::{LogBatch, LogError, LogStats, LogStore};
+use quorate_storage::{GroupWrite, LogBatch, LogError, LogStats, LogStore};
 
 use crate::event::{Event, LogTask, LogWritten};
 
-/// Turns everything that waits into as few batches as order allows, and one sync.
+/// Turns everything that waits into one batch and one sync.
 pub struct LogWriter {
     store: Box<dyn LogStore>,
-    tasks: VecDeque<LogTask>,
-    /// Filled by the store's completions.
-    done: Arc<Mutex<Vec<LogWritten>>>,
+    waiting: Vec<LogTask>,
+    /// Groups that ran out of space, with the write that must come first.
+    blocked: BTreeMap<GroupId, PersistToken>,
 }
 
 impl LogWriter {
     /// A writer on `store`.
     #[must_use]
     pub fn new(store: Box<dyn LogStore>) -> Self {
-        Self { store, tasks: VecDeque::new(), done: Arc::default() }
+        Self { store, waiting: Vec::new(), blocked: BTreeMap::new() }
     }
 
     /// Submits tasks (cheap, no I/O). A group's tasks are written in the order of submission.
     pub fn submit(&mut self, tasks: Vec<LogTask>) {
-        self.tasks.extend(tasks);
+        self.waiting.extend(tasks);
     }
 
     /// Writes and syncs everything submitted: blocks on the disk. Returns the completions.
     pub fn step(&mut self) -> Vec<Event> {
-        while !self.tasks.is_empty() {
-            self.write_round();
+        let mut events = Vec::new();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        while !waiting.is_empty() {
+            let (round, rest) = take_round(waiting);
+            waiting = rest;
+            self.write_round(round, &mut events);
         }
-        // An error of the flush reaches every batch through its completion.
-        let failed = self.store.flush().err();
-        let mut done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
-        if let (Some(error), true) = (failed, done.is_empty()) {
-            let (group, token) = (GroupId(0), None);
-            done.push(LogWritten { group, token, result: Err(error) });
-        }
-        done.into_iter().map(Event::LogWritten).collect()
-    }
-
-    /// Writes one batch: the next task of each group, as far as they are in front.
-    fn write_round(&mut self) {
-        let mut batch = LogBatch::default();
-        let mut waiting: Vec<(GroupId, Option<PersistToken>)> = Vec::new();
-        let mut seen = BTreeSet::new();
-        let mut must_sync = false;
-        while let Some(task) = self.tasks.pop_front_if(|task| seen.insert(task.write.group)) {
-            must_sync |= task.must_sync;
-            waiting.push((task.write.group, task.token));
-            batch.groups.push(task.write);
-        }
-        let done = Arc::clone(&self.done);
-        let complete = move |result: Result<(), LogError>| {
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.extend(waiting.into_iter().map(|(group, token)| LogWritten {
-                group,
-                token,
-                result: result.clone(),
-            }));
-        };
-        self.store.write(batch, must_sync, Box::new(complete));
+        events
     }
 
     /// Figures of the store.
     #[must_use]
     pub fn stats(&self) -> LogStats {
         self.store.stats()
+    }
+
+    fn write_round(&mut self, round: Vec<LogTask>, events: &mut Vec<Event>) {
+        let mut tasks = Vec::new();
+        for task in round {
+            if self.is_blocked(&task) {
+                let context = "waiting for an earlier write of the same group".to_owned();
+                events.push(completion(&task, Err(LogError::NoSpace { context })));
+            } else {
+                tasks.push(task);
+            }
+        }
+        while !tasks.is_empty() {
+            let result = self.write(&tasks);
+            // Only the group that broke a rule failed: nothing of the batch was written yet.
+            let invalid = match &result {
+                Err(LogError::Invalid { group, .. }) => Some(*group),
+                Ok(()) | Err(_) => None,
+            };
+            let failed_alone = |task: &LogTask| invalid.is_none_or(|group| group == task.write.group);
+            let (finished, again): (Vec<_>, Vec<_>) = tasks.into_iter().partition(failed_alone);
+            // A batch that names a group it does not hold cannot shrink: fail all of it.
+            let (finished, again) = if finished.is_empty() { (again, Vec::new()) } else { (finished, again) };
+            for task in &finished {
+                self.remember_block(task, &result);
+                events.push(completion(task, result.clone()));
+            }
+            tasks = again;
+        }
+    }
+
+    fn is_blocked(&mut self, task: &LogTask) -> bool {
+        let Some(first) = self.blocked.get(&task.write.group) else { return false };
+        // Tokens ascend, so a smaller one is of a group that was closed and opened again.
+        if task.token.is_some_and(|token| token <= *first) {
+            self.blocked.remove(&task.write.group);
+            return false;
+        }
+        true
+    }
+
+    fn remember_block(&mut self, task: &LogTask, result: &Result<(), LogError>) {
+        if let (Err(LogError::NoSpace { .. }), Some(token)) = (result, task.token) {
+            self.blocked.entry(task.write.group).or_insert(token);
+        }
+        if task.write.remove {
+            self.blocked.remove(&task.write.group);
+        }
+    }
+
+    /// One batch, one flush.
+    fn write(&mut self, tasks: &[LogTask]) -> Result<(), LogError> {
+        let mut groups: BTreeMap<GroupId, GroupWrite> = BTreeMap::new();
+        let mut must_sync = false;
+        for task in tasks {
+            must_sync |= task.must_sync;
+            match groups.get_mut(&task.write.group) {
+                Some(earlier) => merge(earlier, task.write.clone()),
+                None => drop(groups.insert(task.write.group, task.write.clone())),
+            }
+        }
+        let batch = LogBatch { groups: groups.into_values().collect() };
+        let outcome: Arc<Mutex<Option<Result<(), LogError>>>> = Arc::default();
+        let slot = Arc::clone(&outcome);
+        let done = Box::new(move |result| {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        });
+        self.store.write(batch, must_sync, done);
+        let flushed = self.store.flush();
+        let completed = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Never believe in a write that its store did not complete.
+        completed.unwrap_or_else(|| {
+            let source = Arc::new(std::io::Error::other("the log store did not complete a batch"));
+            Err(flushed.err().unwrap_or(LogError::Failed { context: "writing a batch".to_owned(), source }))
+        })
+    }
+}
+
+fn completion(task: &LogTask, result: Result<(), LogError>) -> Event {
+    Event::LogWritten(LogWritten { group: task.write.group, token: task.token, result })
+}
+
+/// Cuts off what may be written in one batch: a removal, or a write that names the replica, stands
+/// alone for its group.
+fn take_round(tasks: Vec<LogTask>) -> (Vec<LogTask>, Vec<LogTask>) {
+    let mut seen = BTreeSet::new();
+    let mut closed = BTreeSet::new();
+    let (mut round, mut rest) = (Vec::new(), Vec::new());
+    for task in tasks {
+        let group = task.write.group;
+        let alone = task.write.remove || task.write.replica.is_some();
+        if closed.contains(&group) || (alone && seen.contains(&group)) {
+            closed.insert(group);
+            rest.push(task);
+            continue;
+        }
+        seen.insert(group);
+        if alone {
+            closed.insert(group);
+        }
+        round.push(task);
+    }
+    (round, rest)
+}
+
+/// Makes `earlier` mean what both writes, one after the other, mean.
+fn merge(earlier: &mut GroupWrite, later: GroupWrite) {
+    if later.reset_to.is_some() {
+        let hard_state = later.hard_state.or(earlier.hard_state);
+        *earlier = GroupWrite { hard_state, ..later };
+        return;
+    }
+    if let Some(from) = later.truncate_from {
+        let keep = earlier.entries.partition_point(|entry| entry.index() < from);
+        let reaches_disk = earlier.entries.first().is_none_or(|first| from < first.index());
+        earlier.entries.truncate(keep);
+        if reaches_disk && earlier.truncate_from.is_none_or(|already| from < already) {
+            earlier.truncate_from = Some(from);
+        }
+    }
+    earlier.entries.extend(later.entries);
+    earlier.hard_state = later.hard_state.or(earlier.hard_state);
+    earlier.compact_to = later.compact_to.or(earlier.compact_to.take());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::MutexGuard;
+
+    use quorate_core::{Entry, EntryPayload, HardState, LogId, LogIndex, ReplicaId, Term};
+    use quorate_storage::{GroupState, LogReader, MemLogStore, WriteDone};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Inner {
+        store: MemLogStore,
+        full: bool,
+        batches: Vec<LogBatch>,
+        flushes: usize,
+    }
+
+    /// Remembers its batches, and may be full.
+    #[derive(Clone, Default)]
+    struct Recorder(Arc<Mutex<Inner>>);
+
+    impl Recorder {
+        fn inner(&self) -> MutexGuard<'_, Inner> {
+            self.0.lock().unwrap()
+        }
+        fn state(&self, group: u64) -> GroupState {
+            self.inner().store.reader().state(GroupId(group)).unwrap_or_default()
+        }
+    }
+
+    impl LogStore for Recorder {
+        fn groups(&self) -> Vec<GroupState> {
+            self.inner().store.groups()
+        }
+        fn write(&mut self, batch: LogBatch, must_sync: bool, done: WriteDone) {
+            let mut inner = self.inner();
+            inner.batches.push(batch.clone());
+            match inner.full {
+                true => done(Err(LogError::NoSpace { context: "told to".to_owned() })),
+                false => inner.store.write(batch, must_sync, done),
+            }
+        }
+        fn flush(&mut self) -> Result<(), LogError> {
+            self.inner().flushes += 1;
+            self.inner().store.flush()
+        }
+        fn reader(&self) -> Arc<dyn LogReader> {
+            self.inner().store.reader()
+        }
+        fn stats(&self) -> LogStats {
+            self.inner().store.stats()
+        }
+    }
+
+    fn entry(term: u64, index: u64) -> Entry {
+        Entry { id: LogId::new(term, index), payload: EntryPayload::Noop }
+    }
+
+    fn append(group: u64, token: u64, entries: &[(u64, u64)]) -> LogTask {
+        let entries = entries.iter().map(|(term, index)| entry(*term, *index)).collect();
+        let write = GroupWrite { group: GroupId(group), entries, ..GroupWrite::default() };
+        LogTask { write, token: Some(PersistToken(token)), must_sync: true }
+    }
+
+    fn outcomes(events: &[Event]) -> String {
+        let lines = events.iter().map(|event| {
+            let Event::LogWritten(LogWritten { group, token, result }) = event else { panic!() };
+            let result = match result {
+                Ok(()) => "ok",
+                Err(LogError::NoSpace { .. }) => "full",
+                Err(LogError::Invalid { .. }) => "invalid",
+                Err(_) => "other",
+            };
+            format!("{group:?}:{} {result}", token.map_or(0, |token| token.0))
+        });
+        lines.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn writes_of_many_groups_share_one_batch_and_one_sync() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        writer.submit((1..=100).map(|group| append(group, 1, &[(1, 1)])).collect());
+        writer.submit(vec![append(7, 2, &[(1, 2), (1, 3)])]);
+        let events = writer.step();
+        assert_eq!(events.len(), 101);
+        assert_eq!(store.inner().batches.len(), 1);
+        assert_eq!(store.inner().flushes, 1);
+        assert_eq!(store.state(7).last, LogIndex(3));
+    }
+
+    #[test]
+    fn merged_writes_mean_what_they_mean_one_by_one() {
+        let mut earlier = append(1, 1, &[(1, 4), (1, 5), (1, 6)]).write;
+        earlier.hard_state = Some(HardState { term: Term(1), ..HardState::default() });
+        let truncate = |from| GroupWrite { truncate_from: Some(LogIndex(from)), ..GroupWrite::default() };
+        merge(&mut earlier, truncate(6));
+        assert_eq!(
+            (earlier.truncate_from, earlier.entries.len()),
+            (None, 2),
+            "only what was not written yet"
+        );
+        merge(&mut earlier, GroupWrite { entries: vec![entry(2, 6)], ..GroupWrite::default() });
+        assert_eq!(earlier.entries, [entry(1, 4), entry(1, 5), entry(2, 6)]);
+        merge(&mut earlier, GroupWrite { entries: vec![entry(3, 2)], ..truncate(2) });
+        assert_eq!((earlier.truncate_from, earlier.entries.len()), (Some(LogIndex(2)), 1));
+        merge(&mut earlier, truncate(3));
+        assert_eq!((earlier.truncate_from, earlier.entries.len()), (Some(LogIndex(2)), 1));
+        let reset_to = Some((LogId::new(3, 9), LogId::default(), Arc::default()));
+        merge(&mut earlier, GroupWrite { reset_to, ..GroupWrite::default() });
+        assert_eq!((earlier.truncate_from, earlier.entries.len()), (None, 0));
+        assert_eq!(earlier.hard_state.map(|hard| hard.term), Some(Term(1)), "the reset did not change it");
+    }
+
+    #[test]
+    fn nothing_overtakes_a_write_that_found_no_space() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        store.inner().full = true;
+        writer.submit(vec![append(1, 1, &[(1, 1)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:1 full");
+        // Submitted before the host knew, and there is space again.
+        store.inner().full = false;
+        writer.submit(vec![append(1, 2, &[(1, 2)]), append(2, 1, &[(1, 1)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:2 full, g2:1 ok");
+        writer.submit(vec![append(1, 1, &[(1, 1)]), append(1, 2, &[(1, 2)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:1 ok, g1:2 ok");
+        assert_eq!(store.state(1).last, LogIndex(2));
+        // A group that is opened again counts from the start and waits for nobody.
+        store.inner().full = true;
+        writer.submit(vec![append(1, 3, &[(1, 3)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:3 full");
+        store.inner().full = false;
+        writer.submit(vec![append(1, 1, &[(1, 3)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:1 ok");
+    }
+
+    #[test]
+    fn a_write_that_breaks_the_rules_fails_alone() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        writer.submit(vec![append(1, 1, &[(1, 1)]), append(2, 1, &[(1, 9)]), append(3, 1, &[(1, 1)])]);
+        assert_eq!(outcomes(&writer.step()), "g2:1 invalid, g1:1 ok, g3:1 ok");
+        assert_eq!(store.state(3).last, LogIndex(1));
+    }
+
+    #[test]
+    fn a_group_may_be_removed_and_created_anew_in_one_step() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        let alone = |write: GroupWrite| LogTask { write, token: None, must_sync: true };
+        let (group, replica) = (GroupId(1), Some(ReplicaId(5)));
+        let remove = alone(GroupWrite { group, remove: true, ..GroupWrite::default() });
+        let create = alone(GroupWrite { group, replica, ..GroupWrite::default() });
+        writer.submit(vec![append(1, 1, &[(1, 1)]), remove, create, append(1, 2, &[(1, 1), (1, 2)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:1 ok, g1:0 ok, g1:0 ok, g1:2 ok");
+        assert_eq!(store.state(1).replica, ReplicaId(5));
+        assert_eq!(store.state(1).last, LogIndex(2));
     }
 }

@@ -376,6 +376,11 @@ impl Replica {
         Ok(())
     }
 
+    /// Writes handed out whose completions are still to come.
+    pub(crate) const fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
     /// Hands out again what found no space, once all of it has come back.
     fn retry_writes(&mut self, now: Now, work: &mut Work) {
         if self.blocked.is_none_or(|retry_at| now.mono < retry_at) {

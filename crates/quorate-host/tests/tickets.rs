@@ -169,3 +169,24 @@ fn barrier_and_read_index_say_where_they_stand() {
         assert!(cluster.status(node).applied >= index);
     }
 }
+
+/// The disk hangs and the group is closed. What is recovered now does not know what the disk is about
+/// to write, and its completions would be believed to be the next replica's.
+#[test]
+fn group_is_not_opened_again_while_writes_of_its_predecessor_are_under_way() {
+    let mut cluster = Cluster::new(1);
+    let node = cluster.leader();
+    cluster.log(node).set(Disk::Hangs);
+    let lost: Vec<_> = (0..3).map(|n| cluster.ask(node, propose(&n.to_string()))).collect();
+    cluster.nodes.get_mut(&node).unwrap().host.close_group(GROUP);
+    for ticket in lost {
+        assert_eq!(cluster.reply(ticket), Err(RequestError::OutcomeUnknown));
+    }
+    let refused = cluster.open_group_again(node).unwrap_err().to_string();
+    assert!(refused.contains("3 of its writes"), "{refused}");
+    cluster.log(node).set(Disk::Works);
+    cluster.settle();
+    cluster.open_group_again(node).unwrap();
+    cluster.leader();
+    assert_eq!(text(cluster.request(node, query())), "3");
+}

@@ -14,8 +14,8 @@ use quorate_core::{
 };
 use quorate_host::{
     Answer, Applier, ApplyTask, BatchEnd, Command, Consistency, Dedupe, Event, GroupConfig, GroupSetup, Host,
-    LogFetcher, LogTask, LogWriter, MachineError, Now, Outbound, PeerBody, Recovered, Request, RequestError,
-    SnapshotSource, Snapshotter, StateMachine, Ticket, Work, bootstrap_batch, recover_group,
+    LogFetcher, LogTask, LogWriter, MachineError, Now, OpenError, Outbound, PeerBody, Recovered, Request,
+    RequestError, SnapshotSource, Snapshotter, StateMachine, Ticket, Work, bootstrap_batch, recover_group,
 };
 use quorate_storage::{
     GroupState, LogBatch, LogError, LogReader, LogStats, LogStore, MemLogStore, MemSnapshotStore,
@@ -267,24 +267,44 @@ impl Cluster {
             data,
         };
         for state in node.data.log.groups() {
-            let disk = node.data.journal.clone();
-            let machine = Box::new(Journal { disk, ..Journal::default() });
-            let recovered = recover_group(&state, &*snapshots, machine, &self.config.sessions).unwrap();
-            node.writer.submit(recovered.log_fix.into_iter().collect());
-            node.writer.step();
-            node.applier.add(recovered.machine);
-            let setup = GroupSetup {
-                group: state.group,
-                replica: recovered.replica,
-                config: self.config.clone(),
-                restored: recovered.restored,
-                snapshot: recovered.snapshot,
-                durable_machine: recovered.durable_machine,
-                seeds: seeds.clone(),
-            };
+            let setup = self.recover(&mut node, &state, seeds.clone());
             node.host.open_group(self.time(), setup).unwrap();
         }
         self.nodes.insert(NodeId(n), node);
+    }
+
+    fn recover(
+        &self,
+        node: &mut Node,
+        state: &GroupState,
+        seeds: Vec<(ReplicaId, NodeId, String)>,
+    ) -> GroupSetup {
+        let snapshots = node.data.snapshots.clone();
+        let disk = node.data.journal.clone();
+        let machine = Box::new(Journal { disk, ..Journal::default() });
+        let recovered = recover_group(state, &snapshots, machine, &self.config.sessions).unwrap();
+        node.writer.submit(recovered.log_fix.into_iter().collect());
+        node.writer.step();
+        node.applier.add(recovered.machine);
+        GroupSetup {
+            group: state.group,
+            replica: recovered.replica,
+            config: self.config.clone(),
+            restored: recovered.restored,
+            snapshot: recovered.snapshot,
+            durable_machine: recovered.durable_machine,
+            seeds,
+        }
+    }
+
+    /// Recovers a closed group and opens it again.
+    pub fn open_group_again(&mut self, n: NodeId) -> Result<(), OpenError> {
+        let mut node = self.nodes.remove(&n).unwrap();
+        let state = node.data.log.groups().remove(0);
+        let setup = self.recover(&mut node, &state, Vec::new());
+        let opened = node.host.open_group(self.time(), setup);
+        self.nodes.insert(n, node);
+        opened
     }
 
     pub fn log(&self, node: NodeId) -> Log {
