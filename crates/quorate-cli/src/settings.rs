@@ -50,7 +50,7 @@ const fn serve(
 /// The table.
 #[rustfmt::skip]
 pub(crate) const SETTINGS: &[Setting] = &[
-    client("endpoints", "HOST:PORT,…", "127.0.0.1:8001", "Client addresses of nodes of the cluster; any of them will do"),
+    client("endpoints", "HOST:PORT,…", "127.0.0.1:8001,127.0.0.1:8002,127.0.0.1:8003", "Client addresses of nodes of the cluster; any of them will do"),
     client("output", "FORMAT", "table", "How results are printed: table or json"),
     client("timeout", "TIME", "10s", "How long a command keeps trying, for example 500ms or 10s"),
 
