@@ -301,8 +301,9 @@ impl Service {
 
     /// One step of the membership, only if nothing changed since it was decided on.
     async fn change(&self, context: Context, change: MembershipChange) -> Result<Changed, ApiError> {
-        let expected = Some(self.raft.status().membership_id);
-        let changed = self.raft.change_membership(change, expected);
+        // Replica ids are never used twice, so a change that names one means what it meant however the
+        // members changed meanwhile (nodes announce their addresses at any time).
+        let changed = self.raft.change_membership(change, None);
         match timeout_at(context.deadline, changed).await {
             Ok(changed) => {
                 let changed = changed?;
