@@ -27,6 +27,14 @@ pub struct Member {
     pub client_address: String,
 }
 
+impl Member {
+    /// A member that votes, on `node`, which its peers reach at `peer_address`; no client address.
+    pub fn voter(node: NodeId, peer_address: impl Into<String>) -> Self {
+        let (peer_address, client_address) = (peer_address.into(), String::new());
+        Self { node, role: MemberRole::Voter, peer_address, client_address }
+    }
+}
+
 /// The longest address a member may carry, in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 1024;
 /// The most members a group may have.

@@ -207,6 +207,7 @@ pub enum RequestError {
 
 fn hint_text(leader: &Option<LeaderHint>) -> String {
     match leader {
+        Some(hint) if hint.client_address.is_empty() => format!(": ask node {}", hint.node),
         Some(hint) => format!(": ask node {} at {}", hint.node, hint.client_address),
         None => ": no leader is known, retry".to_owned(),
     }

@@ -65,6 +65,13 @@ impl MachineError {
     }
 }
 
+/// So that `?` works on what `restore` reads.
+impl From<std::io::Error> for MachineError {
+    fn from(error: std::io::Error) -> Self {
+        Self::with("reading or writing", error)
+    }
+}
+
 /// The meaning of a group's commands.
 ///
 /// # Contract

@@ -1,6 +1,6 @@
-//! A durable key-value service on three nodes. Run it twice: the second run finds the first one's data.
+//! The key-value service of the README: `cargo run -p quorate --example kv_40_lines -- 1`, and 2, and 3.
 use quorate::*;
-use std::{collections::BTreeMap, error::Error, io::Read, time::Duration};
+use std::{collections::BTreeMap, error::Error, io::Read};
 
 #[derive(Default)]
 struct Kv(BTreeMap<String, String>);
@@ -19,7 +19,7 @@ impl StateMachine for Kv {
         Ok(Box::new(BytesSnapshot::new(lines)))
     }
     fn restore(&mut self, content: &mut dyn Read, _: BatchEnd<'_>) -> Result<(), MachineError> {
-        let text = std::io::read_to_string(content).map_err(|e| MachineError::with("reading", e))?;
+        let text = std::io::read_to_string(content)?;
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         self.0 = pairs.map(|(key, value)| (key.into(), value.into())).collect();
         Ok(())
@@ -28,35 +28,17 @@ impl StateMachine for Kv {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let address = |id: u64| format!("127.0.0.1:3910{id}");
-    let member = |id| Member {
-        node: NodeId(id),
-        role: MemberRole::Voter,
-        peer_address: address(id),
-        client_address: String::new(),
-    };
-    let (mut nodes, mut replicas) = (Vec::new(), Vec::new());
-    for id in 1..=3 {
-        // In production these are three processes on three machines.
-        let (storage, peer_listen) = (Storage::Directory(format!("kv-data/{id}").into()), address(id));
-        let config = NodeConfig { node: NodeId(id), storage, peer_listen, ..NodeConfig::default() };
-        let node = Node::start(config).await?;
-        let start = Start::Bootstrap { members: (1..=3).map(member).collect() };
-        replicas.push(node.open_group(GroupId(1), start, Kv::default()).await?);
-        nodes.push(node);
+    let id: u64 = std::env::args().nth(1).ok_or("which node is this: 1, 2 or 3?")?.parse()?;
+    let address = |id| format!("127.0.0.1:3910{id}");
+    let members = (1..=3).map(|id| Member::voter(NodeId(id), address(id))).collect();
+    let node = Node::start(NodeConfig::durable(NodeId(id), address(id), format!("kv-data/{id}"))).await?;
+    let raft = node.open_group(GroupId(1), Start::Bootstrap { members }, Kv::default()).await?;
+    for line in std::io::stdin().lines() {
+        let answer = match line? {
+            pair if pair.contains('=') => raft.apply(pair).await.map(|applied| applied.response),
+            key => raft.query(key, Consistency::Linearizable).await.map(|found| found.response),
+        };
+        eprintln!("{answer:?}"); // a follower answers queries; commands go to the leader it names
     }
-    let has_leader = |status: &GroupStatus| status.leader.is_some();
-    let status = replicas[0].wait_for(has_leader, Duration::from_secs(10)).await?;
-    let leader = replicas.iter().find(|raft| Some(raft.status().replica) == status.leader);
-    let written = leader.ok_or("no leader")?.apply("greeting=hello").await?;
-    // Any replica answers, and sees everything acknowledged before.
-    let answer = replicas[2].query("greeting", Consistency::Linearizable).await?;
-    eprintln!(
-        "written at {}, read {:?}, before that it was {:?}",
-        written.id, answer.response, written.response
-    );
-    for node in nodes {
-        node.shutdown().await;
-    }
-    Ok(())
+    Ok(()) // the node stops when it is dropped
 }

@@ -155,6 +155,13 @@ pub struct ConfigError {
 }
 
 impl NodeConfig {
+    /// A node that keeps its data in `directory` and listens for its peers on `peer_listen`; everything else
+    /// as by default.
+    pub fn durable(node: NodeId, peer_listen: impl Into<String>, directory: impl Into<PathBuf>) -> Self {
+        let (storage, peer_listen) = (Storage::Directory(directory.into()), peer_listen.into());
+        Self { node, storage, peer_listen, ..Self::default() }
+    }
+
     /// Checks everything that can be checked without touching disk or network.
     ///
     /// # Errors

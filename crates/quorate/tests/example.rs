@@ -1,8 +1,10 @@
 //! The example of the front page runs, and what it wrote is there when it runs again.
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Cargo builds examples before it runs tests, and puts them next to the tests.
 fn example() -> PathBuf {
@@ -12,15 +14,67 @@ fn example() -> PathBuf {
     path.join("examples").join(format!("kv_40_lines{}", std::env::consts::EXE_SUFFIX))
 }
 
+/// One terminal of the example.
+struct Terminal {
+    process: Child,
+    answers: Lines<BufReader<ChildStderr>>,
+}
+
+impl Terminal {
+    fn open(id: u64, directory: &Path) -> Self {
+        let mut command = Command::new(example());
+        command.arg(id.to_string()).current_dir(directory).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let answers = BufReader::new(process.stderr.take().unwrap()).lines();
+        Self { process, answers }
+    }
+
+    fn say(&mut self, line: &str) -> String {
+        writeln!(self.process.stdin.as_mut().unwrap(), "{line}").unwrap();
+        self.answers.next().unwrap_or_else(|| Ok("the example has ended".to_owned())).unwrap()
+    }
+
+    fn end(mut self) {
+        drop(self.process.stdin.take());
+        let status = self.process.wait().unwrap();
+        assert!(status.success(), "{status}: {:?}", self.answers.next());
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// Says `line` in one terminal after the other until one has an answer: not all of them lead, and at first
+/// none does.
+fn say_until_answered(terminals: &mut [Terminal], line: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        for terminal in &mut *terminals {
+            let answer = terminal.say(line);
+            if answer.starts_with("Ok") {
+                return answer;
+            }
+            assert!(answer.starts_with("Err(NotLeader") && Instant::now() < deadline, "{answer}");
+        }
+    }
+}
+
 #[test]
 fn the_example_finds_its_data_when_it_runs_again() {
     let directory = tempfile::tempdir().unwrap();
-    let run = || {
-        let output = Command::new(example()).current_dir(directory.path()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{text}");
-        text
-    };
-    assert!(run().contains(r#"read b"hello", before that it was b"""#));
-    assert!(run().contains(r#"read b"hello", before that it was b"hello""#));
+    let open = || [1, 2, 3].map(|id| Terminal::open(id, directory.path()));
+    let mut first = open();
+    assert_eq!(say_until_answered(&mut first, "greeting=hello"), r#"Ok(b"")"#);
+    assert_eq!(say_until_answered(&mut first, "greeting=goodbye"), r#"Ok(b"hello")"#);
+    first.into_iter().for_each(Terminal::end);
+
+    let mut again = open();
+    for terminal in &mut again {
+        let answer = say_until_answered(std::slice::from_mut(terminal), "greeting");
+        assert_eq!(answer, r#"Ok(b"goodbye")"#);
+    }
 }

@@ -42,6 +42,8 @@ fn the_readmes_example_is_the_one_that_runs() {
     let code: String =
         example.lines().skip_while(|line| line.starts_with("//!")).map(|line| format!("{line}\n")).collect();
     assert!(readme.contains(code.trim()), "README.md and crates/quorate/examples/kv_40_lines.rs differ");
+    let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(lines <= 40, "the example of 40 lines has {lines}");
 }
 
 #[test]

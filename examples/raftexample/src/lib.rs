@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use quorate::{
     ClusterId, GroupConfig, GroupId, Member, MemberRole, MembershipChange, Node, NodeConfig, NodeId, Raft,
-    ReplicaId, RoleName, Start, Storage,
+    ReplicaId, RoleName, Start,
 };
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -89,13 +89,7 @@ impl Example {
         for (position, url) in options.cluster.iter().enumerate() {
             let peer_address = peer_address(url)
                 .ok_or_else(|| ExampleError::Usage(format!("--cluster: not a URL: {url}")))?;
-            let node = NodeId(position as u64 + 1);
-            members.push(Member {
-                node,
-                role: MemberRole::Voter,
-                peer_address,
-                client_address: String::new(),
-            });
+            members.push(Member::voter(NodeId(position as u64 + 1), peer_address));
         }
         let own = members.iter().find(|member| member.node == NodeId(options.id)).ok_or_else(|| {
             ExampleError::Usage(format!("--id {}: --cluster lists no such node", options.id))
@@ -105,12 +99,9 @@ impl Example {
             .map_err(|source| ExampleError::Listen { address: options.http, source })?;
         let http = listener.local_addr().unwrap_or(options.http);
         let config = NodeConfig {
-            node: own.node,
             cluster: CLUSTER,
-            storage: Storage::Directory(options.directory),
-            peer_listen: own.peer_address.clone(),
             group: options.group,
-            ..NodeConfig::default()
+            ..NodeConfig::durable(own.node, &own.peer_address, options.directory)
         };
         let node = Node::start(config).await?;
         let start = if options.join {
