@@ -22,11 +22,15 @@ impl Replica {
         }
         match request {
             Request::Propose { command, dedupe } => {
-                if matches!(&dedupe, Dedupe::Key { key, .. } if key.len() > KEY_BYTES_MAX) {
-                    return Err(RequestError::TooLarge {
-                        bytes: KEY_BYTES_MAX as u64 + 1,
-                        bytes_max: KEY_BYTES_MAX as u64,
-                    });
+                if let Dedupe::Key { key, .. } = &dedupe
+                    && key.len() > KEY_BYTES_MAX
+                {
+                    let (bytes, bytes_max) = (key.len() as u64, KEY_BYTES_MAX as u64);
+                    return Err(RequestError::TooLarge { bytes, bytes_max });
+                }
+                let (bytes, bytes_max) = (command.len() as u64, self.config.core.command_bytes_max);
+                if bytes > bytes_max {
+                    return Err(RequestError::TooLarge { bytes, bytes_max });
                 }
                 self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
             }

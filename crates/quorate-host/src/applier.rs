@@ -1,32 +1,56 @@
-//! The applier: runs every group's state machine, a task at a time.
+//! The applier: runs the state machines, each behind its session table.
 //!
-//! A machine that fails or panics stops its own replica with the reason; its neighbours go on.
+//! ```text
+//!   ApplyTask::Apply ──► decode ──► sessions ──► machine.apply     per command
+//!                                     then one machine.commit      per batch, with the session records
+//!   ApplyTask::Query ──► machine.query      in the order of the lane: sees everything applied before it
+//!   ApplyTask::Capture ──► ContentSource    a view; the snapshotter reads it out later
+//! ```
+//!
+//! * Every command goes to its machine once, in log order, or is answered from the session table.
+//! * A machine that fails or panics is dropped and its group reports `Applied::Failed`; tasks for
+//!   it are ignored from then on. The other groups do not notice.
+//! * Not here: when to do any of this (`replica.rs`).
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use quorate_core::{Entry, EntryPayload, GroupId, LogId};
-use quorate_storage::{SnapshotInfo, SnapshotReader, SnapshotStore};
+use bytes::Bytes;
+use quorate_core::{Entry, EntryPayload, GroupId, LogId, SnapshotMeta};
+use quorate_storage::{SnapshotInfo, SnapshotStore};
 
+use crate::command::{LoggedCommand, LoggedKind};
+use crate::config::SessionConfig;
 use crate::event::{Applied, ApplyTask, Event};
-use crate::request::{Answer, RequestError};
-use crate::sessions::Sessions;
-use crate::state_machine::MachineError;
-
-/// A state machine with its sessions, ready to go on.
-pub struct RecoveredMachine {
-    /// The group.
-    pub group: GroupId,
-    pub(crate) sessions: Sessions,
-    pub(crate) applied: LogId,
-}
+use crate::request::{Answer, RequestError, Ticket};
+use crate::sessions::{Sessions, Verdict};
+use crate::snapshot_content::{ContentReader, ContentSource, read_sessions};
+use crate::state_machine::{BatchEnd, Command, MachineError, SnapshotSource, StateMachine};
 
 /// Runs the state machines, each wrapped in its session table.
 pub struct Applier {
     snapshots: Arc<dyn SnapshotStore>,
     machines: BTreeMap<GroupId, RecoveredMachine>,
+}
+
+/// A state machine with its sessions, ready to go on.
+pub struct RecoveredMachine {
+    /// The group.
+    pub group: GroupId,
+    pub(crate) machine: Box<dyn StateMachine>,
+    pub(crate) sessions: Sessions,
+    pub(crate) sessions_config: SessionConfig,
+    pub(crate) applied: LogId,
+}
+
+impl std::fmt::Debug for RecoveredMachine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecoveredMachine")
+            .field("group", &self.group)
+            .field("applied", &self.applied)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Applier {
@@ -45,24 +69,28 @@ impl Applier {
     pub fn step(&mut self, task: ApplyTask) -> Vec<Event> {
         let group = task.group();
         if let ApplyTask::Remove { .. } = task {
-            self.machines.remove(&group);
+            self.drop_machine(group);
             return Vec::new();
         }
         let Some(machine) = self.machines.get_mut(&group) else { return Vec::new() };
-        let snapshots = Arc::clone(&self.snapshots);
-        let outcome = catch_unwind(AssertUnwindSafe(|| machine.run(task, &*snapshots)));
-        let applied = match outcome {
-            Ok(Ok(applied)) => applied,
-            Ok(Err(error)) => Applied::Failed { group, reason: describe(&error) },
-            Err(panic) => Applied::Failed {
-                group,
-                reason: format!("the state machine panicked: {}", panic_text(&*panic)),
-            },
+        let snapshots = &*self.snapshots;
+        // The machine is not used again after a panic, so what it left half done is never seen.
+        let result = catch_unwind(AssertUnwindSafe(|| machine.run(task, snapshots)));
+        let failure = match result {
+            Ok(Ok(applied)) => return vec![Event::Applied(applied)],
+            Ok(Err(error)) => describe(&error),
+            Err(panic) => format!("the state machine panicked: {}", panic_text(&*panic)),
         };
-        if let Applied::Failed { .. } = applied {
+        self.drop_machine(group);
+        vec![Event::Applied(Applied::Failed { group, reason: failure })]
+    }
+
+    fn drop_machine(&mut self, group: GroupId) {
+        let machine = self.machines.remove(&group);
+        // Even dropping may panic in a machine that is already broken; the others go on.
+        if catch_unwind(AssertUnwindSafe(|| drop(machine))).is_err() {
             self.machines.remove(&group);
         }
-        vec![Event::Applied(applied)]
     }
 }
 
@@ -79,7 +107,118 @@ impl ApplyTask {
     }
 }
 
-/// An error with its causes, on one line.
+impl RecoveredMachine {
+    fn run(&mut self, task: ApplyTask, snapshots: &dyn SnapshotStore) -> Result<Applied, MachineError> {
+        match task {
+            ApplyTask::Apply { group, entries } => self.apply(group, &entries),
+            ApplyTask::Restore { group, snapshot } => {
+                self.restore(snapshots, &snapshot)?;
+                Ok(Applied::Restored { group, last: self.applied })
+            }
+            ApplyTask::Query { group, ticket, request } => self.query(group, ticket, &request),
+            ApplyTask::Capture { group, meta } => self.capture(group, meta),
+            ApplyTask::Flush { group } => Ok(Applied::Flushed { group, durable: self.machine.flush()? }),
+            ApplyTask::Remove { .. } => Err(MachineError::new("removed")),
+        }
+    }
+
+    fn apply(&mut self, group: GroupId, entries: &[Entry]) -> Result<Applied, MachineError> {
+        let mut responses = Vec::new();
+        let mut bytes = 0;
+        for entry in entries {
+            if entry.index() <= self.applied.index {
+                continue;
+            }
+            if entry.index() != self.applied.index.next() {
+                let reason = format!("entry {} was given after {}", entry.id, self.applied);
+                return Err(MachineError::new(reason));
+            }
+            self.applied = entry.id;
+            match &entry.payload {
+                EntryPayload::Noop | EntryPayload::Membership(_) => {}
+                EntryPayload::Command(payload) => {
+                    bytes += payload.len() as u64;
+                    responses.push((entry.id, self.apply_command(entry.id, payload)?));
+                }
+            }
+        }
+        let records = if self.machine.is_durable() {
+            self.sessions.take_records()
+        } else {
+            self.sessions.discard_records();
+            Vec::new()
+        };
+        self.machine.commit(BatchEnd { applied: self.applied, records: &records })?;
+        let through = entries.last().map_or(self.applied.index, Entry::index);
+        Ok(Applied::Entries { group, through, responses, bytes })
+    }
+
+    /// The answer to one command, or why the machine failed.
+    fn apply_command(
+        &mut self,
+        id: LogId,
+        payload: &Bytes,
+    ) -> Result<Result<Answer, RequestError>, MachineError> {
+        // Written by something else. Refused alike on every replica.
+        let Ok(logged) = LoggedCommand::decode(payload) else {
+            return Ok(Err(RequestError::Malformed));
+        };
+        self.sessions.advance(logged.unix_millis);
+        let (dedupe, data) = match logged.kind {
+            LoggedKind::Open => return Ok(Ok(self.sessions.open(id))),
+            LoggedKind::Command { dedupe, command } => (dedupe, command),
+        };
+        if let Verdict::Answer(answer) = self.sessions.check(id, &dedupe) {
+            return Ok(answer);
+        }
+        let unix_millis = self.sessions.unix_millis();
+        let response = self.machine.apply(Command { id, unix_millis, data: &data })?;
+        self.sessions.keep(id, &dedupe, &response);
+        Ok(Ok(Answer::Applied { id, response }))
+    }
+
+    fn query(&self, group: GroupId, ticket: Ticket, request: &[u8]) -> Result<Applied, MachineError> {
+        let response = self.machine.query(request)?;
+        Ok(Applied::Query {
+            group,
+            ticket,
+            answer: Answer::Queried { applied: self.applied.index, response },
+        })
+    }
+
+    fn capture(&mut self, group: GroupId, meta: SnapshotMeta) -> Result<Applied, MachineError> {
+        if meta.last != self.applied {
+            let reason = format!("asked for a view at {} but at {}", meta.last, self.applied);
+            return Err(MachineError::new(reason));
+        }
+        let source = self.machine.snapshot()?;
+        let source: Box<dyn SnapshotSource> = Box::new(ContentSource::new(&self.sessions.records(), source));
+        Ok(Applied::Captured { group, meta, source })
+    }
+
+    /// Replaces sessions and machine by a stored snapshot.
+    pub(crate) fn restore(
+        &mut self,
+        snapshots: &dyn SnapshotStore,
+        snapshot: &SnapshotInfo,
+    ) -> Result<(), MachineError> {
+        let last = snapshot.meta.last;
+        let reader = snapshots
+            .open(snapshot)
+            .map_err(|error| MachineError::with(format!("snapshot at {last} cannot be opened"), error))?;
+        let mut content = ContentReader::new(reader);
+        let stored = read_sessions(&mut content)
+            .map_err(|error| MachineError::with(format!("snapshot at {last} cannot be read"), error))?;
+        self.sessions = Sessions::from_records(self.sessions_config.clone(), &stored)
+            .map_err(|error| MachineError::with(format!("sessions of the snapshot at {last}"), error))?;
+        let records: Vec<_> = stored.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        self.machine.restore(&mut content, BatchEnd { applied: last, records: &records })?;
+        self.applied = last;
+        Ok(())
+    }
+}
+
+/// An error with its causes in one line.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -91,85 +230,10 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
-}
-
-impl RecoveredMachine {
-    fn run(&mut self, task: ApplyTask, snapshots: &dyn SnapshotStore) -> Result<Applied, MachineError> {
-        let group = self.group;
-        Ok(match task {
-            ApplyTask::Apply { entries, .. } => self.apply(&entries)?,
-            ApplyTask::Restore { snapshot, .. } => {
-                self.restore(snapshots, &snapshot)?;
-                Applied::Restored { group, last: snapshot.meta.last }
-            }
-            ApplyTask::Query { ticket, request, .. } => {
-                let response = self.sessions.query(&request)?;
-                Applied::Query {
-                    group,
-                    ticket,
-                    answer: Answer::Queried { applied: self.applied.index, response },
-                }
-            }
-            ApplyTask::Capture { meta, .. } => {
-                assert!(meta.last == self.applied, "a snapshot is taken elsewhere than it says");
-                Applied::Captured { group, meta, source: self.sessions.snapshot()? }
-            }
-            ApplyTask::Flush { .. } => Applied::Flushed { group, durable: self.sessions.flush()? },
-            ApplyTask::Remove { .. } => unreachable!("done by the applier"),
-        })
-    }
-
-    fn apply(&mut self, entries: &[Entry]) -> Result<Applied, MachineError> {
-        let mut responses: Vec<(LogId, Result<Answer, RequestError>)> = Vec::new();
-        let mut bytes = 0;
-        for entry in entries {
-            // A durable machine may be ahead of what its replica knew to be applied.
-            if entry.index() <= self.applied.index {
-                continue;
-            }
-            assert!(entry.index() == self.applied.index.next(), "entries are applied in order");
-            if let EntryPayload::Command(command) = &entry.payload {
-                bytes += command.len() as u64;
-                responses.push((entry.id, self.sessions.apply(entry.id, command)?));
-            }
-            self.applied = entry.id;
-        }
-        self.sessions.commit(self.applied)?;
-        let through = entries.last().map_or(self.applied.index, Entry::index);
-        Ok(Applied::Entries { group: self.group, through, responses, bytes })
-    }
-
-    pub(crate) fn restore(
-        &mut self,
-        snapshots: &dyn SnapshotStore,
-        info: &SnapshotInfo,
-    ) -> Result<(), MachineError> {
-        let reader = snapshots
-            .open(info)
-            .map_err(|error| MachineError::with("its snapshot cannot be opened", error))?;
-        let mut content = Content { reader, at: 0 };
-        self.sessions.restore(&mut content, info.meta.last)?;
-        self.applied = info.meta.last;
-        Ok(())
-    }
-}
-
-/// A snapshot's content as a stream.
-struct Content {
-    reader: Box<dyn SnapshotReader>,
-    at: u64,
-}
-
-impl Read for Content {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read_at(self.at, buffer).map_err(io::Error::other)?;
-        self.at += count as u64;
-        Ok(count)
-    }
+        .unwrap_or("(no message)")
 }

@@ -49,6 +49,20 @@ impl BytesReader {
         Ok(u64::from_le_bytes(self.array(expected)?))
     }
 
+    /// A big-endian number: only in keys, whose byte order is their order.
+    pub(crate) fn u64_big_endian(&mut self, expected: &'static str) -> Result<u64, DecodeError> {
+        Ok(u64::from_be_bytes(self.array(expected)?))
+    }
+
+    /// A byte that is 0 or 1.
+    pub(crate) fn flag(&mut self, expected: &'static str) -> Result<bool, DecodeError> {
+        match self.u8(expected)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError { offset: self.at - 1, expected }),
+        }
+    }
+
     pub(crate) fn log_id(&mut self, expected: &'static str) -> Result<LogId, DecodeError> {
         Ok(LogId { term: Term(self.u64(expected)?), index: LogIndex(self.u64(expected)?) })
     }

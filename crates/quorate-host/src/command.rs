@@ -22,6 +22,8 @@ const OPEN: u8 = 3;
 
 /// The longest idempotency key in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 255;
+/// The most bytes that are added to a user's command.
+pub(crate) const ENVELOPE_BYTES_MAX: u64 = 10 + 9 + KEY_BYTES_MAX as u64;
 
 /// A command as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,5 +108,60 @@ impl LoggedCommand {
             _ => return Err(DecodeError { offset: 1, expected: "the kind of a command" }),
         };
         Ok(Self { unix_millis, kind: LoggedKind::Command { dedupe, command: reader.rest() } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn examples() -> Vec<(LoggedCommand, &'static [u8])> {
+        let command = |unix_millis, dedupe, command| LoggedCommand {
+            unix_millis,
+            kind: LoggedKind::Command { dedupe, command: Bytes::from_static(command) },
+        };
+        let session = Dedupe::Session { session: SessionId(5), sequence: 3, acked_below: 2 };
+        let key = Dedupe::Key { key: Bytes::from_static(b"k"), fingerprint: 9 };
+        vec![
+            (command(258, Dedupe::None, b"ab"), b"\x01\x00\x02\x01\0\0\0\0\0\0ab"),
+            (
+                command(1, session, b"x"),
+                b"\x01\x01\x01\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0x",
+            ),
+            (command(1, key, b""), b"\x01\x02\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x01k"),
+            (LoggedCommand { unix_millis: 0, kind: LoggedKind::Open }, b"\x01\x03\0\0\0\0\0\0\0\0"),
+        ]
+    }
+
+    #[test]
+    fn golden_vectors_hold_in_both_directions() {
+        for (command, bytes) in examples() {
+            assert_eq!(command.encode(), bytes, "{command:?}");
+            assert_eq!(LoggedCommand::decode(&Bytes::from_static(bytes)), Ok(command));
+        }
+    }
+
+    #[test]
+    fn no_envelope_is_larger_than_the_limit_allows_for() {
+        let key = Dedupe::Key { key: vec![0; KEY_BYTES_MAX].into(), fingerprint: 0 };
+        let kind = LoggedKind::Command { dedupe: key, command: Bytes::new() };
+        assert!(LoggedCommand { unix_millis: 0, kind }.encode().len() as u64 <= ENVELOPE_BYTES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_or_means_exactly_itself(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let mut bytes = bytes;
+            if bytes.len() > 1 {
+                bytes[0] = VERSION;
+                bytes[1] %= 5;
+            }
+            let bytes = Bytes::from(bytes);
+            if let Ok(command) = LoggedCommand::decode(&bytes) {
+                prop_assert_eq!(command.encode(), bytes);
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ use quorate_core::{
 };
 use quorate_storage::{LogError, SnapshotInfo};
 
+use crate::command::ENVELOPE_BYTES_MAX;
 use crate::config::GroupConfig;
 use crate::event::{ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work};
 use crate::peer::{PeerBody, PeerMessage};
@@ -129,6 +130,9 @@ impl Host {
         }
         let mut config = setup.config.core.clone();
         config.id = setup.replica;
+        // The limit is the user's; the core counts what goes into the log.
+        config.command_bytes_max = config.command_bytes_max.saturating_add(ENVELOPE_BYTES_MAX);
+        config.uncommitted_bytes_max = config.uncommitted_bytes_max.saturating_add(ENVELOPE_BYTES_MAX);
         config.seed ^= (setup.replica.0 << 32) ^ group.0 ^ now.mono.0 ^ now.unix_millis;
         let core = RawNode::new(config, setup.restored.clone(), now.mono)
             .map_err(|error| OpenError::Inconsistent { group, reason: error.to_string() })?;

@@ -14,6 +14,7 @@ mod recovery;
 mod replica;
 mod request;
 mod sessions;
+mod snapshot_content;
 mod snapshotter;
 mod state_machine;
 

@@ -190,3 +190,97 @@ pub fn decode_peer_message(bytes: &Bytes) -> Result<PeerMessage, DecodeError> {
 fn within<T>(start: usize, result: Result<T, DecodeError>) -> Result<T, DecodeError> {
     result.map_err(|error| DecodeError { offset: start + error.offset, ..error })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use quorate_core::{LogId, Membership, MessageBody};
+
+    use super::*;
+
+    fn encoded(message: &PeerMessage) -> Bytes {
+        let mut out = Vec::new();
+        encode_peer_message(message, &mut out);
+        Bytes::from(out)
+    }
+
+    fn examples() -> Vec<PeerMessage> {
+        let meta = SnapshotMeta {
+            last: LogId::new(2, 9),
+            membership: Arc::new(Membership::default()),
+            membership_id: LogId::new(1, 1),
+        };
+        let (from, to, term) = (ReplicaId(1), ReplicaId(2), Term(3));
+        let body = MessageBody::TimeoutNow;
+        let data = Bytes::from_static(b"data");
+        [
+            PeerBody::Raft(Message { from, to, term, epoch: 0, body }),
+            PeerBody::SnapshotChunk(SnapshotChunk {
+                from,
+                to,
+                term,
+                epoch: 4,
+                meta,
+                bytes: 4,
+                offset: 0,
+                data,
+            }),
+            PeerBody::SnapshotAck(SnapshotAck {
+                from: to,
+                to: from,
+                last: LogId::new(2, 9),
+                next_offset: 4,
+                refused: true,
+            }),
+        ]
+        .into_iter()
+        .map(|body| PeerMessage { group: GroupId(7), body })
+        .collect()
+    }
+
+    #[test]
+    fn golden_vector_of_an_acknowledgement() {
+        let expected = b"\x03\x07\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\
+            \x02\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x01";
+        assert_eq!(encoded(&examples()[2])[..], expected[..]);
+    }
+
+    #[test]
+    fn golden_vector_of_a_chunk() {
+        let numbers = [1u64, 2, 3, 4, 4, 0].map(u64::to_le_bytes).concat();
+        // last 9@t2, members since 1@t1, epoch 0, next replica 0, no members
+        let meta = [[2u64, 9, 1, 1, 0, 0].map(u64::to_le_bytes).concat(), vec![0, 0]].concat();
+        let length = 50u32.to_le_bytes();
+        let head = b"\x02\x07\0\0\0\0\0\0\0";
+        let expected = [&head[..], &numbers, &length, &meta, b"data"].concat();
+        assert_eq!(encoded(&examples()[1]), expected);
+    }
+
+    #[test]
+    fn messages_survive_the_wire_and_no_cut_is_accepted_as_another_message() {
+        for message in examples() {
+            let bytes = encoded(&message);
+            assert_eq!(decode_peer_message(&bytes), Ok(message.clone()));
+            for length in 0..bytes.len() {
+                let cut = decode_peer_message(&bytes.slice(..length));
+                assert_ne!(cut, Ok(message.clone()), "{length} bytes");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..5) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            let bytes = Bytes::from(bytes);
+            if let Ok(message) = decode_peer_message(&bytes) {
+                prop_assert_eq!(encoded(&message), bytes);
+            }
+        }
+    }
+}

@@ -1,28 +1,39 @@
-//! Putting a group together again: what the log, the snapshots and the machine say.
+//! Starting again: what the log, the snapshots and the machine say together.
 //!
 //! ```text
-//!   log               compacted ──────────────────► last
-//!   snapshots   ─────────────► S1 ──────► S2
-//!   machine (durable)  ─────────────► applied        (in memory: nothing)
+//!   snapshots      S1            S2 (newest that is whole)
+//!   log                 compacted ├──────────────────────┤ last
+//!   machine             applied ┤                               (0 when it lives in memory)
 //! ```
 //!
-//! * The newest snapshot beyond the log becomes the log's start (a crash between staging and switching).
-//! * The machine is restored from a snapshot only when it is behind the log's start.
+//! * The machine must reach at least `compacted`: below it there are no entries to replay. A machine in memory
+//!   starts from the newest snapshot, an on-disk one from its own state and only needs a
+//!   snapshot when the log begins above it.
+//! * A snapshot beyond the log, or one that contradicts it, was staged by a leader just before the
+//!   stop: it is committed state, so the log is reset to it.
+//! * A damaged snapshot is passed over for an older one while the log still reaches back to that;
+//!   otherwise recovery fails and names the file.
+//! * Every snapshot is read once as a whole before a machine sees it: a machine that has
+//!   swallowed half of a damaged one is of no more use.
 
 use std::sync::Arc;
 
 use quorate_core::{
     Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId, Restored, Term,
 };
-use quorate_storage::{GroupState, GroupWrite, LogBatch, LogError, SnapshotInfo, SnapshotStore};
+use quorate_storage::{
+    GroupState, GroupWrite, LogBatch, LogError, SnapshotError, SnapshotInfo, SnapshotStore,
+};
 
 use crate::applier::{RecoveredMachine, describe};
 use crate::config::SessionConfig;
 use crate::event::LogTask;
 use crate::sessions::Sessions;
+use crate::snapshot_content::ContentReader;
 use crate::state_machine::{MachineError, StateMachine};
 
 /// What the log, the snapshots and the machine say together after a restart.
+#[derive(Debug)]
 pub struct RecoveredGroup {
     /// For `GroupSetup::restored`.
     pub restored: Restored,
@@ -50,6 +61,19 @@ pub enum RecoverError {
         /// What is missing or damaged.
         what: String,
     },
+    /// The machine holds more than the log: acknowledged entries are missing from the log.
+    #[error(
+        "group {group}: the state machine has applied {applied} but the log ends at {last}: the log has lost \
+         entries; remove this replica and add it again with a new id and an empty directory"
+    )]
+    LogBehind {
+        /// The group.
+        group: GroupId,
+        /// What the machine has applied.
+        applied: LogId,
+        /// Where the log ends.
+        last: LogIndex,
+    },
     /// The machine could not be opened or restored.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -66,117 +90,133 @@ pub enum RecoverError {
 pub fn recover_group(
     state: &GroupState,
     snapshots: &dyn SnapshotStore,
-    machine: Box<dyn StateMachine>,
+    mut machine: Box<dyn StateMachine>,
     sessions: &SessionConfig,
 ) -> Result<RecoveredGroup, RecoverError> {
     let group = state.group;
-    let damaged = |what: String| RecoverError::Snapshot { group, what };
-    let found = snapshots.list(group).map_err(|error| damaged(describe(&error)))?;
-    let newest = found.last().cloned();
-    let (mut state, log_fix) = match &newest {
-        Some(snapshot) if is_beyond(state, snapshot) => reset_to(state, snapshot),
-        Some(_) | None => (state.clone(), None),
-    };
-    let (sessions, applied) = Sessions::recover(machine, sessions.clone())?;
-    let durable_machine = sessions.is_durable();
-    let mut machine = RecoveredMachine { group, sessions, applied };
-    if applied.index < state.compacted.index {
-        restore(&mut machine, &state, snapshots, &found).map_err(damaged)?;
-    }
-    if machine.applied.index > state.last {
-        let what = "the state machine has applied entries that the log does not hold: the log is older than the data";
-        return Err(damaged(what.to_owned()));
-    }
-    // A machine ahead of the commit hint proves that much committed.
-    state.hard_state.commit = state.hard_state.commit.max(machine.applied.index).max(state.compacted.index);
-    let restored = Restored {
-        hard_state: state.hard_state,
-        compacted: state.compacted,
-        term_runs: state.term_runs,
-        last: state.last,
-        memberships: state.memberships,
-        applied: machine.applied.index,
-    };
-    Ok(RecoveredGroup {
-        restored,
-        replica: state.replica,
-        snapshot: newest,
-        durable_machine,
+    let recovered = machine.recovered()?;
+    let durable_machine = machine.is_durable();
+    let table = Sessions::from_records(sessions.clone(), &recovered.records)
+        .map_err(|error| MachineError::with("the session records of the machine are damaged", error))?;
+    let mut machine = RecoveredMachine {
+        group,
         machine,
-        log_fix,
-    })
+        sessions: table,
+        sessions_config: sessions.clone(),
+        applied: recovered.applied,
+    };
+    let mut listed =
+        snapshots.list(group).map_err(|error| RecoverError::Snapshot { group, what: describe(&error) })?;
+    let wanted = |snapshot: &SnapshotInfo| {
+        let at = snapshot.meta.last.index;
+        let behind = recovered.applied.index < state.compacted.index;
+        let helps = at > recovered.applied.index && (behind || !durable_machine);
+        at >= state.compacted.index && (helps || !agrees(state, snapshot.meta.last))
+    };
+    let mut damage = None;
+    let mut chosen = None;
+    while let Some(newest) = listed.pop_if(|newest| wanted(newest)) {
+        match verify(snapshots, &newest) {
+            Ok(()) => {
+                // The machine may have got it already, just before the stop.
+                if machine.applied.index < newest.meta.last.index {
+                    machine.restore(snapshots, &newest)?;
+                }
+                chosen = Some(newest);
+                break;
+            }
+            Err(error) => damage = damage.or(Some(error)),
+        }
+    }
+    if machine.applied.index < state.compacted.index {
+        let what = damage.map_or_else(
+            || format!("the log starts after {} and no snapshot reaches that far", state.compacted),
+            |error| format!("the log starts after {} and its snapshot is damaged: {error}", state.compacted),
+        );
+        return Err(RecoverError::Snapshot { group, what });
+    }
+    let (restored, log_fix) = match &chosen {
+        Some(snapshot) if !agrees(state, snapshot.meta.last) => {
+            let (restored, fix) = reset(state, snapshot);
+            (restored, Some(fix))
+        }
+        Some(_) | None => (as_logged(state, machine.applied), None),
+    };
+    if machine.applied.index > restored.last {
+        return Err(RecoverError::LogBehind { group, applied: machine.applied, last: restored.last });
+    }
+    let snapshot = chosen.or_else(|| listed.pop());
+    Ok(RecoveredGroup { restored, replica: state.replica, snapshot, durable_machine, machine, log_fix })
 }
 
-/// Whether the log does not hold what the snapshot covers.
-fn is_beyond(state: &GroupState, snapshot: &SnapshotInfo) -> bool {
-    let last = snapshot.meta.last;
-    last.index > state.compacted.index && term_at(state, last.index) != Some(last.term)
+fn verify(snapshots: &dyn SnapshotStore, snapshot: &SnapshotInfo) -> Result<(), SnapshotError> {
+    ContentReader::new(snapshots.open(snapshot)?).verify()
+}
+
+/// Whether the log holds `id`.
+fn agrees(state: &GroupState, id: LogId) -> bool {
+    id.index <= state.last && term_at(state, id.index) == Some(id.term)
 }
 
 fn term_at(state: &GroupState, index: LogIndex) -> Option<Term> {
-    if index > state.last {
-        return None;
+    if index == state.compacted.index {
+        return Some(state.compacted.term);
     }
     state.term_runs.iter().rev().find(|run| run.index <= index).map(|run| run.term)
 }
 
-/// The log starts over after the snapshot.
-fn reset_to(state: &GroupState, snapshot: &SnapshotInfo) -> (GroupState, Option<LogTask>) {
+fn as_logged(state: &GroupState, applied: LogId) -> Restored {
+    // A machine ahead of the commit hint proves that much committed.
+    let commit = state.hard_state.commit.max(applied.index).max(state.compacted.index);
+    let hard_state = HardState { commit, ..state.hard_state };
+    Restored {
+        hard_state,
+        compacted: state.compacted,
+        term_runs: state.term_runs.clone(),
+        last: state.last,
+        memberships: state.memberships.clone(),
+        applied: applied.index,
+    }
+}
+
+/// The log starts anew after `snapshot`.
+fn reset(state: &GroupState, snapshot: &SnapshotInfo) -> (Restored, LogTask) {
     let meta = &snapshot.meta;
     let mut hard_state = state.hard_state;
-    if hard_state.term < meta.last.term {
-        hard_state = HardState { term: meta.last.term, vote: None, commit: meta.last.index };
+    if meta.last.term > hard_state.term {
+        hard_state = HardState { term: meta.last.term, vote: None, ..hard_state };
     }
-    hard_state.commit = hard_state.commit.max(meta.last.index);
+    hard_state.commit = meta.last.index;
+    let membership = Arc::clone(&meta.membership);
     let write = GroupWrite {
         group: state.group,
-        reset_to: Some((meta.last, meta.membership_id, Arc::clone(&meta.membership))),
+        reset_to: Some((meta.last, meta.membership_id, Arc::clone(&membership))),
         hard_state: Some(hard_state),
         ..GroupWrite::default()
     };
-    let after = GroupState {
+    let restored = Restored {
         hard_state,
         compacted: meta.last,
         term_runs: Vec::new(),
         last: meta.last.index,
-        memberships: vec![(meta.membership_id, Arc::clone(&meta.membership))],
-        ..state.clone()
+        memberships: vec![(meta.membership_id, membership)],
+        applied: meta.last.index,
     };
-    (after, Some(LogTask { write, token: None, must_sync: true }))
-}
-
-/// Restores the machine from the newest good snapshot that the log continues.
-fn restore(
-    machine: &mut RecoveredMachine,
-    state: &GroupState,
-    snapshots: &dyn SnapshotStore,
-    found: &[SnapshotInfo],
-) -> Result<(), String> {
-    let mut problem = None;
-    let usable = |info: &&SnapshotInfo| {
-        info.meta.last == state.compacted || term_at(state, info.meta.last.index) == Some(info.meta.last.term)
-    };
-    for info in found.iter().rev().filter(usable) {
-        match machine.restore(snapshots, info) {
-            Ok(()) => return Ok(()),
-            Err(error) => problem = problem.or_else(|| Some(describe(&error))),
-        }
-    }
-    let start = state.compacted;
-    Err(problem
-        .unwrap_or_else(|| format!("the log starts after {start}, and no snapshot covers what is before")))
+    (restored, LogTask { write, token: None, must_sync: true })
 }
 
 /// The batch that creates a group with these members on a node: identical on every initial member,
-/// but for `replica`. The membership is entry 1 of term 1, committed by definition.
+/// but for `replica`.
 #[must_use]
 pub fn bootstrap_batch(group: GroupId, replica: ReplicaId, membership: &Arc<Membership>) -> LogBatch {
-    let first = LogId::new(1, 1);
+    // The members are an entry of a term that nobody led, so that replicas that join later get them like any other.
+    let first = Entry { id: LogId::new(1, 1), payload: EntryPayload::Membership(Arc::clone(membership)) };
+    let hard_state = HardState { term: Term(1), vote: None, commit: LogIndex(1) };
     let write = GroupWrite {
         group,
         replica: Some(replica),
-        entries: vec![Entry { id: first, payload: EntryPayload::Membership(Arc::clone(membership)) }],
-        hard_state: Some(HardState { term: first.term, vote: None, commit: first.index }),
+        entries: vec![first],
+        hard_state: Some(hard_state),
         ..GroupWrite::default()
     };
     LogBatch { groups: vec![write] }

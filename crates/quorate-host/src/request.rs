@@ -179,6 +179,9 @@ pub enum RequestError {
     /// The key was used for another request.
     #[error("this idempotency key was used for a different request")]
     KeyReused,
+    /// The entry is of a version or kind that this build does not know. Changed nothing, anywhere.
+    #[error("the command cannot be understood by this version")]
+    Malformed,
     /// The membership change was refused.
     #[error("membership change refused: {0:?}")]
     Change(ChangeError),

@@ -1,45 +1,95 @@
-//! Exactly once: a table, replicated with the state machine, of what was already applied
-//! (thesis §6.3). It wraps any machine, and is part of its snapshots and of its durable batches.
+//! Client sessions and idempotency keys around any state machine: a command that arrives twice is
+//! applied once, and its second answer is the first one (thesis §6.3).
 //!
 //! ```text
-//!   logged command ──► clock, expiry ──► known? ──yes──► the retained answer
-//!                                          │ no
-//!                                          └──► StateMachine::apply ──► answer, retained
+//!   command ──► advance time ──► expire ──► known? ── yes ──► kept answer, or why there is none
+//!                                             └ no ──► machine.apply ──► keep the answer ──► evict
 //! ```
 //!
-//! * Everything here is a function of the log: commands are taken one at a time, the only clock is the one the
-//!   leaders stamped, and eviction follows the order of use in the log. Batches leave no trace.
-//! * The table is bounded in bytes; beyond that the least recently used sessions and keys go, and a
-//!   client of an evicted session is told `SessionExpired`.
+//! * The table is replicated state: it changes only by commands, one by one, so that how they are
+//!   cut into batches cannot matter. Order of use is the log index of the last use.
+//! * A session keeps every answer its client has not acknowledged, so numbers may arrive in any order.
+//! * Bounded in bytes: when full, the least recently used session or key goes. A session that was
+//!   dropped is unknown: its commands are refused, never applied a second time.
+//! * Time is the largest stamp seen; it never goes back, whatever a new leader's clock says.
+//! * One form everywhere: the records below are stored with the data of an on-disk machine, and
+//!   all of them, in order, are the first section of a snapshot.
+//!
+//! ```text
+//!   key                           value, after version:u8 = 1
+//!   "t"                           unix_millis:u64
+//!   "s" session:u64be             acked_below:u64 used_millis:u64 used_index:u64
+//!   "r" session:u64be number:u64be  answer
+//!   "k" key…                      fingerprint:u64 used_millis:u64 answer
+//!   answer                        term:u64 index:u64 kept:u8 response…
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 
 use bytes::Bytes;
 use quorate_core::{DecodeError, LogId};
 
-use crate::bytes_reader::{BytesReader, put_bytes, put_log_id, put_u64};
-use crate::command::{LoggedCommand, LoggedKind};
+use crate::bytes_reader::{BytesReader, put_log_id, put_u64};
 use crate::config::SessionConfig;
 use crate::request::{Answer, Dedupe, RequestError, SessionId};
-use crate::state_machine::{BatchEnd, Command, MachineError, Recovered, SnapshotSource, StateMachine};
 
-/// The fixed cost of a session, a key and an answer, in bytes, whatever they hold.
-const OVERHEAD_BYTES: u64 = 64;
+/// What one entry costs besides the bytes it holds. Part of the replicated rules: never change it
+/// without a new record version.
+const SESSION_BYTES: u64 = 96;
+const ANSWER_BYTES: u64 = 64;
+const KEY_BYTES: u64 = 128;
+
 const VERSION: u8 = 1;
-const CLOCK_RECORD: &[u8] = b"c";
 
-/// An answer that may be asked for again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Retained {
+/// Records to store (`None`: delete), by key.
+pub(crate) type Records = Vec<(Bytes, Option<Bytes>)>;
+
+/// The session table of one group.
+pub(crate) struct Sessions {
+    config: SessionConfig,
+    unix_millis: u64,
+    bytes: u64,
+    sessions: BTreeMap<SessionId, Session>,
+    keys: BTreeMap<Bytes, KeyUse>,
+    /// Sessions by the log index of their last use.
+    sessions_by_use: BTreeMap<u64, SessionId>,
+    /// Keys by the log index of their use.
+    keys_by_use: BTreeMap<u64, Bytes>,
+    /// Keys of records that changed since `take_records`.
+    changed: BTreeSet<Bytes>,
+}
+
+struct Session {
+    acked_below: u64,
+    used_millis: u64,
+    used_index: u64,
+    answers: BTreeMap<u64, Kept>,
+}
+
+struct KeyUse {
+    fingerprint: u64,
+    used_millis: u64,
+    kept: Kept,
+}
+
+/// An answer that was given: where the command was applied, and the response unless it was too large.
+#[derive(Clone)]
+struct Kept {
     id: LogId,
-    /// `None`: it was too large to keep.
     response: Option<Bytes>,
 }
 
-impl Retained {
+/// What to do with a command.
+pub(crate) enum Verdict {
+    /// Apply it, then call [`Sessions::keep`].
+    Apply,
+    /// Do not apply it: this is its answer.
+    Answer(Result<Answer, RequestError>),
+}
+
+impl Kept {
     fn bytes(&self) -> u64 {
-        OVERHEAD_BYTES + self.response.as_ref().map_or(0, |response| response.len() as u64)
+        ANSWER_BYTES + self.response.as_ref().map_or(0, |response| response.len() as u64)
     }
     fn answer(&self) -> Answer {
         Answer::Applied { id: self.id, response: self.response.clone().unwrap_or_default() }
@@ -47,444 +97,568 @@ impl Retained {
     fn encode(&self, out: &mut Vec<u8>) {
         put_log_id(out, self.id);
         out.push(u8::from(self.response.is_some()));
-        put_bytes(out, self.response.as_deref().unwrap_or_default());
+        out.extend_from_slice(self.response.as_deref().unwrap_or_default());
     }
     fn decode(reader: &mut BytesReader) -> Result<Self, DecodeError> {
-        let id = reader.log_id("a position")?;
-        let kept = reader.u8("kept or not")? == 1;
-        let response = reader.bytes("a response")?;
+        let id = reader.log_id("an answer's position")?;
+        let kept = reader.flag("whether a response was kept")?;
+        let response = reader.rest();
+        if !kept && !response.is_empty() {
+            return Err(reader.fail("no response"));
+        }
         Ok(Self { id, response: kept.then_some(response) })
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Session {
-    /// The log index of the last use: the order of eviction.
-    used: u64,
-    used_millis: u64,
-    acked_below: u64,
-    answers: BTreeMap<u64, Retained>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Key {
-    used: u64,
-    used_millis: u64,
-    fingerprint: u64,
-    answer: Retained,
-}
-
-/// Names one row of the table.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Row {
-    Session(u64),
-    Key(Bytes),
-}
-
-impl Row {
-    fn record_key(&self) -> Bytes {
-        match self {
-            Self::Session(id) => [&b"s"[..], &id.to_be_bytes()].concat().into(),
-            Self::Key(key) => [&b"k"[..], key].concat().into(),
-        }
+impl Session {
+    fn bytes(&self) -> u64 {
+        SESSION_BYTES + self.answers.values().map(Kept::bytes).sum::<u64>()
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Table {
-    clock_millis: u64,
-    sessions: BTreeMap<u64, Session>,
-    keys: BTreeMap<Bytes, Key>,
-    /// Rows by last use.
-    order: BTreeSet<(u64, Row)>,
-    bytes: u64,
-}
-
-/// A state machine with its session table.
-pub(crate) struct Sessions {
-    config: SessionConfig,
-    table: Table,
-    machine: Box<dyn StateMachine>,
-    /// Rows that changed since the last commit.
-    changed: BTreeSet<Row>,
-    clock_changed: bool,
+impl KeyUse {
+    fn bytes(&self, key: &Bytes) -> u64 {
+        KEY_BYTES + key.len() as u64 + self.kept.bytes()
+    }
 }
 
 impl Sessions {
-    /// Takes a machine that was just opened; returns with it what it had applied.
-    pub(crate) fn recover(
-        mut machine: Box<dyn StateMachine>,
-        config: SessionConfig,
-    ) -> Result<(Self, LogId), MachineError> {
-        let Recovered { applied, records } = machine.recovered()?;
-        let mut table = Table::default();
-        for (key, value) in &records {
-            table
-                .load(key, value)
-                .map_err(|error| MachineError::with("its session records are damaged", error))?;
-        }
-        let sessions = Self { config, table, machine, changed: BTreeSet::new(), clock_changed: false };
-        Ok((sessions, applied))
-    }
-
-    pub(crate) fn is_durable(&self) -> bool {
-        self.machine.is_durable()
-    }
-
-    pub(crate) fn query(&self, request: &[u8]) -> Result<Bytes, MachineError> {
-        self.machine.query(request)
-    }
-
-    pub(crate) fn flush(&mut self) -> Result<LogId, MachineError> {
-        self.machine.flush()
-    }
-
-    /// Applies one logged command and says what its client is told.
-    pub(crate) fn apply(
-        &mut self,
-        id: LogId,
-        data: &Bytes,
-    ) -> Result<Result<Answer, RequestError>, MachineError> {
-        let Ok(logged) = LoggedCommand::decode(data) else {
-            // Written by something else. Refused alike on every replica.
-            return Ok(Err(RequestError::Stopped {
-                reason: format!("entry {id} is not a command of this version"),
-            }));
-        };
-        self.table.clock_millis = self.table.clock_millis.max(logged.unix_millis);
-        self.clock_changed = true;
-        self.expire();
-        match logged.kind {
-            LoggedKind::Open => {
-                let session =
-                    Session { used: id.index.0, used_millis: self.table.clock_millis, ..Session::default() };
-                self.insert(Row::Session(id.index.0), |table| {
-                    table.sessions.insert(id.index.0, session);
-                });
-                Ok(Ok(Answer::SessionOpened { session: SessionId(id.index.0) }))
-            }
-            LoggedKind::Command { dedupe: Dedupe::None, command } => {
-                Ok(Ok(Answer::Applied { id, response: self.run(id, &command)? }))
-            }
-            LoggedKind::Command { dedupe: Dedupe::Session { session, sequence, acked_below }, command } => {
-                self.apply_in_session(id, session.0, sequence, acked_below, &command)
-            }
-            LoggedKind::Command { dedupe: Dedupe::Key { key, fingerprint }, command } => {
-                self.apply_with_key(id, key, fingerprint, &command)
-            }
+    pub(crate) fn new(config: SessionConfig) -> Self {
+        Self {
+            config,
+            unix_millis: 0,
+            bytes: 0,
+            sessions: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            sessions_by_use: BTreeMap::new(),
+            keys_by_use: BTreeMap::new(),
+            changed: BTreeSet::new(),
         }
     }
 
-    fn run(&mut self, id: LogId, command: &Bytes) -> Result<Bytes, MachineError> {
-        self.machine.apply(Command { id, unix_millis: self.table.clock_millis, data: command })
+    /// The group's clock.
+    pub(crate) const fn unix_millis(&self) -> u64 {
+        self.unix_millis
     }
 
-    fn retained(&self, id: LogId, response: &Bytes) -> Retained {
-        let keep = response.len() as u64 <= self.config.response_bytes_max;
-        Retained { id, response: keep.then(|| response.clone()) }
-    }
-
-    fn apply_in_session(
-        &mut self,
-        id: LogId,
-        session_id: u64,
-        sequence: u64,
-        acked_below: u64,
-        command: &Bytes,
-    ) -> Result<Result<Answer, RequestError>, MachineError> {
-        let Some(session) = self.table.sessions.get(&session_id) else {
-            return Ok(Err(RequestError::SessionExpired));
-        };
-        if sequence < session.acked_below || sequence < acked_below {
-            return Ok(Err(RequestError::AlreadyAcknowledged));
+    /// The group's clock moves on, which may end sessions and keys. Call before every command.
+    pub(crate) fn advance(&mut self, unix_millis: u64) {
+        if unix_millis > self.unix_millis {
+            self.unix_millis = unix_millis;
+            self.changed.insert(time_record());
         }
-        let known = session.answers.get(&sequence).cloned();
-        let fresh = match &known {
-            Some(_) => None,
-            None => {
-                let response = self.run(id, command)?;
-                Some((self.retained(id, &response), response))
-            }
-        };
-        let clock = self.table.clock_millis;
-        let row = Row::Session(session_id);
-        self.remove_from_order(&row);
-        let kept = fresh.as_ref().map(|(kept, _)| kept.clone());
-        self.insert(row, |table| {
-            if let Some(session) = table.sessions.get_mut(&session_id) {
-                session.used = id.index.0;
-                session.used_millis = clock;
-                if acked_below > session.acked_below {
-                    session.acked_below = acked_below;
-                    session.answers = session.answers.split_off(&acked_below);
-                }
-                if let Some(kept) = kept {
-                    session.answers.insert(sequence, kept);
-                }
-            }
-        });
-        Ok(Ok(match (known, fresh) {
-            (Some(known), _) => known.answer(),
-            (None, fresh) => {
-                Answer::Applied { id, response: fresh.map(|(_, response)| response).unwrap_or_default() }
-            }
-        }))
-    }
-
-    fn apply_with_key(
-        &mut self,
-        id: LogId,
-        key: Bytes,
-        fingerprint: u64,
-        command: &Bytes,
-    ) -> Result<Result<Answer, RequestError>, MachineError> {
-        if let Some(known) = self.table.keys.get(&key) {
-            if known.fingerprint != fingerprint {
-                return Ok(Err(RequestError::KeyReused));
-            }
-            return Ok(Ok(known.answer.answer()));
-        }
-        let response = self.run(id, command)?;
-        let answer = self.retained(id, &response);
-        let used_millis = self.table.clock_millis;
-        let entry = Key { used: id.index.0, used_millis, fingerprint, answer };
-        self.insert(Row::Key(key.clone()), |table| {
-            table.keys.insert(key, entry);
-        });
-        Ok(Ok(Answer::Applied { id, response }))
-    }
-
-    // ---- the bounds of the table ----------------------------------------------------------------
-
-    /// Puts a changed row back into the order and the sum, then evicts down to the limit.
-    fn insert(&mut self, row: Row, change: impl FnOnce(&mut Table)) {
-        change(&mut self.table);
-        self.table.add(&row);
-        self.changed.insert(row);
-        while self.table.bytes > self.config.bytes_max && self.table.order.len() > 1 {
-            let Some((_, oldest)) = self.table.order.first().cloned() else { break };
-            self.drop_row(&oldest);
-        }
-    }
-
-    fn remove_from_order(&mut self, row: &Row) {
-        self.table.take_out(row);
-    }
-
-    fn drop_row(&mut self, row: &Row) {
-        self.table.take_out(row);
-        match row {
-            Row::Session(id) => drop(self.table.sessions.remove(id)),
-            Row::Key(key) => drop(self.table.keys.remove(key)),
-        }
-        self.changed.insert(row.clone());
-    }
-
-    /// Drops what was not used for too long. Use follows the log and so does the clock: the oldest
-    /// use of each kind comes first, and the scan stops at the first row that stays.
-    fn expire(&mut self) {
-        let clock = self.table.clock_millis;
-        let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let (idle, retention) = (millis(self.config.idle_max), millis(self.config.key_retention));
-        let shortest = idle.min(retention);
-        let mut gone = Vec::new();
-        for (_, row) in &self.table.order {
-            let (used, keep) = match row {
-                Row::Session(id) => {
-                    (self.table.sessions.get(id).map_or(0, |session| session.used_millis), idle)
-                }
-                Row::Key(key) => (self.table.keys.get(key).map_or(0, |key| key.used_millis), retention),
-            };
-            if clock.saturating_sub(used) <= shortest {
+        let idle_max = millis(self.config.idle_max);
+        while let Some((_, &id)) = self.sessions_by_use.first_key_value() {
+            let used = self.sessions.get(&id).map_or(0, |session| session.used_millis);
+            if used.saturating_add(idle_max) >= self.unix_millis {
                 break;
             }
-            if clock.saturating_sub(used) > keep {
-                gone.push(row.clone());
+            self.drop_session(id);
+        }
+        let retention = millis(self.config.key_retention);
+        while let Some((_, key)) = self.keys_by_use.first_key_value() {
+            let used = self.keys.get(key).map_or(0, |key| key.used_millis);
+            if used.saturating_add(retention) >= self.unix_millis {
+                break;
             }
-        }
-        for row in gone {
-            self.drop_row(&row);
-        }
-    }
-
-    // ---- durability and snapshots ---------------------------------------------------------------
-
-    /// Ends a batch: data, sessions and the applied position are one atomic step of the machine.
-    pub(crate) fn commit(&mut self, applied: LogId) -> Result<(), MachineError> {
-        let mut records = Vec::new();
-        if self.machine.is_durable() {
-            if self.clock_changed {
-                let clock = Bytes::copy_from_slice(&self.table.clock_millis.to_le_bytes());
-                records.push((Bytes::from_static(CLOCK_RECORD), Some(clock)));
-            }
-            records.extend(self.changed.iter().map(|row| (row.record_key(), self.table.encode_row(row))));
-        }
-        self.changed.clear();
-        self.clock_changed = false;
-        self.machine.commit(BatchEnd { applied, records: &records })
-    }
-
-    /// The table, then the machine's content.
-    pub(crate) fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
-        let machine = self.machine.snapshot()?;
-        Ok(Box::new(WithTable { table: Some(self.table.encode()), machine }))
-    }
-
-    pub(crate) fn restore(&mut self, content: &mut dyn Read, applied: LogId) -> Result<(), MachineError> {
-        let damaged =
-            |error: std::io::Error| MachineError::with("the snapshot's sessions cannot be read", error);
-        let mut length = [0; 8];
-        content.read_exact(&mut length).map_err(damaged)?;
-        let mut bytes = Vec::new();
-        content.take(u64::from_le_bytes(length)).read_to_end(&mut bytes).map_err(damaged)?;
-        if bytes.len() as u64 != u64::from_le_bytes(length) {
-            return Err(MachineError::new("the snapshot ends within its sessions"));
-        }
-        self.table = Table::decode(&bytes.into())
-            .map_err(|error| MachineError::with("the snapshot's sessions cannot be decoded", error))?;
-        self.changed.clear();
-        self.clock_changed = false;
-        let mut records = vec![(
-            Bytes::from_static(CLOCK_RECORD),
-            Some(Bytes::copy_from_slice(&self.table.clock_millis.to_le_bytes())),
-        )];
-        records
-            .extend(self.table.order.iter().map(|(_, row)| (row.record_key(), self.table.encode_row(row))));
-        self.machine.restore(content, BatchEnd { applied, records: &records })
-    }
-}
-
-impl Table {
-    fn row_bytes(&self, row: &Row) -> Option<(u64, u64)> {
-        match row {
-            Row::Session(id) => self.sessions.get(id).map(|session| {
-                (session.used, OVERHEAD_BYTES + session.answers.values().map(Retained::bytes).sum::<u64>())
-            }),
-            Row::Key(key) => self
-                .keys
-                .get(key)
-                .map(|entry| (entry.used, OVERHEAD_BYTES + key.len() as u64 + entry.answer.bytes())),
+            let key = key.clone();
+            self.drop_key(&key);
         }
     }
 
-    fn add(&mut self, row: &Row) {
-        if let Some((used, bytes)) = self.row_bytes(row) {
-            self.order.insert((used, row.clone()));
-            self.bytes += bytes;
-        }
-    }
-
-    fn take_out(&mut self, row: &Row) {
-        if let Some((used, bytes)) = self.row_bytes(row) {
-            self.order.remove(&(used, row.clone()));
-            self.bytes -= bytes;
-        }
-    }
-
-    /// The row's record; `None` when it is gone.
-    fn encode_row(&self, row: &Row) -> Option<Bytes> {
-        let mut out = vec![VERSION];
-        match row {
-            Row::Session(id) => {
-                let session = self.sessions.get(id)?;
-                put_u64(&mut out, session.used);
-                put_u64(&mut out, session.used_millis);
-                put_u64(&mut out, session.acked_below);
-                for (sequence, answer) in &session.answers {
-                    put_u64(&mut out, *sequence);
-                    answer.encode(&mut out);
-                }
-            }
-            Row::Key(key) => {
-                let entry = self.keys.get(key)?;
-                put_u64(&mut out, entry.used);
-                put_u64(&mut out, entry.used_millis);
-                put_u64(&mut out, entry.fingerprint);
-                entry.answer.encode(&mut out);
-            }
-        }
-        Some(out.into())
-    }
-
-    /// Takes in one record.
-    fn load(&mut self, key: &Bytes, value: &Bytes) -> Result<(), DecodeError> {
-        let mut reader = BytesReader::new(value);
-        if &key[..] == CLOCK_RECORD {
-            self.clock_millis = reader.u64("a clock")?;
-            return reader.end();
-        }
-        if reader.u8("a session record")? != VERSION {
-            return Err(DecodeError { offset: 0, expected: "a session record of version 1" });
-        }
-        let (used, used_millis) = (reader.u64("a use")?, reader.u64("a clock")?);
-        let row = match key.split_first() {
-            Some((b's', id)) => {
-                let id = <[u8; 8]>::try_from(id).map_err(|_| reader.fail("the id of a session"))?;
-                let acked_below = reader.u64("a sequence number")?;
-                let mut answers = BTreeMap::new();
-                while !reader.is_empty() {
-                    answers.insert(reader.u64("a sequence number")?, Retained::decode(&mut reader)?);
-                }
-                let id = u64::from_be_bytes(id);
-                self.sessions.insert(id, Session { used, used_millis, acked_below, answers });
-                Row::Session(id)
-            }
-            Some((b'k', name)) => {
-                let fingerprint = reader.u64("a fingerprint")?;
-                let answer = Retained::decode(&mut reader)?;
-                let name = key.slice_ref(name);
-                self.keys.insert(name.clone(), Key { used, used_millis, fingerprint, answer });
-                Row::Key(name)
-            }
-            Some(_) | None => return Err(reader.fail("the key of a session record")),
+    /// The entry at `id` opens a session.
+    pub(crate) fn open(&mut self, id: LogId) -> Answer {
+        let session = SessionId(id.index.0);
+        let opened = Session {
+            acked_below: 0,
+            used_millis: self.unix_millis,
+            used_index: id.index.0,
+            answers: BTreeMap::new(),
         };
-        self.add(&row);
-        reader.end()
+        self.bytes += opened.bytes();
+        self.sessions.insert(session, opened);
+        self.sessions_by_use.insert(id.index.0, session);
+        self.changed.insert(session_record(session));
+        self.evict();
+        Answer::SessionOpened { session }
     }
 
-    fn encode(&self) -> Bytes {
-        let mut rows = vec![VERSION];
-        put_u64(&mut rows, self.clock_millis);
-        for (_, row) in &self.order {
-            if let Some(record) = self.encode_row(row) {
-                put_bytes(&mut rows, &row.record_key());
-                put_bytes(&mut rows, &record);
+    /// What is to be done with the command at `id`.
+    pub(crate) fn check(&mut self, id: LogId, dedupe: &Dedupe) -> Verdict {
+        match dedupe {
+            Dedupe::None => Verdict::Apply,
+            Dedupe::Session { session, sequence, acked_below } => {
+                self.check_session(id, *session, *sequence, *acked_below)
+            }
+            Dedupe::Key { key, fingerprint } => match self.keys.get(key) {
+                None => Verdict::Apply,
+                Some(known) if known.fingerprint == *fingerprint => Verdict::Answer(Ok(known.kept.answer())),
+                Some(_) => Verdict::Answer(Err(RequestError::KeyReused)),
+            },
+        }
+    }
+
+    fn check_session(
+        &mut self,
+        id: LogId,
+        session_id: SessionId,
+        sequence: u64,
+        acked_below: u64,
+    ) -> Verdict {
+        let Some(session) = self.sessions.get_mut(&session_id) else {
+            return Verdict::Answer(Err(RequestError::SessionExpired));
+        };
+        self.sessions_by_use.remove(&session.used_index);
+        session.used_index = id.index.0;
+        session.used_millis = self.unix_millis;
+        self.sessions_by_use.insert(id.index.0, session_id);
+        self.changed.insert(session_record(session_id));
+        if acked_below > session.acked_below {
+            session.acked_below = acked_below;
+            let waiting = session.answers.split_off(&acked_below);
+            for (sequence, kept) in std::mem::replace(&mut session.answers, waiting) {
+                self.bytes -= kept.bytes();
+                self.changed.insert(answer_record(session_id, sequence));
             }
         }
-        let mut out = (rows.len() as u64).to_le_bytes().to_vec();
-        out.extend_from_slice(&rows);
-        out.into()
+        if sequence < session.acked_below {
+            return Verdict::Answer(Err(RequestError::AlreadyAcknowledged));
+        }
+        match session.answers.get(&sequence) {
+            Some(kept) => Verdict::Answer(Ok(kept.answer())),
+            None => Verdict::Apply,
+        }
     }
 
-    fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
-        let mut reader = BytesReader::new(bytes);
-        if reader.u8("a session table")? != VERSION {
-            return Err(DecodeError { offset: 0, expected: "a session table of version 1" });
+    /// The command at `id` was applied with this response.
+    pub(crate) fn keep(&mut self, id: LogId, dedupe: &Dedupe, response: &Bytes) {
+        let small = response.len() as u64 <= self.config.response_bytes_max;
+        let kept = Kept { id, response: small.then(|| response.clone()) };
+        match dedupe {
+            Dedupe::None => return,
+            Dedupe::Session { session: session_id, sequence, .. } => {
+                let Some(session) = self.sessions.get_mut(session_id) else { return };
+                self.bytes += kept.bytes();
+                session.answers.insert(*sequence, kept);
+                self.changed.insert(answer_record(*session_id, *sequence));
+            }
+            Dedupe::Key { key, fingerprint } => {
+                // A copy: the key must not hold the whole command in memory.
+                let key = Bytes::copy_from_slice(key);
+                let used = KeyUse { fingerprint: *fingerprint, used_millis: self.unix_millis, kept };
+                self.bytes += used.bytes(&key);
+                self.keys_by_use.insert(id.index.0, key.clone());
+                self.changed.insert(key_record(&key));
+                self.keys.insert(key, used);
+            }
         }
-        let mut table = Self { clock_millis: reader.u64("a clock")?, ..Self::default() };
-        while !reader.is_empty() {
-            let (key, value) = (reader.bytes("a record's key")?, reader.bytes("a record")?);
-            table.load(&key, &value)?;
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > self.config.bytes_max {
+            let session = self.sessions_by_use.first_key_value().map(|(used, id)| (*used, *id));
+            let key = self.keys_by_use.first_key_value().map(|(used, key)| (*used, key.clone()));
+            match (session, key) {
+                (Some((used, id)), Some((key_used, _))) if used < key_used => self.drop_session(id),
+                (_, Some((_, key))) => self.drop_key(&key),
+                (Some((_, id)), None) => self.drop_session(id),
+                (None, None) => return,
+            }
+        }
+    }
+
+    fn drop_session(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.bytes -= session.bytes();
+        self.sessions_by_use.remove(&session.used_index);
+        self.changed.insert(session_record(id));
+        self.changed.extend(session.answers.keys().map(|sequence| answer_record(id, *sequence)));
+    }
+
+    fn drop_key(&mut self, key: &Bytes) {
+        let Some(used) = self.keys.remove(key) else { return };
+        self.bytes -= used.bytes(key);
+        self.keys_by_use.remove(&used.kept.id.index.0);
+        self.changed.insert(key_record(key));
+    }
+
+    /// Forgets which records changed: a machine in memory does not keep them.
+    pub(crate) fn discard_records(&mut self) {
+        self.changed.clear();
+    }
+
+    /// The records that changed since the last call, as they are now.
+    pub(crate) fn take_records(&mut self) -> Records {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().map(|key| (key.clone(), self.record(&key))).collect()
+    }
+
+    /// All records, ascending.
+    pub(crate) fn records(&self) -> Vec<(Bytes, Bytes)> {
+        let sessions = self.sessions.iter().flat_map(|(id, session)| {
+            let answers = session.answers.keys().map(|sequence| answer_record(*id, *sequence));
+            answers.chain([session_record(*id)])
+        });
+        let mut keys: Vec<_> = self.keys.keys().map(key_record).chain(sessions).collect();
+        if self.unix_millis > 0 {
+            keys.push(time_record());
+        }
+        keys.sort_unstable();
+        keys.into_iter().filter_map(|key| self.record(&key).map(|value| (key, value))).collect()
+    }
+
+    /// The value of one record now.
+    fn record(&self, key: &Bytes) -> Option<Bytes> {
+        let mut out = vec![VERSION];
+        match parse_key(key).ok()? {
+            RecordKey::Time => put_u64(&mut out, self.unix_millis),
+            RecordKey::Session(id) => {
+                let session = self.sessions.get(&id)?;
+                for number in [session.acked_below, session.used_millis, session.used_index] {
+                    put_u64(&mut out, number);
+                }
+            }
+            RecordKey::Answer(id, sequence) => {
+                self.sessions.get(&id)?.answers.get(&sequence)?.encode(&mut out);
+            }
+            RecordKey::Key(key) => {
+                let used = self.keys.get(&key)?;
+                put_u64(&mut out, used.fingerprint);
+                put_u64(&mut out, used.used_millis);
+                used.kept.encode(&mut out);
+            }
+        }
+        Some(Bytes::from(out))
+    }
+
+    /// The table that these records describe.
+    pub(crate) fn from_records(
+        config: SessionConfig,
+        records: &[(Bytes, Bytes)],
+    ) -> Result<Self, DecodeError> {
+        let mut table = Self::new(config);
+        let mut answers = Vec::new();
+        for (key, value) in records {
+            // Copies: a record must not hold the whole snapshot section in memory.
+            let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            let mut reader = BytesReader::new(&value);
+            if reader.u8("a record's version")? != VERSION {
+                return Err(DecodeError { offset: 0, expected: "session record version 1" });
+            }
+            match parse_key(&key)? {
+                RecordKey::Time => table.unix_millis = reader.u64("a time")?,
+                RecordKey::Session(id) => table.insert_session(id, &mut reader)?,
+                RecordKey::Answer(id, sequence) => answers.push((id, sequence, Kept::decode(&mut reader)?)),
+                RecordKey::Key(key) => {
+                    let fingerprint = reader.u64("a fingerprint")?;
+                    let used_millis = reader.u64("a time")?;
+                    let used = KeyUse { fingerprint, used_millis, kept: Kept::decode(&mut reader)? };
+                    table.bytes += used.bytes(&key);
+                    table.keys_by_use.insert(used.kept.id.index.0, key.clone());
+                    table.keys.insert(key, used);
+                }
+            }
+            reader.end()?;
+        }
+        for (id, sequence, kept) in answers {
+            let missing = DecodeError { offset: 0, expected: "the session of an answer" };
+            table.bytes += kept.bytes();
+            table.sessions.get_mut(&id).ok_or(missing)?.answers.insert(sequence, kept);
         }
         Ok(table)
     }
+
+    fn insert_session(&mut self, id: SessionId, reader: &mut BytesReader) -> Result<(), DecodeError> {
+        let session = Session {
+            acked_below: reader.u64("an acknowledged number")?,
+            used_millis: reader.u64("a time")?,
+            used_index: reader.u64("an index")?,
+            answers: BTreeMap::new(),
+        };
+        self.bytes += session.bytes();
+        self.sessions_by_use.insert(session.used_index, id);
+        self.sessions.insert(id, session);
+        Ok(())
+    }
 }
 
-/// A snapshot's stream: the session table first.
-struct WithTable {
-    table: Option<Bytes>,
-    machine: Box<dyn SnapshotSource>,
+enum RecordKey {
+    Time,
+    Session(SessionId),
+    Answer(SessionId, u64),
+    Key(Bytes),
 }
 
-impl SnapshotSource for WithTable {
-    fn next_chunk(&mut self, bytes_max: usize) -> Result<Option<Bytes>, MachineError> {
-        if let Some(table) = &mut self.table {
-            let piece = table.split_to(table.len().min(bytes_max.max(1)));
-            if table.is_empty() {
-                self.table = None;
-            }
-            return Ok(Some(piece));
+fn parse_key(key: &Bytes) -> Result<RecordKey, DecodeError> {
+    let mut reader = BytesReader::new(key);
+    let parsed = match reader.u8("a record's kind")? {
+        b't' => RecordKey::Time,
+        b's' => RecordKey::Session(SessionId(reader.u64_big_endian("a session")?)),
+        b'r' => RecordKey::Answer(
+            SessionId(reader.u64_big_endian("a session")?),
+            reader.u64_big_endian("a sequence number")?,
+        ),
+        b'k' => RecordKey::Key(reader.rest()),
+        _ => return Err(DecodeError { offset: 0, expected: "a known kind of record" }),
+    };
+    reader.end().map(|()| parsed)
+}
+
+const fn time_record() -> Bytes {
+    Bytes::from_static(b"t")
+}
+fn session_record(id: SessionId) -> Bytes {
+    Bytes::from([&b"s"[..], &id.0.to_be_bytes()].concat())
+}
+fn answer_record(id: SessionId, sequence: u64) -> Bytes {
+    Bytes::from([&b"r"[..], &id.0.to_be_bytes(), &sequence.to_be_bytes()].concat())
+}
+fn key_record(key: &Bytes) -> Bytes {
+    Bytes::from([&b"k"[..], key].concat())
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config() -> SessionConfig {
+        SessionConfig {
+            bytes_max: 10_000,
+            idle_max: Duration::from_millis(100),
+            key_retention: Duration::from_millis(50),
+            response_bytes_max: 8,
         }
-        self.machine.next_chunk(bytes_max)
+    }
+
+    /// What the applier does, with a machine that answers with the index, `!` for a fresh one.
+    struct Log {
+        table: Sessions,
+        index: u64,
+        /// What an on-disk machine would hold.
+        stored: BTreeMap<Bytes, Bytes>,
+    }
+
+    impl Log {
+        fn new(config: SessionConfig) -> Self {
+            Self { table: Sessions::new(config), index: 0, stored: BTreeMap::new() }
+        }
+        fn next(&mut self, millis: u64) -> LogId {
+            self.index += 1;
+            self.table.advance(millis);
+            LogId::new(1, self.index)
+        }
+        fn open(&mut self, millis: u64) -> SessionId {
+            let id = self.next(millis);
+            self.table.open(id);
+            SessionId(id.index.0)
+        }
+        fn command(&mut self, millis: u64, dedupe: &Dedupe, response: &str) -> String {
+            let id = self.next(millis);
+            match self.table.check(id, dedupe) {
+                Verdict::Apply => {
+                    self.table.keep(id, dedupe, &Bytes::copy_from_slice(response.as_bytes()));
+                    format!("{}!", id.index)
+                }
+                Verdict::Answer(Ok(Answer::Applied { id, response })) => {
+                    format!("{} {}", id.index, String::from_utf8_lossy(&response))
+                }
+                Verdict::Answer(Ok(other)) => panic!("{other:?}"),
+                Verdict::Answer(Err(error)) => format!("{error:?}"),
+            }
+        }
+        /// Ends a batch: the changed records go to the disk.
+        fn commit(&mut self) {
+            for (key, value) in self.table.take_records() {
+                match value {
+                    Some(value) => drop(self.stored.insert(key, value)),
+                    None => drop(self.stored.remove(&key)),
+                }
+            }
+        }
+    }
+
+    fn numbered(session: SessionId, sequence: u64, acked_below: u64) -> Dedupe {
+        Dedupe::Session { session, sequence, acked_below }
+    }
+
+    fn key(key: &'static str, fingerprint: u64) -> Dedupe {
+        Dedupe::Key { key: Bytes::from_static(key.as_bytes()), fingerprint }
+    }
+
+    #[test]
+    fn repeat_gets_the_first_answer_whatever_the_order_of_numbers() {
+        let mut log = Log::new(config());
+        let session = log.open(0);
+        assert_eq!(log.command(0, &numbered(session, 3, 1), "three"), "2!");
+        assert_eq!(log.command(0, &numbered(session, 1, 1), "one"), "3!");
+        assert_eq!(log.command(0, &numbered(session, 3, 1), "three"), "2 three");
+        assert_eq!(log.command(0, &numbered(session, 2, 2), "two"), "5!");
+        assert_eq!(log.command(0, &numbered(session, 1, 1), "one"), "AlreadyAcknowledged");
+        assert_eq!(log.command(0, &numbered(session, 3, 1), "three"), "2 three");
+        assert_eq!(log.command(0, &numbered(SessionId(77), 1, 1), "x"), "SessionExpired");
+    }
+
+    #[test]
+    fn answer_that_is_too_large_is_remembered_without_its_bytes() {
+        let mut log = Log::new(config());
+        let session = log.open(0);
+        assert_eq!(log.command(0, &numbered(session, 1, 1), "far too large"), "2!");
+        assert_eq!(log.command(0, &numbered(session, 1, 1), "far too large"), "2 ");
+    }
+
+    #[test]
+    fn idle_session_expires_by_the_leaders_clock_which_never_goes_back() {
+        let mut log = Log::new(config());
+        let (idle, busy) = (log.open(10), log.open(10));
+        assert_eq!(log.command(80, &numbered(busy, 1, 1), "a"), "3!");
+        // A new leader's clock is behind.
+        assert_eq!(log.command(5, &numbered(busy, 2, 1), "b"), "4!");
+        assert_eq!(log.table.unix_millis(), 80);
+        assert_eq!(log.command(110, &numbered(busy, 3, 1), "c"), "5!", "the last moment of the idle one");
+        assert!(log.table.sessions.contains_key(&idle));
+        assert_eq!(log.command(111, &numbered(idle, 1, 1), "d"), "SessionExpired");
+    }
+
+    #[test]
+    fn key_is_remembered_for_its_retention_and_bound_to_its_request() {
+        let mut log = Log::new(config());
+        assert_eq!(log.command(0, &key("k", 1), "one"), "1!");
+        assert_eq!(log.command(50, &key("k", 1), "one"), "1 one");
+        assert_eq!(log.command(50, &key("k", 2), "two"), "KeyReused");
+        assert_eq!(log.command(51, &key("k", 2), "two"), "4!");
+    }
+
+    #[test]
+    fn full_table_evicts_the_least_recently_used() {
+        let mut log = Log::new(SessionConfig { bytes_max: 3 * SESSION_BYTES, ..config() });
+        let [first, second, third] = [0; 3].map(|millis| log.open(millis));
+        log.command(0, &numbered(first, 1, 2), "touched, not applied");
+        let fourth = log.open(0);
+        let left: Vec<SessionId> = log.table.sessions.keys().copied().collect();
+        assert_eq!(left, [first, third, fourth]);
+        assert_eq!(log.command(0, &numbered(second, 1, 1), "x"), "SessionExpired");
+        assert_eq!(log.table.bytes, 3 * SESSION_BYTES);
+    }
+
+    #[test]
+    fn golden_records() {
+        let mut log = Log::new(config());
+        let session = log.open(7);
+        log.command(7, &numbered(session, 2, 1), "re");
+        log.command(7, &key("k", 9), "far too large");
+        log.commit();
+        let number = |n: u64| n.to_le_bytes();
+        let position = |index: u64| [number(1), number(index)].concat();
+        let expected: BTreeMap<Bytes, Bytes> = [
+            ([&b"t"[..]].concat(), [&b"\x01"[..], &number(7)].concat()),
+            (
+                [&b"s"[..], &1u64.to_be_bytes()].concat(),
+                [&b"\x01"[..], &number(1), &number(7), &number(2)].concat(),
+            ),
+            (
+                [&b"r"[..], &1u64.to_be_bytes(), &2u64.to_be_bytes()].concat(),
+                [&b"\x01"[..], &position(2), b"\x01re"].concat(),
+            ),
+            (b"kk".to_vec(), [&b"\x01"[..], &number(9), &number(7), &position(3), b"\x00"].concat()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (Bytes::from(key), Bytes::from(value)))
+        .collect();
+        assert_eq!(log.stored, expected);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Open,
+        Numbered { session: u64, sequence: u64, acked_below: u64 },
+        Key { name: u8, fingerprint: u64 },
+        Commit,
+        Restart,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
+        let step = prop_oneof![
+            1 => Just(Step::Open),
+            8 => (0..12u64, 0..6u64, 0..5u64)
+                .prop_map(|(session, sequence, acked_below)| Step::Numbered { session, sequence, acked_below }),
+            3 => (0..4u8, 0..2u64).prop_map(|(name, fingerprint)| Step::Key { name, fingerprint }),
+            2 => Just(Step::Commit),
+            1 => Just(Step::Restart),
+        ];
+        prop::collection::vec((0..40u64, step), 1..80)
+    }
+
+    fn dedupe_of(step: &Step) -> Option<Dedupe> {
+        match step {
+            Step::Numbered { session, sequence, acked_below } => {
+                Some(numbered(SessionId(*session), *sequence, *acked_below))
+            }
+            Step::Key { name, fingerprint } => {
+                Some(Dedupe::Key { key: Bytes::from(vec![*name]), fingerprint: *fingerprint })
+            }
+            Step::Open | Step::Commit | Step::Restart => None,
+        }
+    }
+
+    /// Plays the steps; with `restarts`, the table is read back from its records at every `Restart`.
+    fn play(steps: &[(u64, Step)], restarts: bool) -> (Vec<String>, Vec<(Bytes, Bytes)>) {
+        let config = SessionConfig { bytes_max: 700, ..config() };
+        let mut log = Log::new(config.clone());
+        let (mut millis, mut told) = (0, Vec::new());
+        for (pass, step) in steps {
+            millis += pass / 10;
+            match step {
+                Step::Open => drop(log.open(millis)),
+                Step::Commit if restarts => log.commit(),
+                Step::Restart if restarts => {
+                    log.commit();
+                    let stored: Vec<_> = log.stored.clone().into_iter().collect();
+                    assert_eq!(stored, log.table.records(), "the disk holds what the table is");
+                    let again = Sessions::from_records(config.clone(), &stored).unwrap();
+                    assert_eq!(again.bytes, log.table.bytes);
+                    log.table = again;
+                }
+                Step::Commit | Step::Restart => {}
+                Step::Numbered { .. } | Step::Key { .. } => {
+                    let dedupe = dedupe_of(step).unwrap();
+                    told.push(log.command(millis, &dedupe, &"x".repeat(usize::try_from(pass % 12).unwrap())));
+                }
+            }
+            assert!(log.table.bytes <= config.bytes_max);
+        }
+        (told, log.table.records())
+    }
+
+    proptest! {
+        #[test]
+        fn batches_and_restarts_leave_no_trace(steps in steps()) {
+            prop_assert_eq!(play(&steps, true), play(&steps, false));
+        }
+
+        #[test]
+        fn damaged_records_are_refused_or_read(
+            records in prop::collection::vec(
+                (prop::collection::vec(any::<u8>(), 0..20), prop::collection::vec(any::<u8>(), 0..40)), 0..4),
+        ) {
+            let records: Vec<_> = records.into_iter().map(|(key, value)| {
+                let mut key = key;
+                if let Some(kind) = key.first_mut() { *kind = b"tsrk"[usize::from(*kind % 4)]; }
+                let mut value = value;
+                if let Some(version) = value.first_mut() { *version = 1; }
+                (Bytes::from(key), Bytes::from(value))
+            }).collect();
+            if let Ok(table) = Sessions::from_records(config(), &records) {
+                prop_assert!(table.records().len() <= records.len());
+            }
+        }
     }
 }
