@@ -202,7 +202,7 @@ impl From<RequestError> for ApiError {
             RequestError::Snapshot { .. } | RequestError::NoGroup | RequestError::Stopped { .. } => {
                 ErrorCode::Unavailable
             }
-            _ => return Self::outcome_unknown(&message),
+            RequestError::Malformed | _ => return Self::outcome_unknown(&message),
         };
         Self::new(code, message)
     }
