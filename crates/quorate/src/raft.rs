@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::{GroupId, LogId, LogIndex, MembershipChange, NodeId, RaftEvent, ReplicaId};
+use quorate_core::{
+    ChangeError, GroupId, LogId, LogIndex, MembershipChange, NodeId, RaftEvent, ReplicaId, RoleName,
+};
 use quorate_host::{Answer, Consistency, Dedupe, GroupStatus, Request, RequestError, SessionId};
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -223,6 +225,8 @@ impl Raft {
 
     /// Changes the membership by one step and waits until it is committed. With `expected`, only if
     /// the membership in effect is still the one at that position (`GroupStatus::membership_id`).
+    /// An earlier change that is not committed yet is waited for, as is a new leader's first entry; a
+    /// leader that has no quorum gives both up within an election timeout.
     ///
     /// # Errors
     /// `Change`: it was refused, with the rule. Others as for [`Raft::apply`].
@@ -231,12 +235,19 @@ impl Raft {
         change: MembershipChange,
         expected: Option<LogId>,
     ) -> Result<Changed, RequestError> {
-        let Answer::MembershipChanged { id, replica } =
-            self.ask(Request::ChangeMembership { change, expected }).await?
-        else {
-            return Err(unexpected());
-        };
-        Ok(Changed { id, replica })
+        loop {
+            let request = Request::ChangeMembership { change: change.clone(), expected };
+            let first = match self.ask(request).await {
+                Ok(Answer::MembershipChanged { id, replica }) => return Ok(Changed { id, replica }),
+                Ok(_) => return Err(unexpected()),
+                Err(RequestError::Change(ChangeError::InProgress { pending })) => pending.index,
+                Err(RequestError::Change(ChangeError::NotReady)) => self.status().last.index,
+                Err(error) => return Err(error),
+            };
+            let over = |status: &GroupStatus| status.commit >= first || status.role != RoleName::Leader;
+            // An error: the replica has stopped, and says so when asked again.
+            self.watch().wait_for(over).await.ok();
+        }
     }
 
     /// Adds a replica on `node` that receives the log but does not vote. Its id is in the result; open

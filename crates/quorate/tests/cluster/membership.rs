@@ -36,6 +36,24 @@ async fn a_learner_catches_up_and_is_promoted(wire: Wire) {
     cluster.shutdown().await;
 }
 
+/// One change at a time is Raft's rule; queueing for it is not the caller's work.
+#[tokio::test]
+async fn changes_asked_for_at_once_are_made_one_after_the_other() {
+    let cluster = Cluster::start(3, memory(), |_| {}).await;
+    let leader = cluster.leader().await;
+    let add = |node: u64| {
+        let raft = cluster.rafts[&leader].clone();
+        tokio::spawn(async move { raft.add_learner(NodeId(node), format!("host{node}:1"), "").await })
+    };
+    let adding: Vec<_> = (4..12).map(add).collect();
+    let mut replicas = std::collections::BTreeSet::new();
+    for added in adding {
+        replicas.insert(added.await.unwrap().unwrap().replica);
+    }
+    assert_eq!(replicas, (4..12).map(ReplicaId).collect());
+    cluster.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_learner_catches_up_and_is_promoted_in_memory() {
     a_learner_catches_up_and_is_promoted(memory()).await;
