@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::event::RoleReason;
 use crate::message::{Message, MessageBody, VoteRequest};
-use crate::quorum::{Tally, tally};
+use crate::quorum::Tally;
 use crate::raw_node::Rejected;
 use crate::role::Transition;
 use crate::shared::Shared;
@@ -84,7 +84,7 @@ impl Candidate {
     }
 
     pub(crate) fn decide(&self, shared: &Shared) -> Transition {
-        match tally(shared.membership().voters(), &self.answers) {
+        match shared.membership().tally(&self.answers) {
             Tally::Won if self.pre => Transition::Elect { transfer: false },
             Tally::Won => Transition::Lead,
             Tally::Lost => Transition::Follow { leader: None, reason: RoleReason::Lost },

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!   entry       kind:u8 term:u64 index:u64 payload…            (payload runs to the end of the frame)
-//!   membership  epoch:u64 next_replica:u64 count:u16 member*
+//!   membership  epoch:u64 next_replica:u64 count:u16 member*   (bits 15 and 14 of count: joint)
 //!   member      id:u64 node:u64 role:u8 (length:u16 bytes…)    twice: peer address, client address
+//!                               (bits 7 and 6 of role, in a joint membership: outgoing, leaving)
 //!   snapshot    last:position membership_id:position membership…
 //!   message     kind:u8 from:u64 to:u64 term:u64 epoch:u64 body…
 //!   position    term:u64 index:u64
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::entry::{Entry, EntryPayload};
+use crate::joint::Joint;
 use crate::membership::{ADDRESS_BYTES_MAX, MEMBERS_MAX, Member, MemberRole, Membership};
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta, VoteRequest};
 use crate::types::{LogId, LogIndex, NodeId, ReplicaId, Term};
@@ -51,6 +53,14 @@ const ENTRY_HEAD_BYTES: usize = 17;
 
 const ROLE_VOTER: u8 = 1;
 const ROLE_LEARNER: u8 = 2;
+/// The member votes on the old side of a joint state.
+const OUTGOING: u8 = 0x80;
+/// The member is one until the joint state is left.
+const LEAVING: u8 = 0x40;
+
+/// In the count of members: a joint state that is left automatically, or by somebody.
+const JOINT_AUTOMATIC: u16 = 0x8000;
+const JOINT_EXPLICIT: u16 = 0x4000;
 
 const PRE_VOTE: u8 = 1;
 const PRE_VOTE_REPLY: u8 = 2;
@@ -111,14 +121,16 @@ pub fn encode_membership(membership: &Membership, out: &mut Vec<u8>) {
     put_u64(membership.next_replica, out);
     let count =
         u16::try_from(membership.members.len()).expect("a membership has at most MEMBERS_MAX members");
-    out.extend_from_slice(&count.to_le_bytes());
+    let joint = match membership.joint() {
+        None => 0,
+        Some(joint) if joint.automatic => JOINT_AUTOMATIC,
+        Some(_) => JOINT_EXPLICIT,
+    };
+    out.extend_from_slice(&(count | joint).to_le_bytes());
     for (id, member) in &membership.members {
         put_u64(id.0, out);
         put_u64(member.node.0, out);
-        out.push(match member.role {
-            MemberRole::Voter => ROLE_VOTER,
-            MemberRole::Learner => ROLE_LEARNER,
-        });
+        out.push(role_byte(membership, *id, member));
         for address in [&member.peer_address, &member.client_address] {
             let length =
                 u16::try_from(address.len()).expect("an address has at most ADDRESS_BYTES_MAX bytes");
@@ -126,6 +138,16 @@ pub fn encode_membership(membership: &Membership, out: &mut Vec<u8>) {
             out.extend_from_slice(address.as_bytes());
         }
     }
+}
+
+fn role_byte(membership: &Membership, id: ReplicaId, member: &Member) -> u8 {
+    let role = match member.role {
+        MemberRole::Voter => ROLE_VOTER,
+        MemberRole::Learner => ROLE_LEARNER,
+    };
+    let outgoing = membership.joint().is_some_and(|joint| joint.outgoing.contains(&id));
+    let leaving = membership.is_leaving(id);
+    role | if outgoing { OUTGOING } else { 0 } | if leaving { LEAVING } else { 0 }
 }
 
 fn encoded_membership_len(membership: &Membership) -> usize {
@@ -346,7 +368,14 @@ impl Reader<'_> {
     fn membership(&mut self) -> Result<Membership, DecodeError> {
         let epoch = self.u64("an epoch")?;
         let next_replica = self.u64("the next replica id")?;
-        let count = usize::from(self.u16("a number of members")?);
+        let count = self.u16("a number of members")?;
+        let mut joint = match count & (JOINT_AUTOMATIC | JOINT_EXPLICIT) {
+            0 => None,
+            JOINT_AUTOMATIC => Some(Joint { automatic: true, ..Joint::default() }),
+            JOINT_EXPLICIT => Some(Joint::default()),
+            _ => return self.error("one way to leave the joint state"),
+        };
+        let count = usize::from(count & !(JOINT_AUTOMATIC | JOINT_EXPLICIT));
         if count > MEMBERS_MAX {
             return self.error("at most 64 members");
         }
@@ -356,18 +385,27 @@ impl Reader<'_> {
             if members.last_key_value().is_some_and(|(before, _)| *before >= id) {
                 return self.error("members in ascending order");
             }
-            members.insert(id, self.member()?);
+            members.insert(id, self.member(id, &mut joint)?);
         }
-        Ok(Membership { members, next_replica, epoch })
+        Ok(Membership { members, next_replica, epoch, joint })
     }
 
-    fn member(&mut self) -> Result<Member, DecodeError> {
+    fn member(&mut self, id: ReplicaId, joint: &mut Option<Joint>) -> Result<Member, DecodeError> {
         let node = NodeId(self.u64("a node id")?);
-        let role = match self.u8("a role")? {
+        let byte = self.u8("a role")?;
+        let role = match byte & !(OUTGOING | LEAVING) {
             ROLE_VOTER => MemberRole::Voter,
             ROLE_LEARNER => MemberRole::Learner,
             _ => return self.error("a role"),
         };
+        match joint {
+            Some(joint) => {
+                joint.outgoing.extend((byte & OUTGOING != 0).then_some(id));
+                joint.leaving.extend((byte & LEAVING != 0).then_some(id));
+            }
+            None if byte & (OUTGOING | LEAVING) != 0 => return self.error("a role outside of a joint state"),
+            None => {}
+        }
         Ok(Member { node, role, peer_address: self.address()?, client_address: self.address()? })
     }
 

@@ -93,6 +93,13 @@ pub enum ChangeError {
         /// The position of the membership in effect.
         membership_id: LogId,
     },
+    /// Old and new voters decide together until the joint state is left: leave it first.
+    Joint {
+        /// The position of the joint membership.
+        membership_id: LogId,
+    },
+    /// There is no joint state to leave.
+    NotJoint,
     /// The node hosts a member of the group already.
     AlreadyMember {
         /// That member.

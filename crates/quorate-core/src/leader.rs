@@ -12,26 +12,20 @@
 //! something, so that proposals made together travel together.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::entry::{Entry, EntryPayload};
 use crate::event::{RaftEvent, RoleReason};
 use crate::log::entry_bytes;
-use crate::membership::{MembershipChange, Refusal};
 use crate::message::{AppendReply, Message, MessageBody};
-use crate::progress::{Progress, Rejection, State};
-use crate::quorum::reached_by_majority;
-use crate::raw_node::{ChangeError, ProposeError, ReadError, Rejected, SnapshotOutcome, TransferError};
+use crate::progress::{Progress, Rejection};
+use crate::raw_node::{ProposeError, ReadError, Rejected, SnapshotOutcome, TransferError};
 use crate::read::{Asker, Rounds};
 use crate::ready::ReadTicket;
 use crate::role::Transition;
 use crate::shared::Shared;
 use crate::types::{LogId, LogIndex, MonoTime, ReplicaId};
-
-/// A learner that lacks more entries than this is not promoted yet.
-const LEARNER_LAG_MAX: u64 = 128;
 
 /// A leadership on its way to another replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,20 +72,7 @@ impl Leader {
         leader
     }
 
-    /// One progress per other member. Members that left are kept until they know.
-    fn sync_members(&mut self, shared: &Shared) {
-        let next = shared.log.last_index().next();
-        let (membership_id, membership) = shared.log.membership();
-        for (id, progress) in &mut self.progress {
-            let left = membership.get(*id).is_none();
-            progress.departing = left.then(|| progress.departing.unwrap_or(membership_id.index));
-        }
-        for (id, _) in membership.members().filter(|(id, _)| *id != shared.id()) {
-            self.progress.entry(id).or_insert_with(|| Progress::new(shared.now, next));
-        }
-    }
-
-    fn append(&mut self, shared: &mut Shared, payload: EntryPayload) -> LogId {
+    pub(crate) fn append(&mut self, shared: &mut Shared, payload: EntryPayload) -> LogId {
         let id = LogId { term: shared.term, index: shared.log.last_index().next() };
         let entry = Entry { id, payload };
         let bytes = entry_bytes(&entry);
@@ -136,22 +117,21 @@ impl Leader {
         others.into_iter().flatten().fold(self.heartbeat_deadline, MonoTime::min)
     }
 
-    /// What a majority of the voters has reached, this leader included if it votes.
-    fn majority<T: Ord + Copy + Default>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
+    /// What a quorum has reached, this leader included if it votes.
+    fn quorum<T: Ord + Copy + Default>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
         let value =
             |id| if id == shared.id() { own } else { self.progress.get(&id).map_or(T::default(), &of) };
-        let mut values: Vec<T> = shared.membership().voters().map(value).collect();
-        reached_by_majority(&mut values).unwrap_or_default()
+        shared.membership().reached_by_quorum(value).unwrap_or_default()
     }
 
     /// When a quorum was last heard.
     fn quorum_heard(&self, shared: &Shared) -> MonoTime {
-        self.majority(shared, shared.now, |progress| progress.heard)
+        self.quorum(shared, shared.now, |progress| progress.heard)
     }
 
     // ---- users ----------------------------------------------------------------------------------
 
-    fn refuse_while_transferring(&self) -> Result<(), ProposeError> {
+    pub(crate) fn refuse_while_transferring(&self) -> Result<(), ProposeError> {
         self.transfer.map_or(Ok(()), |transfer| Err(ProposeError::Transferring { to: transfer.to }))
     }
 
@@ -173,52 +153,6 @@ impl Leader {
         Ok(self.append(shared, command.map_or(EntryPayload::Noop, EntryPayload::Command)))
     }
 
-    pub(crate) fn propose_membership(
-        &mut self,
-        shared: &mut Shared,
-        change: MembershipChange,
-        expected: Option<LogId>,
-    ) -> Result<(LogId, ReplicaId), ChangeError> {
-        self.refuse_while_transferring().map_err(ChangeError::Propose)?;
-        let (membership_id, membership) = shared.log.membership();
-        let membership_id = *membership_id;
-        if expected.is_some_and(|expected| expected != membership_id) {
-            return Err(ChangeError::Changed { membership_id });
-        }
-        if membership_id.index > shared.log.commit() {
-            return Err(ChangeError::InProgress { pending: membership_id });
-        }
-        if !Self::own_term_committed(shared) {
-            return Err(ChangeError::NotReady);
-        }
-        let promotes = matches!(change, MembershipChange::Promote(_));
-        let (next, replica) = membership.after(change).map_err(refused)?;
-        if promotes {
-            self.refuse_behind(shared, replica)?;
-        }
-        let id = self.append(shared, EntryPayload::Membership(Arc::new(next)));
-        self.sync_members(shared);
-        Ok((id, replica))
-    }
-
-    /// A learner is promoted only while it streams and lacks little: a voter that cannot keep up
-    /// could stop the group.
-    fn refuse_behind(&self, shared: &Shared, learner: ReplicaId) -> Result<(), ChangeError> {
-        let (timeout, last) = (shared.config.election_timeout, shared.log.last_index());
-        let missing = |progress: &Progress| last.0.saturating_sub(progress.matched.0);
-        let keeps_up = self.progress.get(&learner).is_some_and(|progress| {
-            matches!(progress.state, State::Replicate { .. })
-                && progress.is_active(shared.now, timeout)
-                && missing(progress) <= LEARNER_LAG_MAX
-        });
-        if keeps_up {
-            return Ok(());
-        }
-        Err(ChangeError::LearnerBehind {
-            missing: self.progress.get(&learner).map_or(last.0, missing).max(1),
-        })
-    }
-
     pub(crate) fn transfer(
         &mut self,
         shared: &mut Shared,
@@ -231,7 +165,7 @@ impl Leader {
         if to == shared.id() {
             return Err(TransferError::AlreadyLeader);
         }
-        if !shared.is_voter(to) {
+        if !shared.membership().may_lead(to) {
             return Err(TransferError::NotVoter);
         }
         if !self.progress.get(&to).is_some_and(|p| p.is_active(shared.now, shared.config.election_timeout)) {
@@ -243,12 +177,14 @@ impl Leader {
         Ok(to)
     }
 
-    /// The reachable voter with the longest log; of equals the lowest id.
+    /// The reachable voter (one that stays) with the longest log; of equals the lowest id.
     fn best_voter(&self, shared: &Shared) -> Option<ReplicaId> {
         let timeout = shared.config.election_timeout;
         self.progress
             .iter()
-            .filter(|(id, progress)| shared.is_voter(**id) && progress.is_active(shared.now, timeout))
+            .filter(|(id, progress)| {
+                shared.membership().may_lead(**id) && progress.is_active(shared.now, timeout)
+            })
             .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
             .map(|(id, _)| *id)
     }
@@ -256,6 +192,7 @@ impl Leader {
     fn abort_transfer(&mut self, shared: &mut Shared) {
         if let Some(transfer) = self.transfer.take() {
             shared.event(RaftEvent::TransferAborted { to: transfer.to });
+            self.replicate = true;
         }
     }
 
@@ -294,7 +231,7 @@ impl Leader {
         if !self.rounds.is_in_flight() {
             return;
         }
-        let answered = self.majority(shared, self.rounds.newest(), |progress| progress.round_acked);
+        let answered = self.quorum(shared, self.rounds.newest(), |progress| progress.round_acked);
         for (asker, index) in self.rounds.confirm(answered) {
             shared.answer_read(asker, Some(index));
         }
@@ -394,7 +331,7 @@ impl Leader {
     /// The commit rule. Also ends the leadership of a leader that has committed that it may no
     /// longer lead.
     pub(crate) fn maybe_commit(&mut self, shared: &mut Shared) -> Transition {
-        let reached = self.majority(shared, shared.log.persisted(), |progress| progress.matched);
+        let reached = self.quorum(shared, shared.log.persisted(), |progress| progress.matched);
         if shared.log.term_at(reached) != Some(shared.term) || !shared.commit_to(reached) {
             return Transition::Stay;
         }
@@ -427,15 +364,5 @@ impl Leader {
             SnapshotOutcome::Sent => progress.on_snapshot_ended(None, until),
             SnapshotOutcome::Failed => progress.on_snapshot_ended(Some(until), until),
         }
-    }
-}
-
-const fn refused(refusal: Refusal) -> ChangeError {
-    match refusal {
-        Refusal::AlreadyMember(replica) => ChangeError::AlreadyMember { replica },
-        Refusal::NotMember => ChangeError::NotMember,
-        Refusal::NothingToDo => ChangeError::NothingToDo,
-        Refusal::LastVoter => ChangeError::LastVoter,
-        Refusal::Invalid(what) => ChangeError::Invalid { what },
     }
 }

@@ -82,6 +82,8 @@
 
 mod apply;
 mod candidate;
+mod change;
+mod changing;
 mod codec;
 mod config;
 mod entry;
@@ -91,6 +93,7 @@ mod feeding;
 mod fetches;
 mod follower;
 mod gate;
+mod joint;
 mod leader;
 mod log;
 mod membership;
@@ -108,6 +111,7 @@ mod status;
 mod types;
 mod writes;
 
+pub use change::{MembershipChange, MembershipTransition};
 pub use codec::{
     DecodeError, decode_entry, decode_membership, decode_message, decode_snapshot_meta, encode_entry,
     encode_membership, encode_message, encode_snapshot_meta, encoded_entry_len,
@@ -115,9 +119,8 @@ pub use codec::{
 pub use config::{Config, ConfigError};
 pub use entry::{Entry, EntryPayload};
 pub use event::{RaftEvent, RoleName, RoleReason, VoteRefusal};
-pub use membership::{
-    ADDRESS_BYTES_MAX, InvalidMembership, MEMBERS_MAX, Member, MemberRole, Membership, MembershipChange,
-};
+pub use joint::Joint;
+pub use membership::{ADDRESS_BYTES_MAX, InvalidMembership, MEMBERS_MAX, Member, MemberRole, Membership};
 pub use message::{Append, AppendReply, Message, MessageBody, SnapshotMeta, VoteRequest};
 pub use raw_node::{
     ChangeError, ProposeError, RawNode, ReadError, Rejected, RestoreError, Restored, SnapshotOutcome,

@@ -1,8 +1,14 @@
-//! Who is in a group and who votes. Pure values: all rules about changing them are here, all
-//! rules about *when* are in the leader.
+//! Who is in a group and who votes: pure values.
+//!
+//! * The newest membership in the log is in effect, committed or not (`log.rs`).
+//! * Ids come from a counter that only grows: no replica ever gets the id of another.
+//! * In the joint state (`joint.rs`) two sets of voters decide together.
+//!
+//! Not here: what may follow what (`change.rs`), and when (`changing.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::joint::Joint;
 use crate::types::{NodeId, ReplicaId};
 
 /// What a member may do.
@@ -48,36 +54,8 @@ pub struct Membership {
     pub(crate) next_replica: u64,
     /// The recovery epoch: raised by a forced recovery, checked in every message.
     pub(crate) epoch: u64,
-}
-
-/// One step from a membership to the next: at most one voter differs, so that old and new
-/// majorities always overlap (thesis §4.1).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum MembershipChange {
-    /// Adds a replica on `node` that receives the log but does not vote. It gets the next id.
-    AddLearner {
-        /// The process that will host it; must not host a replica of the group yet.
-        node: NodeId,
-        /// See [`Member::peer_address`].
-        peer_address: String,
-        /// See [`Member::client_address`].
-        client_address: String,
-    },
-    /// Makes a caught-up learner a voter.
-    Promote(ReplicaId),
-    /// Makes a voter a learner.
-    Demote(ReplicaId),
-    /// Removes a voter or a learner, also the leader itself.
-    Remove(ReplicaId),
-    /// Changes where a member is reached.
-    SetAddresses {
-        /// The member.
-        replica: ReplicaId,
-        /// See [`Member::peer_address`].
-        peer_address: String,
-        /// See [`Member::client_address`].
-        client_address: String,
-    },
+    /// The old voters, while old and new ones decide together.
+    pub(crate) joint: Option<Joint>,
 }
 
 impl Membership {
@@ -88,7 +66,7 @@ impl Membership {
     pub fn initial(members: Vec<Member>) -> Result<Self, InvalidMembership> {
         let next_replica = members.len() as u64 + 1;
         let members = (1..).map(ReplicaId).zip(members).collect();
-        let membership = Self { members, next_replica, epoch: 0 };
+        let membership = Self { members, next_replica, epoch: 0, joint: None };
         membership.validate()?;
         Ok(membership)
     }
@@ -99,7 +77,7 @@ impl Membership {
     /// The rule that is broken.
     pub fn validate(&self) -> Result<(), InvalidMembership> {
         let rules = [
-            (self.voters().next().is_some(), "a group needs a voter"),
+            (self.incoming_voters().next().is_some(), "a group needs a voter"),
             (self.members.len() <= MEMBERS_MAX, "a group has at most 64 members"),
             (self.members.keys().all(|id| 0 < id.0 && id.0 < self.next_replica), "ids come from the counter"),
             (self.next_replica <= u64::MAX / 2, "the counter of ids stays below half of the range"),
@@ -114,57 +92,15 @@ impl Membership {
                 }),
                 "an address has at most 1024 bytes",
             ),
+            (
+                self.joint.as_ref().is_none_or(|joint| joint.is_valid(&self.members)),
+                "who leaves in the joint state has voted, and who has voted is a member",
+            ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(InvalidMembership(rule)),
             None => Ok(()),
         }
-    }
-
-    /// The membership after `change`, and the member it concerns. Says nothing about when a change
-    /// is allowed: that is the leader's business.
-    pub(crate) fn after(&self, change: MembershipChange) -> Result<(Self, ReplicaId), Refusal> {
-        let mut next = self.clone();
-        let concerned = match change {
-            MembershipChange::AddLearner { node, peer_address, client_address } => {
-                if let Some((replica, _)) = self.on_node(node) {
-                    return Err(Refusal::AlreadyMember(replica));
-                }
-                let id = ReplicaId(self.next_replica);
-                let role = MemberRole::Learner;
-                next.members.insert(id, Member { node, role, peer_address, client_address });
-                next.next_replica += 1;
-                id
-            }
-            MembershipChange::Promote(id) => next.set_role(id, MemberRole::Voter)?,
-            MembershipChange::Demote(id) => next.set_role(id, MemberRole::Learner)?,
-            MembershipChange::Remove(id) => {
-                next.members.remove(&id).ok_or(Refusal::NotMember)?;
-                id
-            }
-            MembershipChange::SetAddresses { replica, peer_address, client_address } => {
-                let member = next.members.get_mut(&replica).ok_or(Refusal::NotMember)?;
-                if member.peer_address == peer_address && member.client_address == client_address {
-                    return Err(Refusal::NothingToDo);
-                }
-                (member.peer_address, member.client_address) = (peer_address, client_address);
-                replica
-            }
-        };
-        if next.voters().next().is_none() {
-            return Err(Refusal::LastVoter);
-        }
-        next.validate().map_err(|InvalidMembership(what)| Refusal::Invalid(what))?;
-        Ok((next, concerned))
-    }
-
-    fn set_role(&mut self, id: ReplicaId, role: MemberRole) -> Result<ReplicaId, Refusal> {
-        let member = self.members.get_mut(&id).ok_or(Refusal::NotMember)?;
-        if member.role == role {
-            return Err(Refusal::NothingToDo);
-        }
-        member.role = role;
-        Ok(id)
     }
 
     /// The id the next new replica gets.
@@ -181,14 +117,37 @@ impl Membership {
     pub fn get(&self, id: ReplicaId) -> Option<&Member> {
         self.members.get(&id)
     }
-    /// The ids of the voters, ascending.
+    /// The ids of all who vote, ascending; in the joint state those of both sides, each once.
     pub fn voters(&self) -> impl Iterator<Item = ReplicaId> + '_ {
-        self.members.iter().filter(|(_, m)| m.role == MemberRole::Voter).map(|(id, _)| *id)
+        self.members.keys().copied().filter(|id| self.is_voter(*id))
     }
-    /// Whether `id` votes.
+    /// The voters that stay: outside of the joint state all of them, in it the new ones.
+    pub fn incoming_voters(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        self.members
+            .iter()
+            .filter(|(id, member)| member.role == MemberRole::Voter && !self.is_leaving(**id))
+            .map(|(id, _)| *id)
+    }
+    /// Whether `id` votes, on either side of the joint state.
     #[must_use]
     pub fn is_voter(&self, id: ReplicaId) -> bool {
-        self.get(id).is_some_and(|m| m.role == MemberRole::Voter)
+        self.get(id).is_some_and(|member| member.role == MemberRole::Voter)
+            || self.joint.as_ref().is_some_and(|joint| joint.outgoing.contains(&id))
+    }
+    /// Whether `id` is a member only until the joint state is left.
+    #[must_use]
+    pub fn is_leaving(&self, id: ReplicaId) -> bool {
+        self.joint.as_ref().is_some_and(|joint| joint.leaving.contains(&id))
+    }
+    /// Whether leadership may be handed to `id`: a voter that stays one.
+    #[must_use]
+    pub fn may_lead(&self, id: ReplicaId) -> bool {
+        self.get(id).is_some_and(|member| member.role == MemberRole::Voter) && !self.is_leaving(id)
+    }
+    /// The old side, while old and new voters decide together.
+    #[must_use]
+    pub const fn joint(&self) -> Option<&Joint> {
+        self.joint.as_ref()
     }
     /// The member that `node` hosts.
     #[must_use]
@@ -205,16 +164,6 @@ impl Membership {
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
-}
-
-/// Why there is no membership after a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    AlreadyMember(ReplicaId),
-    NotMember,
-    NothingToDo,
-    LastVoter,
-    Invalid(&'static str),
 }
 
 /// What is wrong with a membership.
@@ -245,19 +194,5 @@ mod tests {
         assert!(refused((1..=65).map(|node| member(node, MemberRole::Voter)).collect()).contains("64"));
         let long = Member { peer_address: "x".repeat(1025), ..member(1, MemberRole::Voter) };
         assert!(refused(vec![long]).contains("1024"));
-    }
-
-    #[test]
-    fn ids_are_never_used_twice() {
-        let group = Membership::initial(vec![member(1, MemberRole::Voter)]).unwrap();
-        let add = |node| MembershipChange::AddLearner {
-            node: NodeId(node),
-            peer_address: String::new(),
-            client_address: String::new(),
-        };
-        let (group, first) = group.after(add(2)).unwrap();
-        let (group, _) = group.after(MembershipChange::Remove(first)).unwrap();
-        let (_, second) = group.after(add(2)).unwrap();
-        assert_eq!((first, second), (ReplicaId(2), ReplicaId(3)));
     }
 }

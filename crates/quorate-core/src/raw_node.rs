@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::candidate::Candidate;
+use crate::change::{MembershipChange, MembershipTransition};
 use crate::config::Config;
 use crate::entry::Entry;
 pub use crate::error::{
@@ -17,7 +18,7 @@ use crate::event::{RaftEvent, RoleName, RoleReason, VoteRefusal};
 use crate::follower::Follower;
 use crate::gate;
 use crate::leader::Leader;
-use crate::membership::{Membership, MembershipChange};
+use crate::membership::Membership;
 use crate::message::{Append, Message, MessageBody, SnapshotMeta, VoteRequest};
 use crate::ready::{PersistToken, ReadTicket, Ready};
 use crate::role::{Role, Transition};
@@ -287,9 +288,9 @@ impl RawNode {
         self.propose_payload(now, None)
     }
 
-    /// Appends a membership one step away from the current one. With `expected`, only if the
+    /// Appends a membership one change away from the current one. With `expected`, only if the
     /// membership in effect is still the one at that position. On success: the position, and the
-    /// replica concerned (the new id for `AddLearner`).
+    /// replica concerned (the new id for `AddLearner` and `AddVoter`).
     ///
     /// # Errors
     /// A typed refusal, never a silent no-op.
@@ -299,9 +300,40 @@ impl RawNode {
         change: MembershipChange,
         expected: Option<LogId>,
     ) -> Result<(LogId, ReplicaId), ChangeError> {
+        let (id, concerned) =
+            self.propose_changes(now, vec![change], MembershipTransition::Automatic, expected)?;
+        Ok((id, concerned.first().copied().unwrap_or_default()))
+    }
+
+    /// As [`propose_membership`](Self::propose_membership), with any number of changes in one step,
+    /// in their order: through a joint state where more than one voter differs or `transition` asks
+    /// for it. On success also the replicas concerned, one for each change.
+    ///
+    /// # Errors
+    /// A typed refusal, never a silent no-op; one change that is refused refuses all.
+    pub fn propose_changes(
+        &mut self,
+        now: MonoTime,
+        changes: Vec<MembershipChange>,
+        transition: MembershipTransition,
+        expected: Option<LogId>,
+    ) -> Result<(LogId, Vec<ReplicaId>), ChangeError> {
         self.tick(now);
         match &mut self.role {
-            Role::Leader(leader) => leader.propose_membership(&mut self.shared, change, expected),
+            Role::Leader(leader) => leader.propose_changes(&mut self.shared, changes, transition, expected),
+            Role::Follower(_) | Role::Candidate(_) => Err(ChangeError::Propose(self.not_leader())),
+        }
+    }
+
+    /// Appends the membership that ends the joint state, once that is committed: from then on the new
+    /// voters decide alone.
+    ///
+    /// # Errors
+    /// A typed refusal, never a silent no-op.
+    pub fn leave_joint(&mut self, now: MonoTime, expected: Option<LogId>) -> Result<LogId, ChangeError> {
+        self.tick(now);
+        match &mut self.role {
+            Role::Leader(leader) => leader.leave_joint(&mut self.shared, expected),
             Role::Follower(_) | Role::Candidate(_) => Err(ChangeError::Propose(self.not_leader())),
         }
     }

@@ -5,7 +5,8 @@
 //! auto deliver=off persist=off apply=off fetch=off    the script does these itself
 //! slow-disk 3                                         the script makes its writes durable: persist 3
 //! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · transfer 1 2 · forget 1 · tick 500 · sleep 500
-//! add-learner 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
+//! add-learner 1 4 · add-voter 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
+//! change 1 remove=1 add-voter=4 promote=5 [joint=automatic|implicit|explicit] [expected=2] · leave-joint 1
 //! deliver [from=1] [to=2] · drop [from=1] [to=2] · duplicate from=1 to=2 · persist 1 · apply 1 · fetch 1
 //! partition 1-2 3 · cut 1-2 (both ways) · mute 1-2 (what 1 says to 2 is lost) · heal · unreachable 1 3
 //! snapshot 1 2 (1 sends 2 a snapshot of what it has applied, asked for or not)
@@ -16,7 +17,10 @@ use std::error::Error;
 
 use bytes::Bytes;
 use goldenscript::{Argument, ArgumentConsumer, Block, Command, Context, Runner};
-use quorate_core::{Config, LogIndex, Membership, MembershipChange, Message, NodeId, ReadTicket, ReplicaId};
+use quorate_core::{
+    Config, LogId, LogIndex, Membership, MembershipChange, MembershipTransition, Message, NodeId, ReadTicket,
+    ReplicaId,
+};
 
 use crate::cluster::{Auto, Cluster};
 use crate::disk::Disk;
@@ -55,6 +59,30 @@ fn number(args: &mut ArgumentConsumer<'_>, key: &str, otherwise: u64) -> Result<
 
 fn on(args: &mut ArgumentConsumer<'_>, key: &str, otherwise: bool) -> bool {
     args.take_key(key).map_or(otherwise, |value| value == "on")
+}
+
+fn change(name: &str, about: ReplicaId) -> Result<MembershipChange, Box<dyn Error>> {
+    let (node, peer_address, client_address) = (NodeId(about.0), format!("n{about}:1"), String::new());
+    Ok(match name {
+        "add-learner" => MembershipChange::AddLearner { node, peer_address, client_address },
+        "add-voter" => MembershipChange::AddVoter { node, peer_address, client_address },
+        "promote" => MembershipChange::Promote(about),
+        "demote" => MembershipChange::Demote(about),
+        "remove" => MembershipChange::Remove(about),
+        _ => return Err(format!("no such change: {name}").into()),
+    })
+}
+
+/// What kind of replica a change adds, if it adds one.
+const fn added(change: &MembershipChange) -> Option<&'static str> {
+    match change {
+        MembershipChange::AddLearner { .. } => Some("learner"),
+        MembershipChange::AddVoter { .. } => Some("voter"),
+        MembershipChange::Promote(_)
+        | MembershipChange::Demote(_)
+        | MembershipChange::Remove(_)
+        | MembershipChange::SetAddresses { .. } => None,
+    }
 }
 
 impl Script {
@@ -97,7 +125,11 @@ impl Script {
                 Ok(())
             }
             "status" | "log" | "progress" | "wire" | "leader" => self.show(name, args),
-            "add-learner" | "promote" | "demote" | "remove" | "move" => self.change(name, args),
+            "add-learner" | "add-voter" | "promote" | "demote" | "remove" | "move" => {
+                self.change_one(name, args)
+            }
+            "change" => self.change_several(args),
+            "leave-joint" => self.leave_joint(args),
             _ => self.ask(name, args),
         }
     }
@@ -177,39 +209,82 @@ impl Script {
         Ok(())
     }
 
-    fn change(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
-        let id = replica(args)?;
-        let about = replica(args)?;
-        let now = self.cluster.now();
-        let expected = args.take_key("expected").map(str::parse).transpose()?;
-        let node = self.cluster.nodes.get_mut(&id).ok_or("it is down")?;
-        let expected = expected.and_then(|index| {
-            Some(quorate_core::LogId { term: node.core.term_at(LogIndex(index))?, index: LogIndex(index) })
-        });
+    fn change_one(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let (id, about) = (replica(args)?, replica(args)?);
+        let expected = self.expected(id, args)?;
         let change = match name {
-            "add-learner" => MembershipChange::AddLearner {
-                node: NodeId(about.0),
-                peer_address: format!("n{about}:1"),
-                client_address: String::new(),
-            },
-            "promote" => MembershipChange::Promote(about),
-            "demote" => MembershipChange::Demote(about),
-            "remove" => MembershipChange::Remove(about),
-            _ => MembershipChange::SetAddresses {
+            "move" => MembershipChange::SetAddresses {
                 replica: about,
                 peer_address: args.next_pos().ok_or("which address?")?.to_owned(),
                 client_address: String::new(),
             },
+            _ => change(name, about)?,
         };
-        let added = name == "add-learner";
-        match node.core.propose_membership(now, change, expected) {
-            Ok((_, replica)) if added => {
-                let config = Config { id: replica, seed: replica.0, ..node.config.clone() };
-                self.cluster.start(config, Disk::new(Membership::default()), LogIndex(0));
-                self.cluster.nodes.get_mut(&replica).ok_or("it was started")?.core.ready();
-                self.cluster.say(format!("{id} names the learner {replica}"));
+        self.propose_changes(id, vec![change], MembershipTransition::Automatic, expected)
+    }
+
+    fn change_several(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = replica(args)?;
+        let expected = self.expected(id, args)?;
+        let transition = match args.take_key("joint") {
+            None | Some("automatic") => MembershipTransition::Automatic,
+            Some("implicit") => MembershipTransition::JointImplicit,
+            Some("explicit") => MembershipTransition::JointExplicit,
+            Some(_) => return Err("joint is automatic, implicit or explicit".into()),
+        };
+        let mut changes = Vec::new();
+        for argument in args.by_ref() {
+            let Argument::KeyValue(name, about) = argument else { return Err("what=replica".into()) };
+            changes.push(change(name, ReplicaId(about.parse()?))?);
+        }
+        self.propose_changes(id, changes, transition, expected)
+    }
+
+    fn leave_joint(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = replica(args)?;
+        let now = self.cluster.now();
+        let node = self.cluster.nodes.get_mut(&id).ok_or("it is down")?;
+        if let Err(refused) = node.core.leave_joint(now, None) {
+            self.cluster.say(format!("{id} refuses: {refused:?}"));
+        }
+        Ok(())
+    }
+
+    /// The position of the membership the script expects, as replica `id` knows it.
+    fn expected(
+        &self,
+        id: ReplicaId,
+        args: &mut ArgumentConsumer<'_>,
+    ) -> Result<Option<LogId>, Box<dyn Error>> {
+        let Some(index) = args.take_key("expected").map(str::parse).transpose()?.map(LogIndex) else {
+            return Ok(None);
+        };
+        let node = self.cluster.nodes.get(&id).ok_or("it is down")?;
+        Ok(node.core.term_at(index).map(|term| LogId { term, index }))
+    }
+
+    /// Proposes, and starts the replicas that are new.
+    fn propose_changes(
+        &mut self,
+        id: ReplicaId,
+        changes: Vec<MembershipChange>,
+        transition: MembershipTransition,
+        expected: Option<LogId>,
+    ) -> Outcome {
+        let now = self.cluster.now();
+        let node = self.cluster.nodes.get_mut(&id).ok_or("it is down")?;
+        let added: Vec<Option<&str>> = changes.iter().map(added).collect();
+        let config = node.config.clone();
+        match node.core.propose_changes(now, changes, transition, expected) {
+            Ok((_, concerned)) => {
+                for (kind, replica) in added.into_iter().zip(concerned) {
+                    let Some(kind) = kind else { continue };
+                    let config = Config { id: replica, seed: replica.0, ..config.clone() };
+                    self.cluster.start(config, Disk::new(Membership::default()), LogIndex(0));
+                    self.cluster.nodes.get_mut(&replica).ok_or("it was started")?.core.ready();
+                    self.cluster.say(format!("{id} names the {kind} {replica}"));
+                }
             }
-            Ok(_) => {}
             Err(refused) => self.cluster.say(format!("{id} refuses: {refused:?}")),
         }
         Ok(())

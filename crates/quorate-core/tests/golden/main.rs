@@ -43,15 +43,19 @@ scripts! {
     a_full_window_waits_for_answers
     a_group_shrinks_to_one
     a_high_term_with_a_short_log_does_not_block
+    a_joint_state_is_left_only_when_it_is_committed
+    a_joint_state_lasts_until_somebody_leaves_it
     a_lagging_follower_is_probed_once
     a_large_backlog_travels_in_pieces
     a_leader_demotes_itself_and_hands_over
+    a_leader_is_replaced_in_one_step
     a_leader_removes_itself_and_hands_over
     a_leader_without_a_quorum_steps_down
     a_learner_joins_catches_up_and_is_promoted
     a_learner_never_campaigns
     a_learner_that_is_behind_is_not_promoted
     a_lost_append_is_sent_again
+    a_new_leader_leaves_the_joint_state_it_inherits
     a_new_leader_reads_only_after_its_own_commit
     a_partial_partition_of_five_finds_the_connected_one
     a_partial_partition_of_three_keeps_one_leader
@@ -69,31 +73,41 @@ scripts! {
     a_single_voter_reads_after_its_own_commit
     a_slow_follower_is_fed_from_the_disk
     a_slow_target_catches_up_first
+    a_snapshot_carries_the_joint_state
     a_snapshot_of_what_is_there_commits_and_keeps_the_rest
     a_snapshot_that_does_not_arrive_is_offered_again
     a_split_vote_is_resolved_by_the_next_timeout
     a_stale_leader_steps_down_when_it_is_answered
+    a_transfer_comes_before_the_end_of_a_joint_state
     a_transfer_that_fails_is_given_up
     a_vote_waits_for_the_disk
+    a_voter_is_demoted_and_a_learner_promoted_in_one_step
     an_acceptance_waits_for_the_disk
     an_isolated_follower_returns_and_disturbs_nobody
     an_old_answer_confirms_no_new_read
     an_old_terms_entry_is_not_committed_by_counting
     an_uncommitted_change_is_rolled_back
+    an_uncommitted_joint_state_is_rolled_back
     appends_leave_before_the_leaders_own_write
     apply_is_bounded
     changes_follow_the_rules
     half_of_an_even_group_is_no_quorum
     leadership_is_handed_over_at_once
     no_snapshot_is_offered_to_the_dead
+    one_of_each_side_is_enough_where_they_overlap
     proposals_are_bounded
     proposals_made_together_travel_together
     reads_fail_with_the_leadership
     reads_share_rounds
+    several_voters_are_added_in_one_step
+    the_end_of_a_joint_state_is_rolled_back
     the_last_voter_stays
+    the_new_majority_is_needed_in_the_joint_state
+    the_old_majority_is_needed_in_the_joint_state
     the_write_of_an_old_term_does_not_vouch_for_a_new_one
     too_many_reads_are_refused
     voters_stay_with_a_leader_they_hear
     what_was_not_persisted_is_gone_after_a_crash
+    whoever_votes_on_the_old_side_may_lead_in_the_joint_state
     without_pre_vote_the_term_rises_at_once
 }

@@ -2,7 +2,7 @@
 
 use quorate_core::{
     AppendReply, Entry, EntryPayload, MemberRole, Membership, Message, MessageBody, RaftEvent, ReadOutcome,
-    VoteRefusal,
+    ReplicaId, VoteRefusal,
 };
 
 pub(crate) fn entry(entry: &Entry) -> String {
@@ -18,13 +18,20 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
     entries.iter().map(entry).collect::<Vec<_>>().join(" ")
 }
 
-/// Voters, then learners in parentheses.
+/// Voters, and learners in parentheses; in the joint state the old voters after a `&` (`&!` where
+/// somebody must leave it).
 pub(crate) fn membership(membership: &Membership) -> String {
-    let names = membership.members().map(|(id, member)| match member.role {
+    let stays = |id: &ReplicaId| !membership.is_leaving(*id);
+    let names = membership.members().filter(|(id, _)| stays(id)).map(|(id, member)| match member.role {
         MemberRole::Voter => id.to_string(),
         MemberRole::Learner => format!("({id})"),
     });
-    format!("{{{}}}", names.collect::<Vec<_>>().join(" "))
+    let names = names.collect::<Vec<_>>().join(" ");
+    let joint = membership.joint().map_or(String::new(), |joint| {
+        let old: Vec<String> = joint.outgoing_voters().map(|id| id.to_string()).collect();
+        format!(" {} {}", if joint.leaves_automatically() { "&" } else { "&!" }, old.join(" "))
+    });
+    format!("{{{names}{joint}}}")
 }
 
 pub(crate) fn body(body: &MessageBody) -> String {

@@ -10,7 +10,7 @@ use quorate_core::{
     encode_membership, encode_message, encode_snapshot_meta, encoded_entry_len,
 };
 
-use crate::group::membership;
+use crate::group::{membership, membership_bytes};
 use crate::strategies::{any_entry, any_membership, any_message, any_meta};
 
 fn bytes_of(encode: impl FnOnce(&mut Vec<u8>)) -> Bytes {
@@ -54,6 +54,39 @@ fn the_bytes_are_these() {
         hex(&bytes_of(|out| encode_snapshot_meta(&meta, out))),
         format!("0500000000000000060000000000000001000000000000000200000000000000{one}")
     );
+}
+
+/// From 1 and 2 to 1 and 3, with 4 demoted: joint, automatic. Bit 7 of a role: outgoing, bit 6: leaving.
+#[test]
+fn the_bytes_of_a_joint_membership_are_these() {
+    let member =
+        |id: u8, role: &str| format!("0{id}000000000000000{id}00000000000000{role}04006e3{id}3a310000");
+    let [one, two, three, four] =
+        [(1, "81"), (2, "c1"), (3, "01"), (4, "82")].map(|(id, role)| member(id, role));
+    let bytes = membership_bytes(0x80, &[0x81, 0xc1, 0x01, 0x82]);
+    assert_eq!(hex(&bytes), format!("000000000000000005000000000000000480{one}{two}{three}{four}"));
+
+    let membership = decode_membership(&bytes).unwrap();
+    let joint = membership.joint().unwrap();
+    let ids = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect::<Vec<_>>();
+    assert_eq!(membership.incoming_voters().collect::<Vec<_>>(), ids(&[1, 3]));
+    assert_eq!(joint.outgoing_voters().collect::<Vec<_>>(), ids(&[1, 2, 4]));
+    assert_eq!(joint.leaving().collect::<Vec<_>>(), ids(&[2]));
+    assert!(joint.leaves_automatically());
+    assert_eq!(membership.voters().collect::<Vec<_>>(), ids(&[1, 2, 3, 4]));
+    assert_eq!(membership.validate(), Ok(()));
+    assert_eq!(bytes_of(|out| encode_membership(&membership, out)), bytes);
+    let explicit = decode_membership(&membership_bytes(0x40, &[0x81, 0x01])).unwrap();
+    assert!(!explicit.joint().unwrap().leaves_automatically());
+}
+
+#[test]
+fn bytes_of_no_joint_state_are_refused() {
+    let refused =
+        |joint, roles: &[u8]| decode_membership(&membership_bytes(joint, roles)).unwrap_err().expected;
+    assert_eq!(refused(0xc0, &[0x81, 0x01]), "one way to leave the joint state");
+    assert_eq!(refused(0, &[0x81, 0x01]), "a role outside of a joint state");
+    assert_eq!(refused(0x80, &[0x80, 0x01]), "a role");
 }
 
 #[test]

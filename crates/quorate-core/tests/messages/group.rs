@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::{
     Config, Entry, LogId, Member, MemberRole, Membership, Message, MonoTime, NodeId, RawNode, ReplicaId,
-    Restored,
+    Restored, encode_membership,
 };
 
 pub(crate) fn membership(voters: u64) -> Membership {
@@ -17,6 +17,19 @@ pub(crate) fn membership(voters: u64) -> Membership {
         client_address: String::new(),
     };
     Membership::initial((1..=voters).map(member).collect()).unwrap()
+}
+
+/// The bytes of a membership with one member for each of `roles`, and with `joint` in the count of members.
+pub(crate) fn membership_bytes(joint: u8, roles: &[u8]) -> Bytes {
+    const HEAD_BYTES: usize = 18;
+    const MEMBER_BYTES: usize = 25;
+    let mut bytes = Vec::new();
+    encode_membership(&membership(roles.len() as u64), &mut bytes);
+    bytes[HEAD_BYTES - 1] |= joint;
+    for (position, role) in roles.iter().enumerate() {
+        bytes[HEAD_BYTES + position * MEMBER_BYTES + 16] = *role;
+    }
+    Bytes::from(bytes)
 }
 
 pub(crate) fn fresh(id: u64, membership: Membership) -> RawNode {

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_core::{
     Append, AppendReply, Entry, EntryPayload, LogId, LogIndex, Membership, Message, MessageBody, MonoTime,
-    RawNode, Rejected, ReplicaId, SnapshotMeta, Term, VoteRequest,
+    RawNode, Rejected, ReplicaId, SnapshotMeta, Term, VoteRequest, decode_membership,
 };
 
-use crate::group::{drain, fresh, group, membership};
+use crate::group::{drain, fresh, group, membership, membership_bytes};
 use crate::strategies::any_message;
 
 const NOW: MonoTime = MonoTime::from_millis(20);
@@ -95,15 +95,24 @@ fn a_snapshot_with_members_that_cannot_be_is_refused() {
 
 #[test]
 fn an_entry_with_members_that_cannot_be_is_refused() {
-    let entries = vec![Entry {
-        id: LogId::new(1, 4),
-        payload: EntryPayload::Membership(Arc::new(Membership::default())),
-    }];
-    let append = Append { prev: LogId::new(1, 3), entries, commit: LogIndex(0), read_round: 0 };
-    assert_eq!(
-        refusal(&follower(), message(1, 2, 1, MessageBody::Append(append))),
-        Rejected::InvalidMembership
-    );
+    let joint = |joint, roles: &[u8]| decode_membership(&membership_bytes(joint, roles)).unwrap();
+    let cannot_be = [
+        Membership::default(),
+        // Nobody on the old side, nobody on the new one, one that leaves and has not voted or is no voter.
+        joint(0x80, &[0x01, 0x01, 0x01]),
+        joint(0x80, &[0xc1, 0xc1, 0x82]),
+        joint(0x40, &[0x81, 0x41, 0x01]),
+        joint(0x40, &[0x81, 0xc2, 0x01]),
+    ];
+    for membership in cannot_be {
+        let payload = EntryPayload::Membership(Arc::new(membership));
+        let entries = vec![Entry { id: LogId::new(1, 4), payload }];
+        let append = Append { prev: LogId::new(1, 3), entries, commit: LogIndex(0), read_round: 0 };
+        assert_eq!(
+            refusal(&follower(), message(1, 2, 1, MessageBody::Append(append))),
+            Rejected::InvalidMembership
+        );
+    }
 }
 
 #[test]

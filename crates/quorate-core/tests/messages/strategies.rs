@@ -6,10 +6,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_core::{
     Append, AppendReply, Entry, EntryPayload, LogId, LogIndex, Membership, Message, MessageBody, ReplicaId,
-    SnapshotMeta, Term, VoteRequest,
+    SnapshotMeta, Term, VoteRequest, decode_membership,
 };
 
-use crate::group::membership;
+use crate::group::{membership, membership_bytes};
 
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![20 => 0_u64..7, 1 => Just(u64::MAX), 1 => Just(u64::MAX / 2), 1 => any::<u64>()]
@@ -20,8 +20,12 @@ fn position() -> impl Strategy<Value = LogId> {
 }
 
 pub(crate) fn any_membership() -> impl Strategy<Value = Arc<Membership>> {
-    (0_u64..5)
-        .prop_map(|voters| Arc::new(if voters == 0 { Membership::default() } else { membership(voters) }))
+    let plain = (0_u64..5)
+        .prop_map(|voters| Arc::new(if voters == 0 { Membership::default() } else { membership(voters) }));
+    let role = prop::sample::select(vec![0x01_u8, 0x02, 0x81, 0x82, 0xc1, 0xc2, 0x41]);
+    let joint = (prop::sample::select(vec![0x80_u8, 0x40]), prop::collection::vec(role, 1..5))
+        .prop_map(|(joint, roles)| Arc::new(decode_membership(&membership_bytes(joint, &roles)).unwrap()));
+    prop_oneof![2 => plain, 1 => joint]
 }
 
 fn payload() -> impl Strategy<Value = EntryPayload> {
