@@ -34,8 +34,20 @@ pub enum MembershipChange {
         /// See [`Member::client_address`].
         client_address: String,
     },
+    /// Adds a replica on `node` as a learner, with the next id; the leader makes it a voter, in a
+    /// change of its own, once it has caught up.
+    Join {
+        /// The process that will host it; must not host a replica of the group yet.
+        node: NodeId,
+        /// See [`Member::peer_address`].
+        peer_address: String,
+        /// See [`Member::client_address`].
+        client_address: String,
+    },
     /// Makes a caught-up learner a voter.
     Promote(ReplicaId),
+    /// Lets the leader make a learner a voter once it has caught up.
+    PromoteOnceCaughtUp(ReplicaId),
     /// Makes a voter a learner.
     Demote(ReplicaId),
     /// Removes a voter or a learner, also the leader itself.
@@ -115,10 +127,24 @@ impl Membership {
             MembershipChange::AddVoter { node, peer_address, client_address } => {
                 self.add(before, Member { node, role: MemberRole::Voter, peer_address, client_address })
             }
+            MembershipChange::Join { node, peer_address, client_address } => {
+                let member = Member { node, role: MemberRole::Learner, peer_address, client_address };
+                let id = self.add(before, member)?;
+                self.joining.insert(id);
+                Ok(id)
+            }
             MembershipChange::Promote(id) => self.set_role(id, MemberRole::Voter),
+            MembershipChange::PromoteOnceCaughtUp(id) => {
+                let member = self.get(id).ok_or(Refusal::NotMember)?;
+                if member.role != MemberRole::Learner || !self.joining.insert(id) {
+                    return Err(Refusal::NothingToDo);
+                }
+                Ok(id)
+            }
             MembershipChange::Demote(id) => self.set_role(id, MemberRole::Learner),
             MembershipChange::Remove(id) => {
                 self.members.remove(&id).ok_or(Refusal::NotMember)?;
+                self.joining.remove(&id);
                 Ok(id)
             }
             MembershipChange::SetAddresses { replica, peer_address, client_address } => {
@@ -148,6 +174,7 @@ impl Membership {
             return Err(Refusal::NothingToDo);
         }
         member.role = role;
+        self.joining.remove(&id);
         Ok(id)
     }
 }
@@ -169,12 +196,15 @@ mod tests {
         Membership::initial((1..=voters + learners).map(|node| member(node, role(node))).collect()).unwrap()
     }
 
-    /// `+4` add voter, `+(4)` add learner, `^4` promote, `v4` demote, `-4` remove, `@4` move.
+    /// `+4` add voter, `+(4)` add learner, `+(4?)` join, `^4` promote, `?4` promote once caught up, `v4` demote,
+    /// `-4` remove, `@4` move.
     fn parse(word: &str) -> MembershipChange {
         let number = word.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
         let (node, id) = (NodeId(number), ReplicaId(number));
         let (peer_address, client_address) = (String::new(), String::new());
         match word.chars().next().unwrap() {
+            '+' if word.contains('?') => MembershipChange::Join { node, peer_address, client_address },
+            '?' => MembershipChange::PromoteOnceCaughtUp(id),
             '+' if word.contains('(') => MembershipChange::AddLearner { node, peer_address, client_address },
             '+' => MembershipChange::AddVoter { node, peer_address, client_address },
             '^' => MembershipChange::Promote(id),
@@ -184,12 +214,13 @@ mod tests {
         }
     }
 
-    /// `1 2 (3) & 1 3`: voters that stay, learners, and after `&` (`&!` explicit) the old voters.
+    /// `1 2 (3) (4?) & 1 3`: voters that stay, learners (`?`: joining), and after `&` (`&!` explicit) the old voters.
     fn show(membership: &Membership) -> String {
         let staying = membership.members().filter(|(id, _)| !membership.is_leaving(*id));
         let mut words: Vec<String> = staying
             .map(|(id, member)| match member.role {
                 MemberRole::Voter => id.to_string(),
+                MemberRole::Learner if membership.is_joining(id) => format!("({id}?)"),
                 MemberRole::Learner => format!("({id})"),
             })
             .collect();
@@ -228,6 +259,11 @@ mod tests {
             (3, 1, "^4 @1 +(5)", Automatic, "1 2 3 4 (5)"),
             (1, 0, "+2 v2", Automatic, "1 (2)"),
             (3, 0, "v3 ^3 +4", Automatic, "1 2 3 4"),
+            (1, 1, "?2", Automatic, "1 (2?)"),
+            (1, 1, "?2 ^2", Automatic, "1 2"),
+            (1, 2, "?2 ?3 -2", Automatic, "1 (3?)"),
+            (1, 0, "+(2?)", Automatic, "1 (2?)"),
+            (1, 0, "+(2?) ^2 v2", Automatic, "1 (2)"),
             (2, 0, "v2 -2", Automatic, "1"),
             // More than one: joint, and left by itself.
             (1, 0, "+2 +3", Automatic, "1 2 3 & 1 => 1 2 3"),
@@ -253,6 +289,11 @@ mod tests {
             (3, 0, "v3 ^3", JointImplicit, "NothingToDo"),
             (1, 0, "^1", Automatic, "NothingToDo"),
             (1, 1, "v2", Automatic, "NothingToDo"),
+            (1, 0, "?1", Automatic, "NothingToDo"),
+            (1, 1, "?2 ?2", Automatic, "NothingToDo"),
+            (1, 0, "?2", Automatic, "NotMember"),
+            // Who is being demoted still votes on the old side: it cannot come back in the same step.
+            (3, 0, "v2 ?2", JointImplicit, "Invalid(\"only a learner becomes a voter\")"),
             (1, 0, "-1", Automatic, "LastVoter"),
             (1, 1, "v1", Automatic, "LastVoter"),
             (3, 1, "-1 -2 -3", Automatic, "LastVoter"),
@@ -300,7 +341,7 @@ mod tests {
     }
 
     fn any_change() -> impl Strategy<Value = String> {
-        (prop::sample::select(vec!["+", "+(", "^", "v", "-", "@"]), 1_u64..8)
+        (prop::sample::select(vec!["+", "+(", "+?", "?", "^", "v", "-", "@"]), 1_u64..8)
             .prop_map(|(kind, about)| format!("{kind}{about}"))
     }
 

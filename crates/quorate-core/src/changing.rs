@@ -56,6 +56,8 @@ impl Leader {
                 MembershipChange::Promote(learner) => Some(*learner),
                 MembershipChange::AddLearner { .. }
                 | MembershipChange::AddVoter { .. }
+                | MembershipChange::Join { .. }
+                | MembershipChange::PromoteOnceCaughtUp(_)
                 | MembershipChange::Demote(_)
                 | MembershipChange::Remove(_)
                 | MembershipChange::SetAddresses { .. } => None,
@@ -79,7 +81,7 @@ impl Leader {
     }
 
     /// The membership in effect, if it may be changed now.
-    fn changeable(
+    pub(crate) fn changeable(
         &self,
         shared: &Shared,
         expected: Option<LogId>,
@@ -98,7 +100,7 @@ impl Leader {
         Ok((membership_id, membership))
     }
 
-    fn append_membership(&mut self, shared: &mut Shared, next: Membership) -> LogId {
+    pub(crate) fn append_membership(&mut self, shared: &mut Shared, next: Membership) -> LogId {
         let id = self.append(shared, EntryPayload::Membership(Arc::new(next)));
         self.sync_members(shared);
         // A smaller quorum may have answered already.

@@ -18,7 +18,6 @@
 //!
 //! Not here: whether what was decoded makes sense to a replica (`gate.rs`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -53,6 +52,8 @@ const ENTRY_HEAD_BYTES: usize = 17;
 
 const ROLE_VOTER: u8 = 1;
 const ROLE_LEARNER: u8 = 2;
+/// A learner that the leader promotes once it has caught up.
+const ROLE_JOINING: u8 = 3;
 /// The member votes on the old side of a joint state.
 const OUTGOING: u8 = 0x80;
 /// The member is one until the joint state is left.
@@ -143,6 +144,7 @@ pub fn encode_membership(membership: &Membership, out: &mut Vec<u8>) {
 fn role_byte(membership: &Membership, id: ReplicaId, member: &Member) -> u8 {
     let role = match member.role {
         MemberRole::Voter => ROLE_VOTER,
+        MemberRole::Learner if membership.is_joining(id) => ROLE_JOINING,
         MemberRole::Learner => ROLE_LEARNER,
     };
     let outgoing = membership.joint().is_some_and(|joint| joint.outgoing.contains(&id));
@@ -369,7 +371,7 @@ impl Reader<'_> {
         let epoch = self.u64("an epoch")?;
         let next_replica = self.u64("the next replica id")?;
         let count = self.u16("a number of members")?;
-        let mut joint = match count & (JOINT_AUTOMATIC | JOINT_EXPLICIT) {
+        let joint = match count & (JOINT_AUTOMATIC | JOINT_EXPLICIT) {
             0 => None,
             JOINT_AUTOMATIC => Some(Joint { automatic: true, ..Joint::default() }),
             JOINT_EXPLICIT => Some(Joint::default()),
@@ -379,26 +381,31 @@ impl Reader<'_> {
         if count > MEMBERS_MAX {
             return self.error("at most 64 members");
         }
-        let mut members = BTreeMap::new();
+        let mut membership = Membership { next_replica, epoch, joint, ..Membership::default() };
         for _ in 0..count {
             let id = ReplicaId(self.u64("a replica id")?);
-            if members.last_key_value().is_some_and(|(before, _)| *before >= id) {
+            if membership.members.last_key_value().is_some_and(|(before, _)| *before >= id) {
                 return self.error("members in ascending order");
             }
-            members.insert(id, self.member(id, &mut joint)?);
+            self.member(id, &mut membership)?;
         }
-        Ok(Membership { members, next_replica, epoch, joint })
+        Ok(membership)
     }
 
-    fn member(&mut self, id: ReplicaId, joint: &mut Option<Joint>) -> Result<Member, DecodeError> {
+    /// Reads the member `id` into `membership`.
+    fn member(&mut self, id: ReplicaId, membership: &mut Membership) -> Result<(), DecodeError> {
         let node = NodeId(self.u64("a node id")?);
         let byte = self.u8("a role")?;
         let role = match byte & !(OUTGOING | LEAVING) {
             ROLE_VOTER => MemberRole::Voter,
             ROLE_LEARNER => MemberRole::Learner,
+            ROLE_JOINING => {
+                membership.joining.insert(id);
+                MemberRole::Learner
+            }
             _ => return self.error("a role"),
         };
-        match joint {
+        match &mut membership.joint {
             Some(joint) => {
                 joint.outgoing.extend((byte & OUTGOING != 0).then_some(id));
                 joint.leaving.extend((byte & LEAVING != 0).then_some(id));
@@ -406,7 +413,9 @@ impl Reader<'_> {
             None if byte & (OUTGOING | LEAVING) != 0 => return self.error("a role outside of a joint state"),
             None => {}
         }
-        Ok(Member { node, role, peer_address: self.address()?, client_address: self.address()? })
+        let (peer_address, client_address) = (self.address()?, self.address()?);
+        membership.members.insert(id, Member { node, role, peer_address, client_address });
+        Ok(())
     }
 
     fn address(&mut self) -> Result<String, DecodeError> {

@@ -23,6 +23,7 @@ impl Leader {
     /// Sends everyone what they may get now.
     pub(crate) fn replicate(&mut self, shared: &mut Shared) {
         self.maybe_leave_joint(shared);
+        self.maybe_promote(shared);
         self.replicate = false;
         let heartbeat_due = std::mem::take(&mut self.heartbeat_due);
         if self.rounds.can_start() && Self::own_term_committed(shared) {

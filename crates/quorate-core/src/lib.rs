@@ -100,6 +100,7 @@ mod membership;
 mod message;
 mod outbox;
 mod progress;
+mod promotion;
 mod quorum;
 mod raw_node;
 mod read;

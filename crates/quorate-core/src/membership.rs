@@ -56,6 +56,8 @@ pub struct Membership {
     pub(crate) epoch: u64,
     /// The old voters, while old and new ones decide together.
     pub(crate) joint: Option<Joint>,
+    /// Learners that the leader promotes once they have caught up (`promotion.rs`).
+    pub(crate) joining: BTreeSet<ReplicaId>,
 }
 
 impl Membership {
@@ -66,7 +68,7 @@ impl Membership {
     pub fn initial(members: Vec<Member>) -> Result<Self, InvalidMembership> {
         let next_replica = members.len() as u64 + 1;
         let members = (1..).map(ReplicaId).zip(members).collect();
-        let membership = Self { members, next_replica, epoch: 0, joint: None };
+        let membership = Self { members, next_replica, ..Self::default() };
         membership.validate()?;
         Ok(membership)
     }
@@ -95,6 +97,13 @@ impl Membership {
             (
                 self.joint.as_ref().is_none_or(|joint| joint.is_valid(&self.members)),
                 "who leaves in the joint state has voted, and who has voted is a member",
+            ),
+            (
+                self.joining.iter().all(|id| {
+                    !self.is_voter(*id)
+                        && self.get(*id).is_some_and(|member| member.role == MemberRole::Learner)
+                }),
+                "only a learner becomes a voter",
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
@@ -143,6 +152,11 @@ impl Membership {
     #[must_use]
     pub fn may_lead(&self, id: ReplicaId) -> bool {
         self.get(id).is_some_and(|member| member.role == MemberRole::Voter) && !self.is_leaving(id)
+    }
+    /// Whether `id` is a learner that the leader promotes once it has caught up.
+    #[must_use]
+    pub fn is_joining(&self, id: ReplicaId) -> bool {
+        self.joining.contains(&id)
     }
     /// The old side, while old and new voters decide together.
     #[must_use]

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::promotion::CatchUp;
 use crate::status::{ProgressName, ProgressStatus};
 use crate::types::{LogIndex, MonoTime};
 
@@ -40,6 +41,8 @@ pub(crate) struct Progress {
     pub(crate) recheck: bool,
     /// It was removed by this entry and is only told so.
     pub(crate) departing: Option<LogIndex>,
+    /// How far it has caught up, while it is to be promoted (`promotion.rs`).
+    pub(crate) catch_up: Option<CatchUp>,
 }
 
 /// How a follower is fed.
@@ -120,6 +123,7 @@ impl Progress {
             commit_sent: LogIndex(0),
             recheck: false,
             departing: None,
+            catch_up: None,
         }
     }
 
@@ -260,6 +264,8 @@ impl Progress {
             State::Replicate { next, .. } => (*next, ProgressName::Replicate),
             State::Snapshot { at_least, .. } => (at_least.next(), ProgressName::Snapshot),
         };
-        ProgressStatus { matched: self.matched, next, state, recently_active: self.is_active(now, timeout) }
+        let catch_up_round = self.catch_up.map(|catch_up| catch_up.round);
+        let recently_active = self.is_active(now, timeout);
+        ProgressStatus { matched: self.matched, next, state, recently_active, catch_up_round }
     }
 }

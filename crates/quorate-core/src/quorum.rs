@@ -155,7 +155,8 @@ mod tests {
         let members = incoming.union(outgoing).map(|id| (*id, member(id))).collect();
         let leaving = outgoing.difference(incoming).copied().collect();
         let joint = Joint { outgoing: outgoing.clone(), leaving, automatic: true };
-        Membership { members, next_replica: 100, epoch: 0, joint: (!outgoing.is_empty()).then_some(joint) }
+        let joint = (!outgoing.is_empty()).then_some(joint);
+        Membership { members, next_replica: 100, joint, ..Membership::default() }
     }
 
     /// Whether more than half of `voters` satisfy `test`.

@@ -50,6 +50,8 @@ pub struct ProgressStatus {
     pub state: ProgressName,
     /// Heard from within the last election timeout.
     pub recently_active: bool,
+    /// Of a learner that is to be promoted: the round of catching up it is in, from 1.
+    pub catch_up_round: Option<u32>,
 }
 
 /// How a leader feeds a follower.

@@ -5,7 +5,7 @@
 //! auto deliver=off persist=off apply=off fetch=off    the script does these itself
 //! slow-disk 3                                         the script makes its writes durable: persist 3
 //! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · transfer 1 2 · forget 1 · tick 500 · sleep 500
-//! add-learner 1 4 · add-voter 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
+//! add-learner 1 4 · add-voter 1 4 · join 1 4 · promote-later 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
 //! change 1 remove=1 add-voter=4 promote=5 [joint=automatic|implicit|explicit] [expected=2] · leave-joint 1
 //! deliver [from=1] [to=2] · drop [from=1] [to=2] · duplicate from=1 to=2 · persist 1 · apply 1 · fetch 1
 //! partition 1-2 3 · cut 1-2 (both ways) · mute 1-2 (what 1 says to 2 is lost) · heal · unreachable 1 3
@@ -66,7 +66,9 @@ fn change(name: &str, about: ReplicaId) -> Result<MembershipChange, Box<dyn Erro
     Ok(match name {
         "add-learner" => MembershipChange::AddLearner { node, peer_address, client_address },
         "add-voter" => MembershipChange::AddVoter { node, peer_address, client_address },
+        "join" => MembershipChange::Join { node, peer_address, client_address },
         "promote" => MembershipChange::Promote(about),
+        "promote-later" => MembershipChange::PromoteOnceCaughtUp(about),
         "demote" => MembershipChange::Demote(about),
         "remove" => MembershipChange::Remove(about),
         _ => return Err(format!("no such change: {name}").into()),
@@ -76,9 +78,10 @@ fn change(name: &str, about: ReplicaId) -> Result<MembershipChange, Box<dyn Erro
 /// What kind of replica a change adds, if it adds one.
 const fn added(change: &MembershipChange) -> Option<&'static str> {
     match change {
-        MembershipChange::AddLearner { .. } => Some("learner"),
+        MembershipChange::AddLearner { .. } | MembershipChange::Join { .. } => Some("learner"),
         MembershipChange::AddVoter { .. } => Some("voter"),
         MembershipChange::Promote(_)
+        | MembershipChange::PromoteOnceCaughtUp(_)
         | MembershipChange::Demote(_)
         | MembershipChange::Remove(_)
         | MembershipChange::SetAddresses { .. } => None,
@@ -125,9 +128,8 @@ impl Script {
                 Ok(())
             }
             "status" | "log" | "progress" | "wire" | "leader" => self.show(name, args),
-            "add-learner" | "add-voter" | "promote" | "demote" | "remove" | "move" => {
-                self.change_one(name, args)
-            }
+            "add-learner" | "add-voter" | "join" | "promote" | "promote-later" | "demote" | "remove"
+            | "move" => self.change_one(name, args),
             "change" => self.change_several(args),
             "leave-joint" => self.leave_joint(args),
             _ => self.ask(name, args),
@@ -436,8 +438,9 @@ impl Script {
                     .progress()
                     .map(|(id, progress)| {
                         let active = if progress.recently_active { "" } else { " silent" };
+                        let round = progress.catch_up_round.map_or(String::new(), |n| format!(" round={n}"));
                         format!(
-                            "{id} {:?} matched={} next={}{active}",
+                            "{id} {:?} matched={} next={}{active}{round}",
                             progress.state, progress.matched, progress.next
                         )
                     })

@@ -53,7 +53,9 @@ scripts! {
     a_leader_without_a_quorum_steps_down
     a_learner_joins_catches_up_and_is_promoted
     a_learner_never_campaigns
+    a_learner_that_cannot_keep_up_is_not_promoted
     a_learner_that_is_behind_is_not_promoted
+    a_learner_that_joins_is_promoted_once_it_has_caught_up
     a_lost_append_is_sent_again
     a_new_leader_leaves_the_joint_state_it_inherits
     a_new_leader_reads_only_after_its_own_commit
@@ -91,6 +93,7 @@ scripts! {
     appends_leave_before_the_leaders_own_write
     apply_is_bounded
     changes_follow_the_rules
+    every_leader_knows_who_is_to_be_promoted
     half_of_an_even_group_is_no_quorum
     leadership_is_handed_over_at_once
     no_snapshot_is_offered_to_the_dead

@@ -18,12 +18,13 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
     entries.iter().map(entry).collect::<Vec<_>>().join(" ")
 }
 
-/// Voters, and learners in parentheses; in the joint state the old voters after a `&` (`&!` where
+/// Voters, and learners in parentheses (`?`: to be promoted once caught up); in the joint state the old voters after a `&` (`&!` where
 /// somebody must leave it).
 pub(crate) fn membership(membership: &Membership) -> String {
     let stays = |id: &ReplicaId| !membership.is_leaving(*id);
     let names = membership.members().filter(|(id, _)| stays(id)).map(|(id, member)| match member.role {
         MemberRole::Voter => id.to_string(),
+        MemberRole::Learner if membership.is_joining(id) => format!("({id}?)"),
         MemberRole::Learner => format!("({id})"),
     });
     let names = names.collect::<Vec<_>>().join(" ");

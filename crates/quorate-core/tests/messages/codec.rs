@@ -76,6 +76,10 @@ fn the_bytes_of_a_joint_membership_are_these() {
     assert_eq!(membership.voters().collect::<Vec<_>>(), ids(&[1, 2, 3, 4]));
     assert_eq!(membership.validate(), Ok(()));
     assert_eq!(bytes_of(|out| encode_membership(&membership, out)), bytes);
+    // A learner that is to be promoted has a role of its own.
+    let joining = decode_membership(&membership_bytes(0, &[0x01, 0x03])).unwrap();
+    assert!(joining.is_joining(ReplicaId(2)) && !joining.is_voter(ReplicaId(2)));
+    assert_eq!(joining.validate(), Ok(()));
     let explicit = decode_membership(&membership_bytes(0x40, &[0x81, 0x01])).unwrap();
     assert!(!explicit.joint().unwrap().leaves_automatically());
 }
