@@ -328,10 +328,15 @@ impl Leader {
         Ok(())
     }
 
+    /// Up to where a quorum has the log durably.
+    pub(crate) fn quorum_index(&self, shared: &Shared) -> LogIndex {
+        self.quorum(shared, shared.log.persisted(), |progress| progress.matched)
+    }
+
     /// The commit rule. Also ends the leadership of a leader that has committed that it may no
     /// longer lead.
     pub(crate) fn maybe_commit(&mut self, shared: &mut Shared) -> Transition {
-        let reached = self.quorum(shared, shared.log.persisted(), |progress| progress.matched);
+        let reached = self.quorum_index(shared);
         if shared.log.term_at(reached) != Some(shared.term) || !shared.commit_to(reached) {
             return Transition::Stay;
         }

@@ -510,6 +510,15 @@ impl RawNode {
         })
     }
 
+    /// On a leader: up to where a quorum of the voters has the log durably. The commit index follows
+    /// it as soon as it reaches an entry of the leader's own term (Raft §5.4.2).
+    pub fn quorum_index(&self) -> Option<LogIndex> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.quorum_index(&self.shared)),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
     /// The term of the entry at `index`, from the compacted position to the last.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
         self.shared.log.term_at(index)
