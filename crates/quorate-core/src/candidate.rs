@@ -6,8 +6,9 @@
 //! Not here: who gets a vote (`RawNode::answer_vote`, the same in every role).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-use crate::event::RoleReason;
+use crate::event::{RaftEvent, RoleReason};
 use crate::message::{Message, MessageBody, VoteRequest};
 use crate::quorum::Tally;
 use crate::raw_node::Rejected;
@@ -30,7 +31,7 @@ impl Candidate {
         let mut candidate = Self { pre, deadline: shared.election_deadline(), answers: BTreeMap::new() };
         let own = shared.id();
         if pre {
-            candidate.answers.insert(own, true);
+            candidate.count(shared, own, true);
         }
         let request = VoteRequest { last: shared.log.last(), transfer };
         let asked = if pre { shared.term.next() } else { shared.term };
@@ -51,11 +52,19 @@ impl Candidate {
     }
 
     /// The candidate's own vote counts once the disk has it.
-    pub(crate) fn on_persisted(&mut self, shared: &Shared) -> Transition {
+    pub(crate) fn on_persisted(&mut self, shared: &mut Shared) -> Transition {
         if !self.pre && shared.vote_is_durable() {
-            self.answers.insert(shared.id(), true);
+            self.count(shared, shared.id(), true);
         }
         self.decide(shared)
+    }
+
+    /// The first answer of each voter counts.
+    fn count(&mut self, shared: &mut Shared, voter: ReplicaId, granted: bool) {
+        if let Entry::Vacant(answer) = self.answers.entry(voter) {
+            answer.insert(granted);
+            shared.event(RaftEvent::VoteCounted { voter, pre: self.pre, granted });
+        }
     }
 
     pub(crate) fn step(&mut self, shared: &mut Shared, message: &Message) -> Result<Transition, Rejected> {
@@ -79,7 +88,7 @@ impl Candidate {
             | MessageBody::Heartbeat { .. }
             | MessageBody::InstallSnapshot(_) => unreachable!("answered before, or by a follower"),
         };
-        self.answers.entry(message.from).or_insert(granted);
+        self.count(shared, message.from, granted);
         Ok(self.decide(shared))
     }
 

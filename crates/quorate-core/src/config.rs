@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::event::EventDetail;
 use crate::types::ReplicaId;
 
 /// How a replica behaves. All replicas of a group should agree on the timings.
@@ -42,6 +43,8 @@ pub struct Config {
     pub reads_max: usize,
     /// The largest command in bytes; a larger one is refused. Default 8 MiB.
     pub command_bytes_max: u64,
+    /// How much of what happens is told in `Ready::events`. Default `Steps`.
+    pub events: EventDetail,
 }
 
 /// What is wrong with a [`Config`].
@@ -79,6 +82,7 @@ impl Config {
             window_bytes_max: 16 << 20,
             reads_max: 65_536,
             command_bytes_max: 8 << 20,
+            events: EventDetail::Steps,
         }
     }
 

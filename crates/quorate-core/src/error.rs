@@ -156,7 +156,7 @@ pub enum TransferError {
 }
 
 /// How streaming a snapshot to a follower ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SnapshotOutcome {
     /// Every byte arrived; the follower will answer.
     Sent,

@@ -1,7 +1,36 @@
 //! What happened in the core, as data: one stream for logs, metrics, golden scripts and traces.
+//!
+//! ```text
+//!   Config::events    Changes ⊂ Steps (default) ⊂ Trace
+//!
+//!   Changes   who leads, who belongs, how members are fed, what was refused: rare in a healthy group
+//!   Steps     also each move of the commit index and each round of reads: once per batch, not per entry
+//!   Trace     also every entry, message and completed write: with a replica's first status, everything
+//!             that its later status says can be rebuilt from it (`tests/event_stream.rs` does)
+//! ```
+//!
+//! * Events come in the order in which things happened, in the next [`Ready`](crate::Ready).
+//! * They never drive behaviour: a core that says more does the same.
+//! * What a call already answers to its caller (a refused proposal, a refused transfer) is not
+//!   repeated here.
+//! * Below `Trace`, only a refused message allocates.
 
 use crate::message::Message;
+use crate::raw_node::{Rejected, SnapshotOutcome};
+use crate::status::ProgressName;
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
+
+/// How much of what happens is put into the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventDetail {
+    /// Who leads, who belongs, how members are fed, what was refused.
+    Changes,
+    /// Also each move of the commit index and each round of reads.
+    #[default]
+    Steps,
+    /// Also every entry, message and completed write. Allocates for every message.
+    Trace,
+}
 
 /// Something worth knowing that happened in the core.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +57,15 @@ pub enum RaftEvent {
         /// Granted, or why not.
         refusal: Option<VoteRefusal>,
     },
+    /// A candidate counted an answer to its question; its own vote when that is durable.
+    VoteCounted {
+        /// Who answered.
+        voter: ReplicaId,
+        /// Whether it was a pre-vote.
+        pre: bool,
+        /// What it said.
+        granted: bool,
+    },
     /// An append was refused because `prev` is not in the log.
     AppendRejected {
         /// The leader.
@@ -35,10 +73,20 @@ pub enum RaftEvent {
         /// The position it built on.
         prev: LogId,
     },
+    /// Entries that were never committed were dropped from the log: the leader has others.
+    Truncated {
+        /// The first index dropped.
+        from: LogIndex,
+    },
     /// The commit index moved.
     Committed {
         /// The new commit index.
         index: LogIndex,
+    },
+    /// The log now starts later: a durable snapshot covers what went.
+    Compacted {
+        /// The last position dropped.
+        through: LogId,
     },
     /// A membership is in effect (appended), or the one before it again (truncated).
     MembershipChanged {
@@ -52,18 +100,94 @@ pub enum RaftEvent {
         /// What it has now.
         last: LogId,
     },
+    /// A leader feeds a member in another way.
+    ProgressChanged {
+        /// The member.
+        replica: ReplicaId,
+        /// How it was fed.
+        from: ProgressName,
+        /// How it is fed now.
+        to: ProgressName,
+        /// Known to match up to here.
+        matched: LogIndex,
+    },
+    /// A leader asked its caller to stream a snapshot.
+    SnapshotOffered {
+        /// To whom.
+        to: ReplicaId,
+        /// Its last index is at least this.
+        at_least: LogIndex,
+    },
+    /// The caller said how streaming a snapshot ended.
+    SnapshotEnded {
+        /// To whom.
+        to: ReplicaId,
+        /// How.
+        outcome: SnapshotOutcome,
+    },
+    /// A snapshot arrived.
+    SnapshotReceived {
+        /// The last entry it covers.
+        last: LogId,
+        /// What became of it.
+        taken: SnapshotTaken,
+    },
+    /// Reads got the index they wait for.
+    ReadsServed {
+        /// That index.
+        index: LogIndex,
+        /// How many.
+        reads: usize,
+    },
+    /// Reads failed.
+    ReadsFailed {
+        /// How many.
+        reads: usize,
+        /// Why.
+        reason: ReadFailure,
+    },
     /// A message was refused.
     MessageRejected {
         /// Why.
-        reason: crate::raw_node::Rejected,
+        reason: Rejected,
         /// The message, without its entries.
         message: Box<Message>,
     },
-    /// A leadership transfer ended without success.
-    TransferAborted {
-        /// Who should have led.
+    /// A leadership transfer began.
+    TransferStarted {
+        /// Who shall lead.
         to: ReplicaId,
     },
+    /// A leadership transfer is over.
+    TransferEnded {
+        /// Who should have led.
+        to: ReplicaId,
+        /// How it ended.
+        outcome: TransferOutcome,
+    },
+    /// An entry was appended to the log. ([`EventDetail::Trace`])
+    EntryAppended {
+        /// Its position.
+        id: LogId,
+    },
+    /// More of the present log is durable here. ([`EventDetail::Trace`])
+    Persisted {
+        /// Up to here.
+        through: LogIndex,
+    },
+    /// A message was made. It leaves when what it promises is durable, perhaps merged with others.
+    /// ([`EventDetail::Trace`])
+    MessageSent {
+        /// The message.
+        message: Box<Message>,
+    },
+    /// A message passed the gate and is about to be handled. ([`EventDetail::Trace`])
+    MessageReceived {
+        /// The message.
+        message: Box<Message>,
+    },
+    /// A `Ready` was taken; what happened before is in it. ([`EventDetail::Trace`])
+    ReadyTaken,
 }
 
 /// The four roles, by name.
@@ -128,4 +252,70 @@ pub enum VoteRefusal {
     HeardLeader,
     /// The request is of an older term.
     OldTerm,
+}
+
+/// What a replica did with a snapshot that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SnapshotTaken {
+    /// Everything it covers was committed here already: acknowledged as done.
+    NotNeeded,
+    /// The log holds its last entry: what it covers is committed, and what follows stays.
+    Kept,
+    /// The log was replaced by it.
+    Installed,
+}
+
+/// Why reads failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadFailure {
+    /// No quorum (or, on a follower, no leader) answered within an election timeout.
+    TimedOut,
+    /// The replica that should have confirmed them leads no more.
+    LeadershipLost,
+    /// The follower that passed them on follows nobody, or another.
+    LeaderChanged,
+    /// The asked replica could not say.
+    Refused,
+}
+
+/// How a leadership transfer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransferOutcome {
+    /// The target was told to campaign, and this replica leads no more.
+    SteppedDown,
+    /// It took longer than an election timeout.
+    TimedOut,
+    /// Leadership was lost before the target could be told.
+    LeadershipLost,
+}
+
+impl RaftEvent {
+    /// From which level on it is put into the stream.
+    #[must_use]
+    pub const fn detail(&self) -> EventDetail {
+        match self {
+            Self::RoleChanged { .. }
+            | Self::VoteAnswered { .. }
+            | Self::VoteCounted { .. }
+            | Self::AppendRejected { .. }
+            | Self::Truncated { .. }
+            | Self::Compacted { .. }
+            | Self::MembershipChanged { .. }
+            | Self::FollowerLostLog { .. }
+            | Self::ProgressChanged { .. }
+            | Self::SnapshotOffered { .. }
+            | Self::SnapshotEnded { .. }
+            | Self::SnapshotReceived { .. }
+            | Self::ReadsFailed { .. }
+            | Self::MessageRejected { .. }
+            | Self::TransferStarted { .. }
+            | Self::TransferEnded { .. } => EventDetail::Changes,
+            Self::Committed { .. } | Self::ReadsServed { .. } => EventDetail::Steps,
+            Self::EntryAppended { .. }
+            | Self::Persisted { .. }
+            | Self::MessageSent { .. }
+            | Self::MessageReceived { .. }
+            | Self::ReadyTaken => EventDetail::Trace,
+        }
+    }
 }

@@ -12,6 +12,7 @@
 //!   comes in a snapshot, which is offered only to a member that was heard lately.
 
 use crate::entry::Entry;
+use crate::event::RaftEvent;
 use crate::leader::Leader;
 use crate::log::entry_bytes;
 use crate::message::{Append, MessageBody};
@@ -39,6 +40,19 @@ impl Leader {
             shared.send(transfer.to, MessageBody::TimeoutNow);
         }
         self.see_off(shared);
+        self.tell_progress(shared);
+    }
+
+    /// Says how members are fed, where that is news.
+    fn tell_progress(&mut self, shared: &mut Shared) {
+        for (id, progress) in &mut self.progress {
+            let (from, to) = (progress.told, progress.name());
+            if from != to {
+                progress.told = to;
+                let matched = progress.matched;
+                shared.event(RaftEvent::ProgressChanged { replica: *id, from, to, matched });
+            }
+        }
     }
 
     /// Entries came back from the disk.
@@ -61,6 +75,7 @@ impl Leader {
                     let at_least = shared.log.compacted().index;
                     progress.state = State::Snapshot { at_least, phase: SnapshotPhase::Streaming };
                     shared.fetches.snapshot(id, at_least);
+                    shared.event(RaftEvent::SnapshotOffered { to: id, at_least });
                 }
                 break;
             };

@@ -8,7 +8,7 @@
 //!
 //! Previous: `quorate-host/src/log_writer.rs`. Next: `quorate-kv/src/data/state_machine.rs`.
 
-use crate::event::{RaftEvent, RoleReason};
+use crate::event::{RaftEvent, ReadFailure, RoleReason, SnapshotTaken};
 use crate::log::Fit;
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta};
 use crate::raw_node::{ReadError, Rejected};
@@ -33,7 +33,9 @@ impl Follower {
     }
 
     pub(crate) fn tick(&mut self, shared: &mut Shared) -> Transition {
-        for ticket in self.passed_on.expire(shared.now) {
+        let expired = self.passed_on.expire(shared.now);
+        shared.reads_failed(expired.len(), ReadFailure::TimedOut);
+        for ticket in expired {
             shared.fail_read(ticket);
         }
         if shared.now < self.deadline {
@@ -89,8 +91,14 @@ impl Follower {
             MessageBody::ReadIndexReply { request, index } => {
                 let ticket = self.passed_on.answered(request).ok_or(Rejected::Unexpected)?;
                 match index {
-                    Some(index) => shared.reads.push(ReadOutcome::At { ticket, index }),
-                    None => shared.fail_read(ticket),
+                    Some(index) => {
+                        shared.event(RaftEvent::ReadsServed { index, reads: 1 });
+                        shared.reads.push(ReadOutcome::At { ticket, index });
+                    }
+                    None => {
+                        shared.reads_failed(1, ReadFailure::Refused);
+                        shared.fail_read(ticket);
+                    }
                 }
             }
             // Answers to what this replica asked in an earlier role.
@@ -150,13 +158,14 @@ impl Follower {
 
     fn on_snapshot(&mut self, shared: &mut Shared, from: ReplicaId, meta: SnapshotMeta) {
         let last = meta.last;
-        if last.index > shared.log.commit() {
-            if shared.log.contains(last) {
-                // The log has it all: what a snapshot covers is committed. Keep what follows.
-                shared.commit_to(last.index);
-            } else {
-                shared.reset(meta);
-            }
+        if last.index <= shared.log.commit() {
+            shared.event(RaftEvent::SnapshotReceived { last, taken: SnapshotTaken::NotNeeded });
+        } else if shared.log.contains(last) {
+            // The log has it all: what a snapshot covers is committed. Keep what follows.
+            shared.event(RaftEvent::SnapshotReceived { last, taken: SnapshotTaken::Kept });
+            shared.commit_to(last.index);
+        } else {
+            shared.reset(meta);
         }
         self.verified = self.verified.max(last.index);
         shared.promise_matched(from, last.index, 0);
@@ -176,6 +185,7 @@ impl Follower {
 
     /// The role ends, or the leader changed: nobody will answer what was asked.
     pub(crate) fn fail_reads(&mut self, shared: &mut Shared) {
+        shared.reads_failed(self.passed_on.len(), ReadFailure::LeaderChanged);
         for ticket in self.passed_on.abandon() {
             shared.fail_read(ticket);
         }

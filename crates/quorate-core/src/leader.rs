@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::entry::{Entry, EntryPayload};
-use crate::event::{RaftEvent, RoleReason};
+use crate::event::{RaftEvent, ReadFailure, RoleReason, TransferOutcome};
 use crate::log::entry_bytes;
 use crate::message::{AppendReply, Message, MessageBody};
 use crate::progress::{Progress, Rejection};
@@ -66,7 +66,6 @@ impl Leader {
             uncommitted_bytes: 0,
             replicate: false,
         };
-        shared.leader = Some(shared.id());
         leader.sync_members(shared);
         leader.append(shared, EntryPayload::Noop);
         leader
@@ -92,9 +91,11 @@ impl Leader {
             return Transition::Follow { leader: None, reason: RoleReason::QuorumLost };
         }
         if self.transfer.is_some_and(|transfer| transfer.until <= shared.now) {
-            self.abort_transfer(shared);
+            self.end_transfer(shared, TransferOutcome::TimedOut);
         }
-        for asker in self.rounds.expire(shared.now) {
+        let expired = self.rounds.expire(shared.now);
+        shared.reads_failed(expired.len(), ReadFailure::TimedOut);
+        for asker in expired {
             shared.answer_read(asker, None);
         }
         if self.heartbeat_deadline <= shared.now {
@@ -172,6 +173,7 @@ impl Leader {
             return Err(TransferError::Unreachable);
         }
         self.transfer = Some(Transfer { to, until: shared.one_timeout(), told: false });
+        shared.event(RaftEvent::TransferStarted { to });
         self.replicate = true;
         self.maybe_finish_transfer(shared);
         Ok(to)
@@ -189,9 +191,9 @@ impl Leader {
             .map(|(id, _)| *id)
     }
 
-    fn abort_transfer(&mut self, shared: &mut Shared) {
+    fn end_transfer(&mut self, shared: &mut Shared, outcome: TransferOutcome) {
         if let Some(transfer) = self.transfer.take() {
-            shared.event(RaftEvent::TransferAborted { to: transfer.to });
+            shared.event(RaftEvent::TransferEnded { to: transfer.to, outcome });
             self.replicate = true;
         }
     }
@@ -232,7 +234,11 @@ impl Leader {
             return;
         }
         let answered = self.quorum(shared, self.rounds.newest(), |progress| progress.round_acked);
-        for (asker, index) in self.rounds.confirm(answered) {
+        let confirmed = self.rounds.confirm(answered);
+        if let Some((_, index)) = confirmed.first() {
+            shared.event(RaftEvent::ReadsServed { index: *index, reads: confirmed.len() });
+        }
+        for (asker, index) in confirmed {
             shared.answer_read(asker, Some(index));
         }
         // The next round, if somebody waits for it.
@@ -241,11 +247,14 @@ impl Leader {
 
     /// Leadership ends: nothing that waits can be proven any more.
     pub(crate) fn abandon(&mut self, shared: &mut Shared) {
+        shared.reads_failed(self.rounds.len(), ReadFailure::LeadershipLost);
         for asker in std::mem::take(&mut self.rounds).abandon() {
             shared.answer_read(asker, None);
         }
-        if self.transfer.is_some_and(|transfer| !transfer.told) {
-            self.abort_transfer(shared);
+        if let Some(transfer) = self.transfer {
+            let told = transfer.told;
+            let outcome = if told { TransferOutcome::SteppedDown } else { TransferOutcome::LeadershipLost };
+            self.end_transfer(shared, outcome);
         }
     }
 
@@ -362,8 +371,16 @@ impl Leader {
         }
     }
 
-    pub(crate) fn on_snapshot_outcome(&mut self, shared: &Shared, to: ReplicaId, outcome: SnapshotOutcome) {
+    pub(crate) fn on_snapshot_outcome(
+        &mut self,
+        shared: &mut Shared,
+        to: ReplicaId,
+        outcome: SnapshotOutcome,
+    ) {
         let Some(progress) = self.progress.get_mut(&to) else { return };
+        if progress.awaits_snapshot() {
+            shared.event(RaftEvent::SnapshotEnded { to, outcome });
+        }
         let until = shared.one_timeout();
         match outcome {
             SnapshotOutcome::Sent => progress.on_snapshot_ended(None, until),

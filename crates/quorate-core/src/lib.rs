@@ -119,7 +119,9 @@ pub use codec::{
 };
 pub use config::{Config, ConfigError};
 pub use entry::{Entry, EntryPayload};
-pub use event::{RaftEvent, RoleName, RoleReason, VoteRefusal};
+pub use event::{
+    EventDetail, RaftEvent, ReadFailure, RoleName, RoleReason, SnapshotTaken, TransferOutcome, VoteRefusal,
+};
 pub use joint::Joint;
 pub use membership::{ADDRESS_BYTES_MAX, InvalidMembership, MEMBERS_MAX, Member, MemberRole, Membership};
 pub use message::{Append, AppendReply, Message, MessageBody, SnapshotMeta, VoteRequest};

@@ -43,6 +43,8 @@ pub(crate) struct Progress {
     pub(crate) departing: Option<LogIndex>,
     /// How far it has caught up, while it is to be promoted (`promotion.rs`).
     pub(crate) catch_up: Option<CatchUp>,
+    /// How it is fed, as the events have told.
+    pub(crate) told: ProgressName,
 }
 
 /// How a follower is fed.
@@ -124,6 +126,7 @@ impl Progress {
             recheck: false,
             departing: None,
             catch_up: None,
+            told: ProgressName::Probe,
         }
     }
 
@@ -228,6 +231,11 @@ impl Progress {
         }
     }
 
+    /// Whether a report about a snapshot is awaited.
+    pub(crate) const fn awaits_snapshot(&self) -> bool {
+        matches!(self.state, State::Snapshot { phase: SnapshotPhase::Streaming, .. })
+    }
+
     pub(crate) const fn on_snapshot_ended(&mut self, rest: Option<MonoTime>, answer_by: MonoTime) {
         if let State::Snapshot { phase, .. } = &mut self.state
             && matches!(phase, SnapshotPhase::Streaming)
@@ -255,6 +263,14 @@ impl Progress {
                 ..
             } => Some(until),
             State::Probe { .. } | State::Replicate { .. } | State::Snapshot { .. } => None,
+        }
+    }
+
+    pub(crate) const fn name(&self) -> ProgressName {
+        match self.state {
+            State::Probe { .. } => ProgressName::Probe,
+            State::Replicate { .. } => ProgressName::Replicate,
+            State::Snapshot { .. } => ProgressName::Snapshot,
         }
     }
 

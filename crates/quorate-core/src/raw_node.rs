@@ -140,6 +140,9 @@ impl RawNode {
         if !self.may_speak(&message) {
             return Err(Rejected::UnknownSender);
         }
+        if self.shared.is_traced() {
+            self.shared.event(RaftEvent::MessageReceived { message: Box::new(message.clone()) });
+        }
         if let MessageBody::PreVote(request) | MessageBody::Vote(request) = message.body {
             self.answer_vote(&message, request);
             return Ok(());
@@ -399,7 +402,7 @@ impl RawNode {
     pub fn report_snapshot(&mut self, now: MonoTime, to: ReplicaId, outcome: SnapshotOutcome) {
         self.tick(now);
         if let Role::Leader(leader) = &mut self.role {
-            leader.on_snapshot_outcome(&self.shared, to, outcome);
+            leader.on_snapshot_outcome(&mut self.shared, to, outcome);
         }
     }
 
@@ -409,7 +412,7 @@ impl RawNode {
         self.shared.on_persisted(token);
         let next = match &mut self.role {
             Role::Follower(_) => Transition::Stay,
-            Role::Candidate(candidate) => candidate.on_persisted(&self.shared),
+            Role::Candidate(candidate) => candidate.on_persisted(&mut self.shared),
             Role::Leader(leader) => leader.maybe_commit(&mut self.shared),
         };
         self.become_next(next);
@@ -441,6 +444,7 @@ impl RawNode {
         let log = &mut self.shared.log;
         if through.index > log.compacted().index && through.index <= applied && log.contains(through) {
             log.compact(through);
+            self.shared.event(RaftEvent::Compacted { through });
         }
     }
 
@@ -458,6 +462,7 @@ impl RawNode {
             leader.replicate(&mut self.shared);
         }
         let shared = &mut self.shared;
+        shared.event(RaftEvent::ReadyTaken);
         let persist = shared.writes.take(shared.hard_state(), &shared.log);
         let restore = shared.take_restore();
         let apply = shared.apply.take(&shared.log, &mut shared.fetches);
@@ -545,9 +550,10 @@ impl RawNode {
             Transition::Campaign { transfer, reason } => self.campaign_as_voter(transfer, reason),
             Transition::Elect { transfer } => self.become_candidate(transfer, RoleReason::Won),
             Transition::Lead => {
+                self.shared.leader = Some(self.shared.id());
+                self.shared.role_event(RoleName::Leader, RoleReason::Won);
                 let leader = Leader::new(&mut self.shared);
                 self.role = Role::Leader(Box::new(leader));
-                self.shared.role_event(RoleName::Leader, RoleReason::Won);
             }
         }
     }
@@ -582,10 +588,10 @@ impl RawNode {
         // A pre-candidate believes in no leader, or two of them could refuse each other for ever (etcd #9586).
         self.leave_role();
         self.shared.leader = None;
+        self.shared.role_event(RoleName::PreCandidate, reason);
         let candidate = Candidate::new(&mut self.shared, true, transfer);
         let next = candidate.decide(&self.shared);
         self.role = Role::Candidate(candidate);
-        self.shared.role_event(RoleName::PreCandidate, reason);
         self.become_next(next);
     }
 
@@ -594,8 +600,8 @@ impl RawNode {
         let (id, term) = (self.shared.config.id, self.shared.term.next());
         self.shared.raise_term(term, Some(id));
         self.shared.leader = None;
-        self.role = Role::Candidate(Candidate::new(&mut self.shared, false, transfer));
         self.shared.role_event(RoleName::Candidate, reason);
+        self.role = Role::Candidate(Candidate::new(&mut self.shared, false, transfer));
     }
 }
 

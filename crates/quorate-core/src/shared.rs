@@ -11,7 +11,7 @@ use crate::apply::Apply;
 use crate::config::Config;
 use crate::entry::{Entry, EntryPayload};
 use crate::error::RestoreError;
-use crate::event::{RaftEvent, RoleName, RoleReason};
+use crate::event::{EventDetail, RaftEvent, ReadFailure, RoleName, RoleReason, SnapshotTaken};
 use crate::fetches::Fetches;
 use crate::log::Log;
 use crate::membership::Membership;
@@ -152,6 +152,7 @@ impl Shared {
     /// As `send`, in a term that is not this replica's own (pre-votes).
     pub(crate) fn send_in(&mut self, term: Term, to: ReplicaId, body: MessageBody) {
         let message = Message { from: self.id(), to, term, epoch: self.epoch(), body };
+        self.trace_sent(&message);
         self.outbox.push(message, self.writes.vote_gate(self.hard_state()));
     }
 
@@ -164,19 +165,34 @@ impl Shared {
         let gate = self.writes.full_gate(self.hard_state(), &self.log);
         assert!(gate.is_some(), "{matched:?} is neither durable nor on its way");
         let message = Message { from: self.id(), to, term: self.term, epoch: self.epoch(), body };
+        self.trace_sent(&message);
         self.outbox.push(message, gate);
     }
 
     pub(crate) fn event(&mut self, event: RaftEvent) {
-        self.events.push(event);
+        if event.detail() <= self.config.events {
+            self.events.push(event);
+        }
+    }
+
+    /// Whether the finest events are wanted. Asked before one is made.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.config.events == EventDetail::Trace
+    }
+
+    fn trace_sent(&mut self, message: &Message) {
+        if self.is_traced() {
+            self.events.push(RaftEvent::MessageSent { message: Box::new(message.clone()) });
+        }
     }
 
     pub(crate) fn role_event(&mut self, role: RoleName, reason: RoleReason) {
-        self.events.push(RaftEvent::RoleChanged { role, term: self.term, leader: self.leader, reason });
+        self.event(RaftEvent::RoleChanged { role, term: self.term, leader: self.leader, reason });
     }
 
     pub(crate) fn append(&mut self, entry: Entry) {
         let changes = matches!(entry.payload, EntryPayload::Membership(_)).then_some(entry.id);
+        self.event(RaftEvent::EntryAppended { id: entry.id });
         self.log.append(entry);
         if let Some(log_id) = changes {
             self.event(RaftEvent::MembershipChanged { log_id });
@@ -186,6 +202,7 @@ impl Shared {
     pub(crate) fn truncate(&mut self, from: LogIndex) {
         let changes = self.log.truncate(from);
         self.writes.truncated(from);
+        self.event(RaftEvent::Truncated { from });
         if changes {
             let log_id = self.log.membership().0;
             self.event(RaftEvent::MembershipChanged { log_id });
@@ -197,6 +214,7 @@ impl Shared {
         let before = self.log.membership().0;
         self.log.reset(&meta);
         let token = self.writes.reset(&meta);
+        self.event(RaftEvent::SnapshotReceived { last: meta.last, taken: SnapshotTaken::Installed });
         if before != meta.membership_id {
             self.event(RaftEvent::MembershipChanged { log_id: meta.membership_id });
         }
@@ -215,8 +233,11 @@ impl Shared {
     }
 
     pub(crate) fn on_persisted(&mut self, token: PersistToken) {
-        let persisted = self.writes.complete(token);
+        let (persisted, before) = (self.writes.complete(token), self.log.persisted());
         self.log.persisted_to(persisted);
+        if self.log.persisted() > before {
+            self.event(RaftEvent::Persisted { through: self.log.persisted() });
+        }
         self.outbox.release(token);
     }
 
@@ -237,6 +258,13 @@ impl Shared {
 
     pub(crate) fn fail_read(&mut self, ticket: ReadTicket) {
         self.reads.push(ReadOutcome::Failed { ticket });
+    }
+
+    /// Says that `reads` reads failed, if any did.
+    pub(crate) fn reads_failed(&mut self, reads: usize, reason: ReadFailure) {
+        if reads > 0 {
+            self.event(RaftEvent::ReadsFailed { reads, reason });
+        }
     }
 
     /// The snapshot to hand to the state machine now.

@@ -55,7 +55,7 @@ pub struct ProgressStatus {
 }
 
 /// How a leader feeds a follower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProgressName {
     /// Looking for the last common entry, one message at a time.
     Probe,

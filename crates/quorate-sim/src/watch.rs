@@ -1,6 +1,8 @@
 //! Where the world looks at what a node has just done: feeds the [`crate::invariants`] and the trace.
 
-use quorate_core::{GroupId, LogId, MemberRole, Message, NodeId, RaftEvent, RoleName};
+use quorate_core::{
+    GroupId, LogId, MemberRole, Message, NodeId, RaftEvent, RoleName, SnapshotTaken, TransferOutcome,
+};
 use quorate_host::{
     Applied, ApplyTask, Event, LogTask, LogWritten, PeerBody, SnapshotEvent, SnapshotTask, Work,
 };
@@ -249,9 +251,30 @@ impl World {
                 note!(self, Name(id), "refused {reason:?} from {:?}", message.from);
             }
             RaftEvent::FollowerLostLog { .. } => self.coverage.count("followers that lost entries"),
-            RaftEvent::TransferAborted { .. } => self.coverage.count("transfers aborted"),
+            RaftEvent::TransferEnded { outcome: TransferOutcome::SteppedDown, .. } => {
+                self.coverage.count("leaderships handed over");
+            }
+            RaftEvent::TransferEnded { .. } => self.coverage.count("transfers aborted"),
             RaftEvent::AppendRejected { .. } => self.coverage.count("appends rejected"),
-            RaftEvent::VoteAnswered { .. } => {}
+            RaftEvent::Truncated { .. } => self.coverage.count("logs truncated"),
+            RaftEvent::SnapshotReceived { taken: SnapshotTaken::Installed, .. } => {
+                self.coverage.count("logs replaced by snapshots");
+            }
+            RaftEvent::VoteAnswered { .. }
+            | RaftEvent::VoteCounted { .. }
+            | RaftEvent::Compacted { .. }
+            | RaftEvent::ProgressChanged { .. }
+            | RaftEvent::SnapshotOffered { .. }
+            | RaftEvent::SnapshotEnded { .. }
+            | RaftEvent::SnapshotReceived { .. }
+            | RaftEvent::ReadsServed { .. }
+            | RaftEvent::ReadsFailed { .. }
+            | RaftEvent::TransferStarted { .. }
+            | RaftEvent::EntryAppended { .. }
+            | RaftEvent::Persisted { .. }
+            | RaftEvent::MessageSent { .. }
+            | RaftEvent::MessageReceived { .. }
+            | RaftEvent::ReadyTaken => {}
         }
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     /// Replicas whose writes the script makes durable.
     pub(crate) slow_disks: BTreeSet<ReplicaId>,
     pub(crate) show_heartbeats: bool,
+    /// Also events that the messages tell already.
+    pub(crate) show_events: bool,
     pub(crate) now_millis: u64,
     pub(crate) out: String,
     agreed: BTreeMap<LogIndex, Entry>,
@@ -60,6 +62,7 @@ impl Default for Cluster {
             auto: Auto { deliver: true, persist: true, apply: true, fetch: true },
             slow_disks: BTreeSet::new(),
             show_heartbeats: false,
+            show_events: false,
             now_millis: 0,
             out: String::new(),
             agreed: BTreeMap::new(),
@@ -128,8 +131,8 @@ impl Cluster {
 
     fn take(&mut self, id: ReplicaId, ready: Ready) {
         for event in &ready.events {
-            if let Some(line) = trace::event(event) {
-                self.say(format!("{id} {line}"));
+            if self.show_events || trace::is_plain(event) {
+                self.say(format!("{id} {}", trace::event(event)));
             }
         }
         for read in &ready.reads {

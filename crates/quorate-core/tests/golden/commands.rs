@@ -10,6 +10,7 @@
 //! deliver [from=1] [to=2] · drop [from=1] [to=2] · duplicate from=1 to=2 · persist 1 · apply 1 · fetch 1
 //! partition 1-2 3 · cut 1-2 (both ways) · mute 1-2 (what 1 says to 2 is lost) · heal · unreachable 1 3
 //! snapshot 1 2 (1 sends 2 a snapshot of what it has applied, asked for or not)
+//! events all (shows every event, not only what the messages do not say) · heartbeats on
 //! crash 1 · restart 1 · wipe 1 · compact 1 [5] · status · log 1 · progress 1 · wire
 //! ```
 
@@ -108,6 +109,10 @@ impl Script {
             }
             "heartbeats" => {
                 self.cluster.show_heartbeats = args.next_pos() == Some("on");
+                Ok(())
+            }
+            "events" => {
+                self.cluster.show_events = args.next_pos() == Some("all");
                 Ok(())
             }
             "tick" => {

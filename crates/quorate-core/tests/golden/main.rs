@@ -93,6 +93,7 @@ scripts! {
     appends_leave_before_the_leaders_own_write
     apply_is_bounded
     changes_follow_the_rules
+    every_event_is_told
     every_leader_knows_who_is_to_be_promoted
     half_of_an_even_group_is_no_quorum
     leadership_is_handed_over_at_once

@@ -2,7 +2,7 @@
 
 use quorate_core::{
     AppendReply, Entry, EntryPayload, MemberRole, Membership, Message, MessageBody, RaftEvent, ReadOutcome,
-    ReplicaId, VoteRefusal,
+    ReplicaId, TransferOutcome, VoteRefusal,
 };
 
 pub(crate) fn entry(entry: &Entry) -> String {
@@ -79,24 +79,64 @@ pub(crate) const fn is_heartbeat(message: &Message) -> bool {
     matches!(message.body, MessageBody::Heartbeat { .. } | MessageBody::HeartbeatReply { .. })
 }
 
-pub(crate) fn event(event: &RaftEvent) -> Option<String> {
-    Some(match event {
+/// What every script shows; the rest only after `events all`.
+pub(crate) const fn is_plain(event: &RaftEvent) -> bool {
+    match event {
+        RaftEvent::RoleChanged { .. }
+        | RaftEvent::VoteAnswered { refusal: Some(_), .. }
+        | RaftEvent::Committed { .. }
+        | RaftEvent::MembershipChanged { .. }
+        | RaftEvent::FollowerLostLog { .. }
+        | RaftEvent::MessageRejected { .. } => true,
+        RaftEvent::TransferEnded { outcome, .. } => !matches!(outcome, TransferOutcome::SteppedDown),
+        RaftEvent::VoteAnswered { refusal: None, .. }
+        | RaftEvent::VoteCounted { .. }
+        | RaftEvent::AppendRejected { .. }
+        | RaftEvent::Truncated { .. }
+        | RaftEvent::Compacted { .. }
+        | RaftEvent::ProgressChanged { .. }
+        | RaftEvent::SnapshotOffered { .. }
+        | RaftEvent::SnapshotEnded { .. }
+        | RaftEvent::SnapshotReceived { .. }
+        | RaftEvent::ReadsServed { .. }
+        | RaftEvent::ReadsFailed { .. }
+        | RaftEvent::TransferStarted { .. }
+        | RaftEvent::EntryAppended { .. }
+        | RaftEvent::Persisted { .. }
+        | RaftEvent::MessageSent { .. }
+        | RaftEvent::MessageReceived { .. }
+        | RaftEvent::ReadyTaken => false,
+    }
+}
+
+const fn vote(pre: bool) -> &'static str {
+    if pre { "pre-vote" } else { "vote" }
+}
+
+pub(crate) fn event(event: &RaftEvent) -> String {
+    match event {
         RaftEvent::RoleChanged { role, term, leader, reason } => {
             let leader = leader.map_or("none".to_owned(), |leader| leader.to_string());
             format!("is {role} t{term} leader={leader} ({reason:?})")
         }
-        RaftEvent::VoteAnswered { candidate, refusal, pre, .. } => {
-            let refusal = (*refusal)?;
-            let kind = if *pre { "pre-vote" } else { "vote" };
+        RaftEvent::VoteAnswered { candidate, refusal: None, pre, .. } => {
+            format!("grants {candidate} its {}", vote(*pre))
+        }
+        RaftEvent::VoteAnswered { candidate, refusal: Some(refusal), pre, .. } => {
             let why = match refusal {
                 VoteRefusal::LogBehind => "its log is behind",
                 VoteRefusal::AlreadyVoted => "already voted",
                 VoteRefusal::HeardLeader => "hears a leader",
                 VoteRefusal::OldTerm => "of an old term",
             };
-            format!("refuses {candidate} its {kind}: {why}")
+            format!("refuses {candidate} its {}: {why}", vote(*pre))
         }
-        RaftEvent::AppendRejected { .. } => return None,
+        RaftEvent::VoteCounted { voter, pre, granted } => {
+            format!("counts the {} of {voter}: {}", vote(*pre), yes(*granted))
+        }
+        RaftEvent::AppendRejected { leader, prev } => format!("does not have {prev} that {leader} builds on"),
+        RaftEvent::Truncated { from } => format!("drops its log from {from} on"),
+        RaftEvent::Compacted { through } => format!("compacts its log through {through}"),
         RaftEvent::Committed { index } => format!("commits {index}"),
         RaftEvent::MembershipChanged { log_id } => format!("has the members of {log_id}"),
         RaftEvent::FollowerLostLog { replica, last } => {
@@ -105,8 +145,29 @@ pub(crate) fn event(event: &RaftEvent) -> Option<String> {
         RaftEvent::MessageRejected { reason, message } => {
             format!("rejects from {}: {} ({reason:?})", message.from, body(&message.body))
         }
-        RaftEvent::TransferAborted { to } => format!("gives up the transfer to {to}"),
-    })
+        RaftEvent::ProgressChanged { replica, from, to, matched } => {
+            format!("feeds {replica}: {from:?} to {to:?}, matched {matched}")
+        }
+        RaftEvent::SnapshotOffered { to, at_least } => {
+            format!("offers {to} a snapshot of {at_least} or later")
+        }
+        RaftEvent::SnapshotEnded { to, outcome } => {
+            format!("hears that the snapshot to {to} was {outcome:?}")
+        }
+        RaftEvent::SnapshotReceived { last, taken } => format!("got a snapshot of {last}: {taken:?}"),
+        RaftEvent::ReadsServed { index, reads } => format!("serves {reads} reads at {index}"),
+        RaftEvent::ReadsFailed { reads, reason } => format!("fails {reads} reads ({reason:?})"),
+        RaftEvent::TransferStarted { to } => format!("begins a transfer to {to}"),
+        RaftEvent::TransferEnded { to, outcome: TransferOutcome::SteppedDown } => {
+            format!("has handed over to {to}")
+        }
+        RaftEvent::TransferEnded { to, .. } => format!("gives up the transfer to {to}"),
+        RaftEvent::EntryAppended { id } => format!("appends {id}"),
+        RaftEvent::Persisted { through } => format!("has {through} on disk"),
+        RaftEvent::MessageSent { message } => format!("says to {}: {}", message.to, body(&message.body)),
+        RaftEvent::MessageReceived { message } => format!("hears {}: {}", message.from, body(&message.body)),
+        RaftEvent::ReadyTaken => "is taken to work".to_owned(),
+    }
 }
 
 pub(crate) fn read(outcome: &ReadOutcome) -> String {
