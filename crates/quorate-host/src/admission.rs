@@ -106,6 +106,12 @@ impl Replica {
 
     fn take_snapshot(&mut self, ticket: Ticket, work: &mut Work) -> Result<(), RequestError> {
         if self.snapshot_state == SnapshotState::Idle {
+            let newest = self.snapshot.as_ref().map(|snapshot| snapshot.meta.last);
+            // It holds all there is: writing it again would change nothing.
+            if let Some(last) = newest.filter(|last| last.index == self.handed) {
+                work.replies.push((ticket, Ok(Answer::SnapshotTaken { last })));
+                return Ok(());
+            }
             self.capture(work);
             if self.snapshot_state == SnapshotState::Idle {
                 return Err(RequestError::Snapshot { what: "nothing has been applied yet".to_owned() });

@@ -2,6 +2,20 @@
 
 use std::time::Duration;
 
+use quorate_core::ConfigError;
+
+/// Limits that all groups of a host share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// The most snapshots sent at a time; the others wait for their turn. Default 4.
+    pub snapshot_sends_max: usize,
+    /// The most bytes of snapshots sent per second, to all followers together. Default: no limit.
+    pub snapshot_bytes_per_second: Option<u64>,
+    /// The most bytes of received pieces that wait for the disk; beyond it pieces are dropped and
+    /// sent again. Default 16 MiB.
+    pub snapshot_backlog_bytes_max: usize,
+}
+
 /// Limits and policies of one group on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
@@ -27,11 +41,11 @@ pub struct SnapshotPolicy {
     pub bytes: u64,
     /// How many entries below the snapshot stay in the log for followers that are a little behind. Default 1,000.
     pub trailing_entries: u64,
-    /// How many snapshots to keep. Default 2.
+    /// How many snapshots to keep, at least 1. Default 2.
     pub keep: usize,
-    /// The size of a piece on the wire. Default 256 KiB.
+    /// The size of a piece on the wire, 1 byte to 64 MiB. Default 256 KiB.
     pub chunk_bytes: usize,
-    /// The most bytes sent and not acknowledged per stream. Default 1 MiB.
+    /// The most bytes sent and not acknowledged per stream; one piece is always allowed. Default 1 MiB.
     pub window_bytes: u64,
 }
 
@@ -46,6 +60,55 @@ pub struct SessionConfig {
     pub key_retention: Duration,
     /// A response larger than this is not kept; its repeat is told that it was applied, without the response. Default 64 KiB.
     pub response_bytes_max: u64,
+}
+
+impl HostConfig {
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        first_broken([
+            (self.snapshot_sends_max > 0, "snapshot_sends_max", "above 0"),
+            (
+                self.snapshot_bytes_per_second.is_none_or(|rate| rate >= 64 << 10),
+                "snapshot_bytes_per_second",
+                "at least 64 KiB",
+            ),
+            (self.snapshot_backlog_bytes_max > 0, "snapshot_backlog_bytes_max", "above 0"),
+        ])
+    }
+}
+
+impl SnapshotPolicy {
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        first_broken([
+            (self.keep > 0, "snapshots.keep", "above 0"),
+            (
+                (1..=64 << 20).contains(&self.chunk_bytes),
+                "snapshots.chunk_bytes",
+                "between 1 byte and 64 MiB",
+            ),
+            (self.window_bytes > 0, "snapshots.window_bytes", "above 0"),
+        ])
+    }
+}
+
+fn first_broken<const N: usize>(rules: [(bool, &'static str, &'static str); N]) -> Result<(), ConfigError> {
+    match rules.into_iter().find(|(holds, ..)| !holds) {
+        None => Ok(()),
+        Some((_, field, must)) => Err(ConfigError { field, must }),
+    }
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self { snapshot_sends_max: 4, snapshot_bytes_per_second: None, snapshot_backlog_bytes_max: 16 << 20 }
+    }
 }
 
 impl Default for GroupConfig {

@@ -289,25 +289,22 @@ pub enum SnapshotTask {
         meta: SnapshotMeta,
         /// The view.
         source: Box<dyn SnapshotSource>,
+        /// How much to ask of it at a time.
+        chunk_bytes: usize,
     },
-    /// Stream a stored snapshot to a follower.
-    Send {
+    /// Stream a stored snapshot to a follower, when it is its turn.
+    Send(SnapshotSend),
+    /// Nothing was heard of a stream for a while: ask the follower how far it is.
+    AskAgain {
         /// The group.
         group: GroupId,
-        /// Which.
-        snapshot: SnapshotInfo,
-        /// The header of every piece: from, to, term, epoch.
-        from: ReplicaId,
         /// The follower.
         to: ReplicaId,
-        /// The follower's node.
-        node: NodeId,
-        /// Where it is reached.
-        address: String,
-        /// The leader's term.
-        term: quorate_core::Term,
-        /// The leader's recovery epoch.
-        epoch: u64,
+    },
+    /// The answer to [`SnapshotEvent::WantsBytes`]: this many may be sent.
+    Allow {
+        /// How many.
+        bytes: u64,
     },
     /// A follower answered a piece.
     Acked {
@@ -339,6 +336,47 @@ pub enum SnapshotTask {
         /// How many to keep.
         keep: usize,
     },
+    /// The group was closed: end everything that is under way for it, silently.
+    Close {
+        /// The group.
+        group: GroupId,
+    },
+}
+
+/// A stream of a stored snapshot to a follower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotSend {
+    /// The group.
+    pub group: GroupId,
+    /// Which.
+    pub snapshot: SnapshotInfo,
+    /// The leader.
+    pub from: ReplicaId,
+    /// The follower.
+    pub to: ReplicaId,
+    /// The follower's node.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// The leader's term.
+    pub term: quorate_core::Term,
+    /// The leader's recovery epoch.
+    pub epoch: u64,
+    /// The size of a piece.
+    pub chunk_bytes: usize,
+    /// The most bytes sent and not acknowledged; one piece is always allowed.
+    pub window_bytes: u64,
+}
+
+/// How a stream to a follower ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendOutcome {
+    /// Every byte was acknowledged.
+    Complete,
+    /// The follower will not take it.
+    Refused,
+    /// The snapshot cannot be read here any more.
+    Unreadable,
 }
 
 /// The snapshotter's answers.
@@ -366,14 +404,28 @@ pub enum SnapshotEvent {
         /// What.
         message: PeerMessage,
     },
-    /// A stream to a follower ended.
+    /// It is a stream's turn: its first question goes out.
+    SendStarted {
+        /// The group.
+        group: GroupId,
+        /// The follower.
+        to: ReplicaId,
+    },
+    /// A stream to a follower ended by itself.
     SendEnded {
         /// The group.
         group: GroupId,
         /// The follower.
         to: ReplicaId,
-        /// Whether every byte was acknowledged.
-        complete: bool,
+        /// Which snapshot.
+        last: LogId,
+        /// How.
+        outcome: SendOutcome,
+    },
+    /// Bytes sent per second are limited and the next piece waits for [`SnapshotTask::Allow`].
+    WantsBytes {
+        /// Its size.
+        bytes: u64,
     },
     /// A snapshot from a leader is complete, verified and durable here.
     Staged {

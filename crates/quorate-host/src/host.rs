@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_core::{
-    GroupId, LogId, Membership, Message, MessageBody, MonoTime, NodeId, ProgressStatus, RawNode, ReplicaId,
-    Restored, Status,
+    ConfigError, GroupId, LogId, Membership, Message, MessageBody, MonoTime, NodeId, ProgressStatus, RawNode,
+    ReplicaId, Restored, Status,
 };
 use quorate_storage::{LogError, SnapshotInfo};
 
 use crate::command::ENVELOPE_BYTES_MAX;
-use crate::config::GroupConfig;
-use crate::event::{ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work};
+use crate::config::{GroupConfig, HostConfig};
+use crate::event::{
+    Applied, ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work,
+};
+use crate::pace::Pace;
 use crate::peer::{PeerBody, PeerMessage};
 use crate::replica::Replica;
 use crate::request::{Request, RequestError, Ticket};
+use crate::snapshotter::drop_view;
 
 /// What a host needs to run a replica; made by [`crate::recover_group`].
 pub struct GroupSetup {
@@ -41,6 +45,14 @@ pub enum OpenError {
     /// It is open already.
     #[error("group {0} is open already")]
     AlreadyOpen(GroupId),
+    /// Its configuration cannot work.
+    #[error("group {group} cannot be opened: {} must be {}", error.field, error.must)]
+    Config {
+        /// The group.
+        group: GroupId,
+        /// What must change.
+        error: ConfigError,
+    },
     /// What was recovered contradicts itself.
     #[error("group {group} cannot be opened: {reason}")]
     Inconsistent {
@@ -87,6 +99,8 @@ pub struct Host {
     node: NodeId,
     replicas: BTreeMap<GroupId, Replica>,
     work: Work,
+    config: HostConfig,
+    pace: Pace,
     /// Writes that are still under way for replicas that are gone: what was recovered before they are
     /// done is not what the log holds.
     late_writes: BTreeMap<GroupId, usize>,
@@ -96,13 +110,21 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host without groups for `node`.
+    /// A host without groups for `node`, with the default limits.
     #[must_use]
     pub fn new(node: NodeId) -> Self {
+        Self::with_config(node, HostConfig::default())
+    }
+
+    /// A host without groups for `node`. Its snapshotter needs the same configuration.
+    #[must_use]
+    pub fn with_config(node: NodeId, config: HostConfig) -> Self {
         Self {
             node,
             replicas: BTreeMap::new(),
             work: Work::default(),
+            pace: Pace::new(&config),
+            config,
             late_writes: BTreeMap::new(),
             broken: BTreeMap::new(),
             stopped: None,
@@ -128,6 +150,8 @@ impl Host {
             let reason = format!("{writes} of its writes are still under way; recover it when they are done");
             return Err(OpenError::Inconsistent { group, reason });
         }
+        setup.config.snapshots.validate().map_err(|error| OpenError::Config { group, error })?;
+        let turn_bytes = setup.config.snapshots.chunk_bytes.saturating_mul(self.config.snapshot_sends_max);
         let mut config = setup.config.core.clone();
         config.id = setup.replica;
         // The limit is the user's; the core counts what goes into the log.
@@ -138,6 +162,7 @@ impl Host {
             .map_err(|error| OpenError::Inconsistent { group, reason: error.to_string() })?;
         self.broken.remove(&group);
         let mut replica = Replica::new(setup, core);
+        replica.stream_turn = self.pace.time_for(turn_bytes as u64);
         replica.drain(now, &mut self.work);
         self.replicas.insert(group, replica);
         Ok(())
@@ -153,6 +178,7 @@ impl Host {
     pub fn on_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Tick => {
+                self.allow_bytes(now);
                 for replica in
                     self.replicas.values_mut().filter(|replica| replica.next_deadline() <= now.mono)
                 {
@@ -176,6 +202,8 @@ impl Host {
                 let group = applied.group();
                 if let Some(replica) = self.replicas.get_mut(&group) {
                     replica.on_applied(now, applied, &mut self.work);
+                } else if let Applied::Captured { source, .. } = applied {
+                    drop_view(source);
                 }
                 self.drain(now, group);
             }
@@ -219,6 +247,7 @@ impl Host {
         let Some(mut replica) = self.replicas.remove(&group) else { return false };
         replica.stop(reason, &mut self.work);
         self.work.apply.push(ApplyTask::Remove { group });
+        self.work.snapshots.push(SnapshotTask::Close { group });
         if replica.outstanding() > 0 {
             *self.late_writes.entry(group).or_default() += replica.outstanding();
         }
@@ -269,15 +298,14 @@ impl Host {
                 replica.core.step(now.mono, sender, message).ok();
             }
             PeerBody::SnapshotChunk(chunk) => {
-                let current = chunk.to == replica.id && chunk.term >= replica.core.status().term;
-                if current && replica.vouches(from, chunk.from) {
+                if replica.is_wanted(&chunk) && replica.vouches(from, chunk.from) {
                     replica.hear(from, chunk.from);
                     self.work.snapshots.push(SnapshotTask::Receive { group, node: from, chunk });
                 }
             }
             PeerBody::SnapshotAck(ack) => {
                 if ack.to == replica.id && replica.vouches(from, ack.from) {
-                    replica.touch_stream(now, ack.from);
+                    replica.on_stream_ack(now, &ack);
                     self.work.snapshots.push(SnapshotTask::Acked { group, ack });
                 }
             }
@@ -304,11 +332,22 @@ impl Host {
                 }
                 group
             }
-            SnapshotEvent::SendEnded { group, to, complete } => {
+            SnapshotEvent::SendStarted { group, to } => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
-                    replica.end_stream(now, to, complete);
+                    replica.on_send_started(now, to);
                 }
                 group
+            }
+            SnapshotEvent::SendEnded { group, to, last, outcome } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.on_send_ended(now, to, last, outcome, &mut self.work);
+                }
+                group
+            }
+            SnapshotEvent::WantsBytes { bytes } => {
+                self.pace.want(bytes);
+                self.allow_bytes(now);
+                return;
             }
             SnapshotEvent::Staged { group, from, term, epoch, snapshot, .. } => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
@@ -320,6 +359,12 @@ impl Host {
             }
         };
         self.drain(now, group);
+    }
+
+    /// Tells the snapshotter what it may send by now.
+    fn allow_bytes(&mut self, now: Now) {
+        let allowed = self.pace.take(now.mono);
+        self.work.snapshots.extend(allowed.map(|bytes| SnapshotTask::Allow { bytes }));
     }
 
     // ---- users ----------------------------------------------------------------------------------
@@ -352,7 +397,7 @@ impl Host {
     /// When `Event::Tick` has something to do next, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<MonoTime> {
-        self.replicas.values().map(Replica::next_deadline).min()
+        self.replicas.values().map(Replica::next_deadline).chain(self.pace.deadline()).min()
     }
 
     /// The groups, ascending.

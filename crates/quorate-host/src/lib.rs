@@ -9,23 +9,28 @@ mod event;
 mod host;
 mod log_fetcher;
 mod log_writer;
+mod pace;
 mod peer;
+mod receiving;
 mod recovery;
 mod replica;
 mod request;
+mod sending;
 mod sessions;
 mod snapshot_content;
 mod snapshotter;
 mod state_machine;
+mod streams;
 
 pub use applier::{Applier, RecoveredMachine};
-pub use config::{GroupConfig, SessionConfig, SnapshotPolicy};
+pub use config::{GroupConfig, HostConfig, SessionConfig, SnapshotPolicy};
 pub use event::*;
 pub use host::{GroupSetup, GroupStatus, Host, OpenError};
 pub use log_fetcher::LogFetcher;
 pub use log_writer::LogWriter;
 pub use peer::{
-    Lane, PeerBody, PeerMessage, SnapshotAck, SnapshotChunk, decode_peer_message, encode_peer_message,
+    Lane, PeerBody, PeerMessage, SnapshotAck, SnapshotChunk, SnapshotVerdict, decode_peer_message,
+    encode_peer_message,
 };
 pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, recover_group};
 pub use request::{Answer, Consistency, Dedupe, LeaderHint, Request, RequestError, SessionId, Ticket};

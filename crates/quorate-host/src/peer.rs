@@ -45,7 +45,7 @@ pub struct SnapshotChunk {
     pub bytes: u64,
     /// Where this piece belongs.
     pub offset: u64,
-    /// The piece; an empty one at offset 0 asks where to resume.
+    /// The piece; an empty one at offset 0 asks where to begin.
     pub data: Bytes,
 }
 
@@ -60,8 +60,19 @@ pub struct SnapshotAck {
     pub last: quorate_core::LogId,
     /// The follower holds everything below this offset and wants what follows.
     pub next_offset: u64,
-    /// The follower will not take it (no space, damaged, superseded): stop.
-    pub refused: bool,
+    /// What became of the piece.
+    pub verdict: SnapshotVerdict,
+}
+
+/// What became of a piece of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotVerdict {
+    /// It was taken, now or before.
+    Taken,
+    /// The follower will not take the snapshot (no space, damaged, superseded): stop.
+    Refused,
+    /// What is before it did not arrive: go back to the offset wanted.
+    Gap,
 }
 
 /// Which connection and which place in its queue a message gets.
@@ -133,7 +144,11 @@ pub fn encode_peer_message(message: &PeerMessage, out: &mut Vec<u8>) {
             put_u64(out, ack.to.0);
             put_log_id(out, ack.last);
             put_u64(out, ack.next_offset);
-            out.push(u8::from(ack.refused));
+            out.push(match ack.verdict {
+                SnapshotVerdict::Taken => 0,
+                SnapshotVerdict::Refused => 1,
+                SnapshotVerdict::Gap => 2,
+            });
         }
     }
 }
@@ -174,13 +189,14 @@ pub fn decode_peer_message(bytes: &Bytes) -> Result<PeerMessage, DecodeError> {
             let to = ReplicaId(reader.u64("the receiver")?);
             let last = reader.log_id("a position")?;
             let next_offset = reader.u64("an offset")?;
-            let refused = match reader.u8("refused or not")? {
-                0 => false,
-                1 => true,
-                _ => return Err(reader.fail("refused or not")),
+            let verdict = match reader.u8("a verdict")? {
+                0 => SnapshotVerdict::Taken,
+                1 => SnapshotVerdict::Refused,
+                2 => SnapshotVerdict::Gap,
+                _ => return Err(reader.fail("a verdict")),
             };
             reader.end()?;
-            PeerBody::SnapshotAck(SnapshotAck { from, to, last, next_offset, refused })
+            PeerBody::SnapshotAck(SnapshotAck { from, to, last, next_offset, verdict })
         }
         _ => return Err(DecodeError { offset: 0, expected: "the kind of a peer message" }),
     };
@@ -232,7 +248,7 @@ mod tests {
                 to: from,
                 last: LogId::new(2, 9),
                 next_offset: 4,
-                refused: true,
+                verdict: SnapshotVerdict::Refused,
             }),
         ]
         .into_iter()

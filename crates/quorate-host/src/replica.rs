@@ -10,17 +10,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_core::{
     Entry, Fetch, GroupId, LogId, LogIndex, Message, MonoTime, NodeId, Persist, PersistToken, RawNode,
-    ReadOutcome, ReadTicket, ReplicaId, RoleName, SnapshotMeta, SnapshotOutcome, Term,
+    ReadOutcome, ReadTicket, ReplicaId, RoleName, SnapshotMeta, Term,
 };
 use quorate_storage::{GroupWrite, LogError, SnapshotInfo};
 
 use crate::config::GroupConfig;
 use crate::event::{Applied, ApplyTask, FetchTask, LogTask, Now, Outbound, SnapshotTask, Work};
-use crate::peer::{PeerBody, PeerMessage};
+use crate::peer::{PeerBody, PeerMessage, SnapshotChunk};
 use crate::request::{Answer, LeaderHint, RequestError, Ticket};
+use crate::streams::Streaming;
 
 /// The most snapshots from leaders that wait for the core to switch to one of them.
 const STAGED_MAX: usize = 4;
@@ -65,17 +67,6 @@ pub(crate) enum SnapshotState {
     Saving,
 }
 
-/// A stream to a follower.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Streaming {
-    pub(crate) term: Term,
-    /// When it is given up, unless an answer comes.
-    pub(crate) until: MonoTime,
-    /// Still waiting for a snapshot to be taken.
-    pub(crate) waiting: bool,
-    pub(crate) at_least: LogIndex,
-}
-
 pub(crate) struct Replica {
     pub(crate) group: GroupId,
     pub(crate) id: ReplicaId,
@@ -118,6 +109,8 @@ pub(crate) struct Replica {
     pub(crate) entries_since: u64,
     pub(crate) bytes_since: u64,
     pub(crate) streams: BTreeMap<ReplicaId, Streaming>,
+    /// How long one piece of every stream of the host may take.
+    pub(crate) stream_turn: Duration,
     /// Snapshots from leaders that the core may switch to.
     staged: BTreeMap<LogIndex, SnapshotInfo>,
     pub(crate) flushing: bool,
@@ -156,6 +149,7 @@ impl Replica {
             entries_since: 0,
             bytes_since: 0,
             streams: BTreeMap::new(),
+            stream_turn: Duration::ZERO,
             staged: BTreeMap::new(),
             flushing: false,
         }
@@ -426,7 +420,8 @@ impl Replica {
             }
             Applied::Captured { group, meta, source } => {
                 self.snapshot_state = SnapshotState::Saving;
-                work.snapshots.push(SnapshotTask::Save { group, meta, source });
+                let chunk_bytes = self.config.snapshots.chunk_bytes;
+                work.snapshots.push(SnapshotTask::Save { group, meta, source, chunk_bytes });
             }
             Applied::Flushed { durable, .. } => {
                 self.flushing = false;
@@ -497,14 +492,13 @@ impl Replica {
     pub(crate) fn next_deadline(&self) -> MonoTime {
         let lost = self.lost_at.map(|lost| lost + self.config.core.election_timeout);
         let transfer = self.transferring.map(|transfer| transfer.until);
-        let streams = self.streams.values().map(|stream| stream.until);
         let stalled = self.in_flight.front().map(|(since, _)| *since + self.config.stalled_write_max);
         // Only a leader has something to do then, and not all the time.
         let checked = self.disk_checked_next.unwrap_or_default();
         let disk = stalled.filter(|_| self.leading.is_some()).map(|at| at.max(checked));
         lost.into_iter()
             .chain(transfer)
-            .chain(streams)
+            .chain(self.streams_deadline())
             .chain(disk)
             .chain(self.blocked)
             .fold(self.core.next_deadline(), MonoTime::min)
@@ -591,15 +585,7 @@ impl Replica {
         if !self.durable_machine {
             self.compact(last.index, work);
         }
-        let waiting: Vec<(ReplicaId, LogIndex)> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.waiting)
-            .map(|(id, stream)| (*id, stream.at_least))
-            .collect();
-        for (to, at_least) in waiting {
-            self.stream(now, to, at_least, work);
-        }
+        self.start_waiting_streams(now, work);
     }
 
     pub(crate) fn on_save_failed(&mut self, now: Now, reason: &str, work: &mut Work) {
@@ -607,11 +593,7 @@ impl Replica {
         for ticket in std::mem::take(&mut self.snapshot_tickets) {
             work.replies.push((ticket, Err(RequestError::Snapshot { what: reason.to_owned() })));
         }
-        let waiting: Vec<ReplicaId> =
-            self.streams.iter().filter(|(_, stream)| stream.waiting).map(|(id, _)| *id).collect();
-        for to in waiting {
-            self.end_stream(now, to, false);
-        }
+        self.fail_waiting_streams(now);
     }
 
     /// Drops log entries that are durable elsewhere, but for a few that laggards may want.
@@ -642,21 +624,18 @@ impl Replica {
         }
     }
 
-    /// Streams the newest snapshot to a follower, taking one first if none is new enough.
-    fn stream(&mut self, now: Now, to: ReplicaId, at_least: LogIndex, work: &mut Work) {
+    /// Whether a piece may be looked at: what the core would refuse is not even written.
+    pub(crate) fn is_wanted(&self, chunk: &SnapshotChunk) -> bool {
         let status = self.core.status();
-        let (term, epoch) = (status.term, status.membership.epoch());
-        let until = now.mono + self.config.core.election_timeout * 10;
-        let newest = self.snapshot.clone().filter(|snapshot| snapshot.meta.last.index >= at_least);
-        let Some((node, address)) = self.locate(to) else { return };
-        let waiting = newest.is_none();
-        self.streams.insert(to, Streaming { term, until, waiting, at_least });
-        let Some(snapshot) = newest else {
-            self.capture(work);
-            return;
-        };
-        let (group, from) = (self.group, self.id);
-        work.snapshots.push(SnapshotTask::Send { group, snapshot, from, to, node, address, term, epoch });
+        let (epoch, meta) = (status.membership.epoch(), &chunk.meta);
+        let knows_nobody = status.membership.is_empty();
+        chunk.to == self.id
+            && (status.term..=Term::MAX).contains(&chunk.term)
+            && (chunk.epoch == epoch || (knows_nobody && chunk.epoch > epoch))
+            && (LogIndex(1)..=LogIndex::MAX).contains(&meta.last.index)
+            && meta.last.term <= chunk.term
+            && meta.membership_id <= meta.last
+            && meta.membership.validate().is_ok()
     }
 
     /// A snapshot from a leader is complete here: the core decides whether to switch to it.
@@ -672,34 +651,6 @@ impl Replica {
         if !(taken && useful) {
             let applied = self.applied;
             self.staged.retain(|index, _| *index > applied);
-        }
-    }
-
-    /// An answer came: the stream lives.
-    pub(crate) fn touch_stream(&mut self, now: Now, to: ReplicaId) {
-        let until = now.mono + self.config.core.election_timeout * 10;
-        if let Some(stream) = self.streams.get_mut(&to) {
-            stream.until = until;
-        }
-    }
-
-    pub(crate) fn end_stream(&mut self, now: Now, to: ReplicaId, complete: bool) {
-        if self.streams.remove(&to).is_some() {
-            let outcome = if complete { SnapshotOutcome::Sent } else { SnapshotOutcome::Failed };
-            self.core.report_snapshot(now.mono, to, outcome);
-        }
-    }
-
-    /// Gives up streams that stand still or were started in another term.
-    fn watch_streams(&mut self, now: Now, work: &mut Work) {
-        let status = self.core.status();
-        let (term, leads) = (status.term, status.role == RoleName::Leader);
-        let over = |stream: &Streaming| now.mono >= stream.until || stream.term != term || !leads;
-        let ended: Vec<ReplicaId> =
-            self.streams.iter().filter(|(_, stream)| over(stream)).map(|(id, _)| *id).collect();
-        for to in ended {
-            work.snapshots.push(SnapshotTask::CancelSend { group: self.group, to });
-            self.end_stream(now, to, false);
         }
     }
 

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex};
 
 use quorate_core::{GroupId, MonoTime, NodeId, ReplicaId};
 use quorate_host::{
-    Applier, ApplyTask, Event, FetchTask, GroupSetup, Host, LogFetcher, LogWriter, Now, Snapshotter,
-    StateMachine, Ticket, bootstrap_batch, join_batch, recover_group,
+    Applier, ApplyTask, Event, FetchTask, GroupSetup, Host, HostConfig, LogFetcher, LogWriter, Now,
+    Snapshotter, StateMachine, Ticket, bootstrap_batch, join_batch, recover_group,
 };
 use quorate_kv::{KvStateMachine, MemEngine, MemEngineDisk};
 use quorate_storage::{
@@ -185,7 +185,7 @@ impl Node {
                 .map_err(|error| recovery(&error))?;
         }
         let states = store.groups();
-        let mut running = Running::new(self.id, store, snapshots, data_dir);
+        let mut running = Running::new(self.id, store, snapshots, data_dir, &around.swarm.host);
         for state in states {
             self.open_group(now, &state, &mut running, around).map_err(|error| match error {
                 Refused::Violation(violation) => violation,
@@ -263,14 +263,15 @@ impl Running {
         store: Box<dyn LogStore>,
         snapshots: Arc<dyn SnapshotStore>,
         data_dir: DataDir,
+        config: &HostConfig,
     ) -> Self {
         let log_reader = store.reader();
         Self {
-            host: Host::new(node),
+            host: Host::with_config(node, config.clone()),
             log_writer: LogWriter::new(store),
             applier: Applier::new(Arc::clone(&snapshots)),
             fetcher: LogFetcher::new(Arc::clone(&log_reader)),
-            snapshotter: Snapshotter::new(node, Arc::clone(&snapshots)),
+            snapshotter: Snapshotter::new(config, Arc::clone(&snapshots)),
             log_reader,
             snapshots,
             replicas: BTreeMap::new(),

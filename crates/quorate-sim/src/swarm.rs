@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use quorate_core::{Config, ReplicaId};
-use quorate_host::{GroupConfig, SessionConfig, SnapshotPolicy};
+use quorate_host::{GroupConfig, HostConfig, SessionConfig, SnapshotPolicy};
 
 use crate::disk::DiskProfile;
 use crate::network::NetworkProfile;
@@ -26,6 +26,7 @@ pub(crate) struct Swarm {
     /// Whether machines keep their state across crashes.
     pub(crate) durable_machines: bool,
     pub(crate) group: GroupConfig,
+    pub(crate) host: HostConfig,
     pub(crate) segment_bytes: u64,
     pub(crate) network: NetworkProfile,
     pub(crate) disk: DiskProfile,
@@ -57,6 +58,11 @@ impl Swarm {
             fault_pause_millis_max: *rng.pick(&[200, 800, 800, 2_000]).unwrap_or(&800),
             operator_pause_millis_max: *rng.pick(&[300, 1_000, 4_000]).unwrap_or(&1_000),
             drift_ppm_max: *rng.pick(&[0, 0, 1_000, 20_000]).unwrap_or(&0),
+            host: HostConfig {
+                snapshot_sends_max: *rng.pick(&[1, 4]).unwrap_or(&4),
+                snapshot_bytes_per_second: *rng.pick(&[None, None, Some(100_000)]).unwrap_or(&None),
+                snapshot_backlog_bytes_max: *rng.pick(&[1_000, 16 << 20]).unwrap_or(&1_000),
+            },
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 
 use quorate_core::{AppendReply, MessageBody};
-use quorate_host::{PeerBody, PeerMessage};
+use quorate_host::{PeerBody, PeerMessage, SnapshotVerdict};
 
 use crate::rng::{hash, hash_on};
 
@@ -89,7 +89,11 @@ impl fmt::Display for Short<'_> {
                 chunk.bytes
             ),
             PeerBody::SnapshotAck(ack) => {
-                let verdict = if ack.refused { "refused" } else { "next" };
+                let verdict = match ack.verdict {
+                    SnapshotVerdict::Taken => "next",
+                    SnapshotVerdict::Refused => "refused",
+                    SnapshotVerdict::Gap => "back to",
+                };
                 write!(f, "snapshot {} {verdict} {}", ack.last, ack.next_offset)
             }
         }

@@ -127,6 +127,8 @@ impl World {
             | Event::Snapshot(
                 SnapshotEvent::SaveFailed { .. }
                 | SnapshotEvent::Send { .. }
+                | SnapshotEvent::SendStarted { .. }
+                | SnapshotEvent::WantsBytes { .. }
                 | SnapshotEvent::SendEnded { .. },
             )
             | Event::Tick

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use quorate_core::{ADDRESS_BYTES_MAX, NodeId};
-use quorate_host::GroupConfig;
+use quorate_host::{GroupConfig, HostConfig};
 use quorate_storage::WalConfig;
 
 /// Which cluster a node belongs to. Written into the data directory and exchanged in every
@@ -58,6 +58,8 @@ pub struct NodeConfig {
     pub transport: TransportConfig,
     /// How the log uses the disk (its `salt` is filled in).
     pub wal: WalConfig,
+    /// Limits that all groups share, like how many snapshots are sent at a time.
+    pub host: HostConfig,
     /// What a group gets that is opened without a configuration of its own.
     pub group: GroupConfig,
     /// Limits of the queues between the threads of this node.
@@ -74,6 +76,7 @@ impl Default for NodeConfig {
             peer_advertise: None,
             transport: TransportConfig::default(),
             wal: WalConfig::default(),
+            host: HostConfig::default(),
             group: GroupConfig::default(),
             queues: QueueConfig::default(),
         }
@@ -154,6 +157,12 @@ pub struct ConfigError {
     pub must: String,
 }
 
+impl From<quorate_core::ConfigError> for ConfigError {
+    fn from(error: quorate_core::ConfigError) -> Self {
+        Self { field: error.field, must: error.must.to_owned() }
+    }
+}
+
 impl NodeConfig {
     /// A node that keeps its data in `directory` and listens for its peers on `peer_listen`; everything else
     /// as by default.
@@ -197,6 +206,7 @@ impl NodeConfig {
         if self.queues.backlog_bytes_max < 1 << 20 || self.queues.inbound_bytes_max < 1 << 20 {
             return wrong("queues.backlog_bytes_max", "1 MiB or more, like queues.inbound_bytes_max");
         }
+        self.host.validate().map_err(ConfigError::from)?;
         self.validate_group(&self.group)
     }
 
@@ -215,6 +225,6 @@ impl NodeConfig {
             let must = "at most 1 MiB below transport.frame_bytes_max".to_owned();
             return Err(ConfigError { field: "group.snapshots.chunk_bytes", must });
         }
-        Ok(())
+        group.snapshots.validate().map_err(ConfigError::from)
     }
 }

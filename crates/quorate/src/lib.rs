@@ -61,9 +61,9 @@ pub use quorate_core::{
     RoleReason, SnapshotMeta, Term,
 };
 pub use quorate_host::{
-    BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, Lane, LeaderHint, MachineError,
-    Outbound, PeerBody, PeerMessage, RecoverError, Recovered, RequestError, SessionConfig, SessionId,
-    SnapshotPolicy, SnapshotSource, StateMachine,
+    BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, HostConfig, Lane, LeaderHint,
+    MachineError, Outbound, PeerBody, PeerMessage, RecoverError, Recovered, RequestError, SessionConfig,
+    SessionId, SnapshotPolicy, SnapshotSource, StateMachine,
 };
 pub use quorate_storage::{Damage, DataDirError, LogError, LogStats, SnapshotError, WalConfig};
 

@@ -241,14 +241,14 @@ impl Node {
             threads: Vec::new(),
             directory,
         };
-        let host = HostThread::new(Arc::clone(&shared), lanes);
+        let host = HostThread::new(Arc::clone(&shared), config.host.clone(), lanes);
         running.spawn("host", move |_| host.run())?;
         let (writer, mailbox) = (LogWriter::new(log_store), Arc::clone(&log));
         running.spawn("log", move |shared| log_loop(writer, &mailbox, shared))?;
         let (applier, mailbox) = (Applier::new(Arc::clone(&snapshots)), Arc::clone(&apply));
         running.spawn("apply", move |shared| apply_loop(applier, &mailbox, shared))?;
         let fetcher = LogFetcher::new(Arc::clone(&reader));
-        let snapshotter = Snapshotter::new(config.node, Arc::clone(&snapshots));
+        let snapshotter = Snapshotter::new(&config.host, Arc::clone(&snapshots));
         running.spawn("read", move |shared| read_loop(fetcher, snapshotter, &read, shared))?;
         transport.start(Arc::clone(&shared) as Arc<dyn Inbound>);
         Ok(Self {

@@ -14,8 +14,9 @@ use quorate_core::{
 };
 use quorate_host::{
     Answer, Applier, ApplyTask, BatchEnd, Command, Consistency, Dedupe, Event, GroupConfig, GroupSetup, Host,
-    LogFetcher, LogTask, LogWriter, MachineError, Now, OpenError, Outbound, PeerBody, Recovered, Request,
-    RequestError, SnapshotSource, Snapshotter, StateMachine, Ticket, Work, bootstrap_batch, recover_group,
+    HostConfig, LogFetcher, LogTask, LogWriter, MachineError, Now, OpenError, Outbound, PeerBody, Recovered,
+    Request, RequestError, SnapshotSource, SnapshotTask, Snapshotter, StateMachine, Ticket, Work,
+    bootstrap_batch, recover_group,
 };
 use quorate_storage::{
     GroupState, LogBatch, LogError, LogReader, LogStats, LogStore, MemLogStore, MemSnapshotStore,
@@ -98,7 +99,9 @@ impl StateMachine for Journal {
 pub struct View(VecDeque<Bytes>);
 impl SnapshotSource for View {
     fn next_chunk(&mut self, _: usize) -> Result<Option<Bytes>, MachineError> {
-        Ok(self.0.pop_front().map(|line| [&line[..], b"\n"].concat().into()))
+        let line = self.0.pop_front();
+        assert!(line.as_deref() != Some(b"view panics"), "told to");
+        Ok(line.map(|line| [&line[..], b"\n"].concat().into()))
     }
 }
 
@@ -177,6 +180,9 @@ pub struct Node {
     waiting: Vec<LogTask>,
 }
 
+/// Whether a message is lost on its way.
+pub type Loses = Box<dyn FnMut(&Outbound) -> bool>;
+
 pub struct Cluster {
     pub now: u64,
     pub nodes: BTreeMap<NodeId, Node>,
@@ -189,7 +195,12 @@ pub struct Cluster {
     /// Whether machines keep their own state.
     pub durable: bool,
     next_ticket: u64,
+    /// How many snapshots were written.
+    pub saves: usize,
     pub config: GroupConfig,
+    pub host_config: HostConfig,
+    /// Whether a message is lost on its way.
+    pub loses: Option<Loses>,
     /// What happened, when asked for.
     pub trace: Option<Vec<String>>,
 }
@@ -219,7 +230,10 @@ impl Cluster {
             stopped: Vec::new(),
             durable: false,
             next_ticket: 1,
+            saves: 0,
             config,
+            host_config: HostConfig::default(),
+            loses: None,
             trace: None,
         };
         change(&mut cluster);
@@ -258,11 +272,11 @@ impl Cluster {
     pub fn open(&mut self, n: u64, data: Data, seeds: Vec<(ReplicaId, NodeId, String)>) {
         let snapshots: Arc<dyn SnapshotStore> = Arc::new(data.snapshots.clone());
         let mut node = Node {
-            host: Host::new(NodeId(n)),
+            host: Host::with_config(NodeId(n), self.host_config.clone()),
             writer: LogWriter::new(Box::new(data.log.clone())),
             applier: Applier::new(Arc::clone(&snapshots)),
             fetcher: LogFetcher::new(data.log.reader()),
-            snapshotter: Snapshotter::new(NodeId(n), Arc::clone(&snapshots)),
+            snapshotter: Snapshotter::new(&self.host_config, Arc::clone(&snapshots)),
             waiting: Vec::new(),
             data,
         };
@@ -344,6 +358,8 @@ impl Cluster {
                 }
                 events.extend(work.apply.into_iter().flat_map(|task| node.applier.step(task)));
                 events.extend(work.fetch.into_iter().map(|task| node.fetcher.step(task)));
+                self.saves +=
+                    work.snapshots.iter().filter(|task| matches!(task, SnapshotTask::Save { .. })).count();
                 work.snapshots.into_iter().for_each(|task| node.snapshotter.submit(task));
                 while node.snapshotter.has_work() {
                     events.extend(node.snapshotter.step());
@@ -354,6 +370,9 @@ impl Cluster {
             for (from, outbound) in std::mem::take(&mut self.wire) {
                 idle = false;
                 if self.cut.contains(&from) || self.cut.contains(&outbound.to) {
+                    continue;
+                }
+                if self.loses.as_mut().is_some_and(|loses| loses(&outbound)) {
                     continue;
                 }
                 let mut bytes = Vec::new();

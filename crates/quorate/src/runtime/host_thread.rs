@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use quorate_core::{GroupId, NodeId, RaftEvent};
 use quorate_host::{
-    Answer, Applied, ApplyTask, Event, GroupSetup, GroupStatus, Host, OpenError, PeerMessage, Request,
-    RequestError, SnapshotEvent, SnapshotTask, Ticket, Work,
+    Answer, Applied, ApplyTask, Event, GroupSetup, GroupStatus, Host, HostConfig, OpenError, PeerMessage,
+    Request, RequestError, SnapshotEvent, SnapshotTask, Ticket, Work,
 };
 use quorate_storage::LogStats;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -127,9 +127,9 @@ pub(crate) struct HostThread {
 }
 
 impl HostThread {
-    pub(crate) fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, config: HostConfig, lanes: Lanes) -> Self {
         Self {
-            host: Host::new(shared.node),
+            host: Host::with_config(shared.node, config),
             clock: Clock::new(),
             shared,
             lanes,
@@ -168,6 +168,7 @@ impl HostThread {
             }
             match input {
                 HostInput::Event(event) => {
+                    self.warn(&event);
                     self.touched.extend(group_of(&event));
                     self.host.on_event(now, event);
                 }
@@ -203,6 +204,13 @@ impl HostThread {
         drop(closed);
         self.publish();
         stop
+    }
+
+    /// What fails quietly, because the replica goes on without it.
+    fn warn(&self, event: &Event) {
+        if let Event::Snapshot(SnapshotEvent::SaveFailed { group, reason }) = event {
+            tracing::warn!(node = %self.shared.node, %group, "a snapshot could not be taken: {reason}");
+        }
     }
 
     fn open(
@@ -384,10 +392,11 @@ fn group_of(event: &Event) -> Option<GroupId> {
         | Event::Snapshot(
             SnapshotEvent::Saved { group, .. }
             | SnapshotEvent::SaveFailed { group, .. }
+            | SnapshotEvent::SendStarted { group, .. }
             | SnapshotEvent::SendEnded { group, .. }
             | SnapshotEvent::Staged { group, .. },
         ) => Some(*group),
-        Event::Snapshot(SnapshotEvent::Send { .. }) => None,
+        Event::Snapshot(SnapshotEvent::Send { .. } | SnapshotEvent::WantsBytes { .. }) => None,
     }
 }
 
@@ -406,7 +415,10 @@ fn snapshot_bytes(task: &SnapshotTask) -> usize {
     match task {
         SnapshotTask::Receive { chunk, .. } => chunk.data.len(),
         SnapshotTask::Save { .. }
-        | SnapshotTask::Send { .. }
+        | SnapshotTask::Send(_)
+        | SnapshotTask::AskAgain { .. }
+        | SnapshotTask::Allow { .. }
+        | SnapshotTask::Close { .. }
         | SnapshotTask::Acked { .. }
         | SnapshotTask::CancelSend { .. }
         | SnapshotTask::Retain { .. } => 0,

@@ -1,0 +1,136 @@
+//! Snapshots that arrive from leaders, piece by piece, one a group.
+//!
+//! * A snapshot that arrived exists only when it is complete, verified and durable.
+//! * Every piece is answered with the offset wanted next: a lost or repeated piece costs one round.
+//! * What has arrived is kept while the same replica leads, in whatever term, so that a stream that
+//!   was interrupted goes on. Another leader's snapshot may be other bytes: it starts anew.
+
+use std::collections::BTreeMap;
+
+use quorate_core::{GroupId, LogId, NodeId, ReplicaId, SnapshotMeta, Term};
+use quorate_storage::{SnapshotInfo, SnapshotStore, SnapshotWriter};
+
+use crate::event::SnapshotEvent;
+use crate::peer::{PeerBody, PeerMessage, SnapshotAck, SnapshotChunk, SnapshotVerdict};
+
+struct Receiving {
+    from: ReplicaId,
+    term: Term,
+    meta: SnapshotMeta,
+    bytes: u64,
+    writer: Box<dyn SnapshotWriter>,
+}
+
+/// All snapshots that are arriving at a host.
+#[derive(Default)]
+pub(crate) struct Receives {
+    groups: BTreeMap<GroupId, Receiving>,
+}
+
+/// What became of a piece, the offset wanted next, and the snapshot when it is complete.
+struct Staging {
+    verdict: SnapshotVerdict,
+    next_offset: u64,
+    staged: Option<SnapshotInfo>,
+}
+
+impl Staging {
+    const fn new(verdict: SnapshotVerdict, next_offset: u64) -> Self {
+        Self { verdict, next_offset, staged: None }
+    }
+}
+
+impl Receives {
+    pub(crate) fn close(&mut self, group: GroupId) {
+        self.groups.remove(&group);
+    }
+
+    /// The group has a snapshot of its own at `last`: what arrives below is of no more use.
+    pub(crate) fn on_saved(&mut self, group: GroupId, last: LogId) {
+        if self.groups.get(&group).is_some_and(|receiving| receiving.meta.last.index <= last.index) {
+            self.groups.remove(&group);
+        }
+    }
+
+    pub(crate) fn receive(
+        &mut self,
+        group: GroupId,
+        node: NodeId,
+        chunk: &SnapshotChunk,
+        store: &dyn SnapshotStore,
+    ) -> Vec<SnapshotEvent> {
+        let staging = self.stage(group, chunk, store).unwrap_or_else(|| {
+            let last = chunk.meta.last;
+            if self.groups.get(&group).is_some_and(|receiving| receiving.meta.last == last) {
+                self.groups.remove(&group);
+            }
+            Staging::new(SnapshotVerdict::Refused, 0)
+        });
+        let Staging { verdict, next_offset, staged } = staging;
+        let ack = SnapshotAck { from: chunk.to, to: chunk.from, last: chunk.meta.last, next_offset, verdict };
+        let message = PeerMessage { group, body: PeerBody::SnapshotAck(ack) };
+        let mut events = vec![SnapshotEvent::Send { to: node, address: String::new(), message }];
+        events.extend(staged.map(|snapshot| SnapshotEvent::Staged {
+            group,
+            node,
+            from: chunk.from,
+            term: chunk.term,
+            epoch: chunk.epoch,
+            snapshot,
+        }));
+        events
+    }
+
+    /// Writes a piece that is the next one. `None`: this snapshot cannot be taken.
+    fn stage(&mut self, group: GroupId, chunk: &SnapshotChunk, store: &dyn SnapshotStore) -> Option<Staging> {
+        let current = self.groups.get_mut(&group);
+        if current.as_ref().is_some_and(|receiving| receiving.term > chunk.term) {
+            return None;
+        }
+        let same = current.filter(|receiving| {
+            receiving.from == chunk.from && receiving.meta == chunk.meta && receiving.bytes == chunk.bytes
+        });
+        if let Some(receiving) = same {
+            receiving.term = chunk.term;
+        } else {
+            if let Some(info) = stored(store, group, chunk) {
+                let taken = Staging::new(SnapshotVerdict::Taken, chunk.bytes);
+                return Some(Staging { staged: Some(info), ..taken });
+            }
+            if chunk.offset != 0 {
+                return Some(Staging::new(SnapshotVerdict::Gap, 0));
+            }
+            self.groups.remove(&group);
+            let writer = store.create(group, &chunk.meta).ok()?;
+            let SnapshotChunk { from, term, meta, bytes, .. } = chunk.clone();
+            self.groups.insert(group, Receiving { from, term, meta, bytes, writer });
+        }
+        self.write(group, chunk)
+    }
+
+    fn write(&mut self, group: GroupId, chunk: &SnapshotChunk) -> Option<Staging> {
+        let receiving = self.groups.get_mut(&group)?;
+        let wanted = receiving.writer.written();
+        if chunk.offset != wanted {
+            let is_early = chunk.offset > wanted;
+            let verdict = if is_early { SnapshotVerdict::Gap } else { SnapshotVerdict::Taken };
+            return Some(Staging::new(verdict, wanted));
+        }
+        if chunk.data.len() as u64 > receiving.bytes - wanted {
+            return None;
+        }
+        receiving.writer.write(&chunk.data).ok()?;
+        let next_offset = receiving.writer.written();
+        let taken = Staging::new(SnapshotVerdict::Taken, next_offset);
+        if next_offset < receiving.bytes {
+            return Some(taken);
+        }
+        let receiving = self.groups.remove(&group)?;
+        Some(Staging { staged: Some(receiving.writer.finish().ok()?), ..taken })
+    }
+}
+
+fn stored(store: &dyn SnapshotStore, group: GroupId, chunk: &SnapshotChunk) -> Option<SnapshotInfo> {
+    let listed = store.list(group).ok()?;
+    listed.into_iter().find(|info| info.meta.last == chunk.meta.last && info.bytes == chunk.bytes)
+}
