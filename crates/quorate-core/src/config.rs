@@ -22,6 +22,16 @@ pub struct Config {
     pub pre_vote: bool,
     /// Step down without a quorum; voters stay with a leader they hear. Default on.
     pub check_quorum: bool,
+    /// Whether reads may be served from a lease (`RawNode::read_lease`): voters then promise not to vote
+    /// for anybody for T after they heard a leader, also across a restart. Needs `check_quorum`. Switch it on
+    /// on every replica of the group, with the same `election_timeout`, before anybody asks for a
+    /// leased read. Default off.
+    #[doc(alias = "LeaseBased")]
+    pub leader_lease: bool,
+    /// The most by which two replicas' clocks may differ in what they call one `election_timeout`;
+    /// leases are shorter by this. Below `election_timeout`. Default 100 ms. A clock that is worse than this makes
+    /// stale leased reads possible; rounds do not depend on clocks.
+    pub lease_drift_max: Duration,
     /// The seed of the election timeouts. Give each replica its own.
     pub seed: u64,
     /// The most payload bytes in one append message; one entry always fits. Default 1 MiB.
@@ -73,6 +83,8 @@ impl Config {
             heartbeat_interval: Duration::from_millis(100),
             pre_vote: true,
             check_quorum: true,
+            leader_lease: false,
+            lease_drift_max: Duration::from_millis(100),
             seed: id.0,
             append_bytes_max: 1 << 20,
             inflight_messages_max: 256,
@@ -100,6 +112,12 @@ impl Config {
                 "at least three times heartbeat_interval",
             ),
             (self.election_timeout <= Duration::from_hours(24), "election_timeout", "at most a day"),
+            (!self.leader_lease || self.check_quorum, "leader_lease", "off without check_quorum"),
+            (
+                !self.leader_lease || self.lease_drift_max < self.election_timeout,
+                "lease_drift_max",
+                "below election_timeout",
+            ),
             (self.command_bytes_max <= 1 << 30, "command_bytes_max", "at most 1 GiB"),
             (self.inflight_messages_max > 0, "inflight_messages_max", "above 0"),
             (self.inflight_bytes_max > 0, "inflight_bytes_max", "above 0"),

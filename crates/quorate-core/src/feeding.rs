@@ -27,8 +27,14 @@ impl Leader {
         self.maybe_promote(shared);
         self.replicate = false;
         let heartbeat_due = std::mem::take(&mut self.heartbeat_due);
+        if heartbeat_due {
+            self.maybe_begin_lease_round(shared);
+        }
+        // A member that left may have been all that a round waited for.
+        self.maybe_confirm_reads(shared);
         if self.rounds.can_start() && Self::own_term_committed(shared) {
-            self.rounds.start(shared.log.commit());
+            let number = self.rounds.start(shared.log.commit());
+            self.note_round(shared, number);
             self.maybe_confirm_reads(shared);
         }
         let members: Vec<ReplicaId> = self.progress.keys().copied().collect();

@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::entry::{Entry, EntryPayload};
 use crate::event::{RaftEvent, ReadFailure, RoleReason, TransferOutcome};
+use crate::lease::Lease;
 use crate::log::entry_bytes;
 use crate::message::{AppendReply, Message, MessageBody};
 use crate::progress::{Progress, Rejection};
@@ -44,6 +45,7 @@ pub(crate) struct Leader {
     pub(crate) heartbeat_deadline: MonoTime,
     pub(crate) heartbeat_due: bool,
     pub(crate) rounds: Rounds,
+    pub(crate) lease: Lease,
     pub(crate) transfer: Option<Transfer>,
     /// Bytes of own entries above the commit index, oldest first.
     uncommitted: VecDeque<(LogIndex, u64)>,
@@ -61,12 +63,14 @@ impl Leader {
             heartbeat_deadline: shared.now + shared.config.heartbeat_interval,
             heartbeat_due: false,
             rounds: Rounds::default(),
+            lease: Lease::default(),
             transfer: None,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             replicate: false,
         };
         leader.sync_members(shared);
+        leader.maybe_begin_lease_round(shared);
         leader.append(shared, EntryPayload::Noop);
         leader
     }
@@ -119,7 +123,12 @@ impl Leader {
     }
 
     /// What a quorum has reached, this leader included if it votes.
-    fn quorum<T: Ord + Copy + Default>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
+    pub(crate) fn quorum<T: Ord + Copy + Default>(
+        &self,
+        shared: &Shared,
+        own: T,
+        of: impl Fn(&Progress) -> T,
+    ) -> T {
         let value =
             |id| if id == shared.id() { own } else { self.progress.get(&id).map_or(T::default(), &of) };
         shared.membership().reached_by_quorum(value).unwrap_or_default()
@@ -204,6 +213,7 @@ impl Leader {
         let complete = self.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
         if complete && !transfer.told {
             transfer.told = true;
+            self.lease.break_for_good();
             shared.send(transfer.to, MessageBody::TimeoutNow);
         }
     }
@@ -216,6 +226,17 @@ impl Leader {
 
     pub(crate) fn read(&mut self, shared: &Shared, ticket: ReadTicket) -> Result<(), ReadError> {
         if self.admit(shared, Asker::Local(ticket)) { Ok(()) } else { Err(ReadError::Busy) }
+    }
+
+    /// A read that may be served from the lease; without one it takes part in a round.
+    pub(crate) fn read_lease(&mut self, shared: &mut Shared, ticket: ReadTicket) -> Result<(), ReadError> {
+        if self.lease_until(shared).is_none() {
+            return self.read(shared, ticket);
+        }
+        let index = shared.log.commit();
+        shared.answer_read(Asker::Local(ticket), Some(index));
+        shared.event(RaftEvent::ReadsServed { index, reads: 1 });
+        Ok(())
     }
 
     /// Takes a read if there is room.

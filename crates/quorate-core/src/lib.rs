@@ -95,6 +95,7 @@ mod follower;
 mod gate;
 mod joint;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;

@@ -217,7 +217,8 @@ impl RawNode {
     fn answer_vote(&mut self, message: &Message, request: VoteRequest) {
         let (candidate, term) = (message.from, message.term);
         let pre = matches!(message.body, MessageBody::PreVote(_));
-        let stays = self.shared.config.check_quorum && !request.transfer && self.hears_a_leader();
+        let hears = self.shared.config.check_quorum && self.hears_a_leader();
+        let stays = !request.transfer && (hears || self.shared.keeps_promise());
         // A leader knows for sure who is no member: a removed replica cannot depose it.
         let removed =
             matches!(self.role, Role::Leader(_)) && self.shared.membership().get(candidate).is_none();
@@ -362,6 +363,21 @@ impl RawNode {
         }
     }
 
+    /// As [`read`](Self::read), but a leader that holds a lease answers at its commit index without asking
+    /// anybody; one without a lease, and a follower, need a round. `now` must have been read after
+    /// the read was asked for.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub fn read_lease(&mut self, now: MonoTime, ticket: ReadTicket) -> Result<(), ReadError> {
+        self.tick(now);
+        match &mut self.role {
+            Role::Leader(leader) => leader.read_lease(&mut self.shared, ticket),
+            Role::Follower(follower) => follower.read(&mut self.shared, ticket),
+            Role::Candidate(_) => Err(ReadError::NoLeader),
+        }
+    }
+
     /// Hands leadership to `to`, or to the reachable voter with the longest log. Proposals are
     /// refused until it is over, an election timeout at most.
     ///
@@ -381,19 +397,31 @@ impl RawNode {
         }
     }
 
-    /// Starts an election now (with a pre-vote when configured). No effect on leaders and on
-    /// replicas that may not vote.
+    /// Starts an election now (with a pre-vote when configured). No effect on leaders, on replicas that
+    /// may not vote, and, with `Config::leader_lease`, within T of hearing a leader or of a restart.
     pub fn campaign(&mut self, now: MonoTime) {
         self.tick(now);
-        if !matches!(self.role, Role::Leader(_)) {
+        if !matches!(self.role, Role::Leader(_)) && !self.shared.keeps_promise() {
             self.become_next(Transition::Campaign { transfer: false, reason: RoleReason::Asked });
         }
     }
 
-    /// A follower stops believing in its leader, so that it may grant votes at once; a leader steps down.
+    /// A follower stops believing in its leader, so that it may grant votes at once; it does not
+    /// campaign earlier, and follows again when that leader speaks. No effect with `Config::leader_lease`, under
+    /// which it has promised not to, and on candidates. A leader steps down.
     pub fn forget_leader(&mut self, now: MonoTime) {
         self.tick(now);
-        self.become_next(Transition::Follow { leader: None, reason: RoleReason::Forgot });
+        match &mut self.role {
+            Role::Leader(_) => {
+                self.become_next(Transition::Follow { leader: None, reason: RoleReason::Forgot });
+            }
+            Role::Follower(follower) if self.shared.leader.is_some() && !self.shared.config.leader_lease => {
+                follower.fail_reads(&mut self.shared);
+                self.shared.leader = None;
+                self.shared.role_event(RoleName::Follower, RoleReason::Forgot);
+            }
+            Role::Follower(_) | Role::Candidate(_) => {}
+        }
     }
 
     // ---- reports --------------------------------------------------------------------------------
@@ -506,6 +534,7 @@ impl RawNode {
             membership,
             membership_id: *membership_id,
             transfer_to: leading.and_then(|leader| leader.transfer.map(|transfer| transfer.to)),
+            lease_until: leading.and_then(|leader| leader.lease_until(shared)),
             uncommitted_bytes: leading.map_or(0, |leader| leader.uncommitted_bytes),
         }
     }
@@ -576,7 +605,9 @@ impl RawNode {
     fn become_follower(&mut self, leader: Option<ReplicaId>, reason: RoleReason) {
         self.leave_role();
         self.shared.leader = leader;
-        self.shared.heard_leader = leader.map(|_| self.shared.now);
+        if leader.is_some() {
+            self.shared.heard_leader = Some(self.shared.now);
+        }
         self.role = Role::Follower(Follower::new(&mut self.shared));
         self.shared.role_event(RoleName::Follower, reason);
     }

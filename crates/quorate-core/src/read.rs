@@ -35,6 +35,8 @@ struct Waiting {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Rounds {
     newest: u64,
+    /// The round that those in flight wait for.
+    asked: u64,
     index: LogIndex,
     in_flight: Vec<Waiting>,
     waiting: Vec<Waiting>,
@@ -60,16 +62,23 @@ impl Rounds {
         self.in_flight.is_empty() && !self.waiting.is_empty()
     }
 
-    /// Starts a round for everybody who waits.
-    pub(crate) fn start(&mut self, commit: LogIndex) {
+    /// Begins a round, for nobody yet.
+    pub(crate) const fn begin(&mut self) -> u64 {
         self.newest += 1;
+        self.newest
+    }
+
+    /// Starts a round for everybody who waits.
+    pub(crate) fn start(&mut self, commit: LogIndex) -> u64 {
+        self.asked = self.begin();
         self.index = commit;
         self.in_flight = std::mem::take(&mut self.waiting);
+        self.asked
     }
 
     /// A quorum answered round `number`. Returns who may read at which index.
     pub(crate) fn confirm(&mut self, number: u64) -> Vec<(Asker, LogIndex)> {
-        if number < self.newest {
+        if number < self.asked {
             return Vec::new();
         }
         let index = self.index;

@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     pub(crate) term: Term,
     pub(crate) vote: Option<ReplicaId>,
     pub(crate) leader: Option<ReplicaId>,
-    /// When the leader was last heard (voters stay with a leader they hear).
+    /// When a leader was last heard, or may have been before a restart (voters stay with a leader they hear).
     pub(crate) heard_leader: Option<MonoTime>,
     pub(crate) log: Log,
     pub(crate) apply: Apply,
@@ -70,7 +70,8 @@ impl Shared {
             term: hard.term,
             vote: hard.vote,
             leader: None,
-            heard_leader: None,
+            // A promise of an earlier life may still count (see `lease.rs`).
+            heard_leader: (config.leader_lease && hard.term > Term(0)).then_some(now),
             apply,
             writes: Writes::new(written, log.last_index()),
             fetches: Fetches::default(),
@@ -93,6 +94,12 @@ impl Shared {
     /// Whether a leader was heard within the election timeout.
     pub(crate) fn hears_leader(&self) -> bool {
         self.leader.is_some()
+            && self.heard_leader.is_some_and(|heard| self.now.since(heard) < self.config.election_timeout)
+    }
+
+    /// Whether some leader may count on this replica to vote for nobody (see `lease.rs`).
+    pub(crate) fn keeps_promise(&self) -> bool {
+        self.config.leader_lease
             && self.heard_leader.is_some_and(|heard| self.now.since(heard) < self.config.election_timeout)
     }
 

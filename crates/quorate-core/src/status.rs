@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::event::RoleName;
 use crate::membership::Membership;
-use crate::types::{LogId, LogIndex, ReplicaId, Term};
+use crate::types::{LogId, LogIndex, MonoTime, ReplicaId, Term};
 
 /// What the core looks like now.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,8 @@ pub struct Status<'a> {
     pub membership_id: LogId,
     /// Whom leadership is being handed to.
     pub transfer_to: Option<ReplicaId>,
+    /// Until when this leader may serve reads from its lease, if it may now.
+    pub lease_until: Option<MonoTime>,
     /// Payload bytes proposed and not committed.
     pub uncommitted_bytes: u64,
 }

@@ -91,6 +91,9 @@ struct Cluster {
     reads: BTreeMap<u64, LogIndex>,
     reads_done: u64,
     next_read: u64,
+    leased: u64,
+    /// Nothing reaches it or leaves it.
+    isolated: Option<ReplicaId>,
     loss: u64,
 }
 
@@ -100,6 +103,8 @@ fn config(id: ReplicaId, seed: u64) -> Config {
     config.window_bytes_max = 200;
     config.append_bytes_max = 64;
     config.inflight_messages_max = 4;
+    // Clocks differ by at most 4 % both ways: by less than 100 ms in the second of an election timeout.
+    config.leader_lease = seed.is_multiple_of(2);
     config
 }
 
@@ -134,12 +139,15 @@ impl Cluster {
             reads: BTreeMap::new(),
             reads_done: 0,
             next_read: 0,
+            leased: 0,
+            isolated: None,
             loss: 10,
         }
     }
 
-    fn time(&self) -> MonoTime {
-        MonoTime::from_millis(self.now)
+    /// What the clock of `id` shows: each has a speed of its own.
+    fn time(&self, id: ReplicaId) -> MonoTime {
+        MonoTime(self.now * 10_000 * (96 + id.0 * 3 % 9))
     }
 
     fn any(&mut self) -> ReplicaId {
@@ -148,11 +156,11 @@ impl Cluster {
 
     fn step(&mut self) {
         let id = self.any();
-        let now = self.time();
+        let now = self.time(id);
         match self.rng.below(100) {
             0..20 => {
                 self.now += self.rng.below(60);
-                let now = self.time();
+                let now = self.time(id);
                 self.nodes.get_mut(&id).unwrap().core.tick(now);
             }
             20..60 => self.deliver(),
@@ -165,6 +173,7 @@ impl Cluster {
             94..96 => self.compact(id),
             96..97 => drop(self.nodes.get_mut(&id).unwrap().core.transfer_leadership(now, None)),
             97..98 => self.crash(id),
+            98..99 => self.isolate(),
             _ => self.nodes.get_mut(&id).unwrap().core.report_unreachable(ReplicaId(1)),
         }
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
@@ -180,16 +189,27 @@ impl Cluster {
         let at = usize::try_from(self.rng.below(self.wire.len() as u64)).unwrap();
         let duplicate = self.rng.below(10) == 0;
         let message = if duplicate { self.wire[at].clone() } else { self.wire.swap_remove(at) };
-        if self.rng.below(100) < self.loss {
+        let cut_off = self.isolated.is_some_and(|id| [message.from, message.to].contains(&id));
+        if cut_off || self.rng.below(100) < self.loss {
             return;
         }
-        let now = self.time();
+        let now = self.time(message.to);
         let node = self.nodes.get_mut(&message.to).unwrap();
         node.core.step(now, message.from, message).ok();
     }
 
+    /// Cuts a leader off for some election timeouts, or lets it back.
+    fn isolate(&mut self) {
+        if self.isolated.is_none() {
+            let leads = |(_, node): &(&ReplicaId, &Node)| node.core.status().role == RoleName::Leader;
+            self.isolated = self.nodes.iter().find(leads).map(|(id, _)| *id);
+        } else if self.rng.below(3) == 0 {
+            self.isolated = None;
+        }
+    }
+
     fn persist(&mut self, id: ReplicaId) {
-        let now = self.time();
+        let now = self.time(id);
         let node = self.nodes.get_mut(&id).unwrap();
         if node.writing.is_empty() {
             return;
@@ -200,11 +220,17 @@ impl Cluster {
     }
 
     fn read(&mut self, id: ReplicaId) {
-        let now = self.time();
+        let now = self.time(id);
         self.next_read += 1;
         let newest = self.committed.keys().next_back().copied().unwrap_or_default();
         // Only what some replica has applied (and could have answered) must be seen.
-        if self.nodes.get_mut(&id).unwrap().core.read(now, ReadTicket(self.next_read)).is_ok() {
+        let leased = self.rng.below(2) == 0;
+        let (core, ticket) = (&mut self.nodes.get_mut(&id).unwrap().core, ReadTicket(self.next_read));
+        core.tick(now);
+        let status = core.status();
+        self.leased += u64::from(leased && status.lease_until.is_some());
+        let asked = if leased { core.read_lease(now, ticket) } else { core.read(now, ticket) };
+        if asked.is_ok() {
             self.reads.insert(self.next_read, newest);
         }
     }
@@ -226,7 +252,7 @@ impl Cluster {
 
     /// Power off: what was not written is gone.
     fn crash(&mut self, id: ReplicaId) {
-        let now = self.time();
+        let now = self.time(id);
         let seed = self.rng.below(u64::MAX >> 32);
         let node = self.nodes.get_mut(&id).unwrap();
         node.writing.clear();
@@ -235,7 +261,7 @@ impl Cluster {
     }
 
     fn drain(&mut self, id: ReplicaId) {
-        let now = self.time();
+        let now = self.time(id);
         while self.nodes[&id].core.has_ready() {
             let node = self.nodes.get_mut(&id).unwrap();
             let ready = node.core.ready();
@@ -269,7 +295,7 @@ impl Cluster {
     }
 
     fn fetch(&mut self, id: ReplicaId, fetch: Fetch) {
-        let now = self.time();
+        let now = self.time(id);
         let node = self.nodes.get_mut(&id).unwrap();
         match fetch {
             Fetch::Entries { from, to, .. } => {
@@ -320,13 +346,13 @@ impl Cluster {
 
     /// Faults stop: a leader emerges, and everybody applies everything.
     fn heal(&mut self) {
-        self.loss = 0;
+        (self.loss, self.isolated) = (0, None);
         let goal = self.commits_seen + 1;
         for round in 0.. {
             assert!(round < 3_000, "no progress after the faults stopped: {:#?}", self.describe());
             self.now += 20;
-            let now = self.time();
             for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                let now = self.time(id);
                 self.nodes.get_mut(&id).unwrap().core.tick(now);
                 drop(self.nodes.get_mut(&id).unwrap().core.propose(now, Bytes::from_static(b"healed")));
                 self.drain(id);
@@ -336,8 +362,9 @@ impl Cluster {
                 }
             }
             for message in std::mem::take(&mut self.wire) {
-                let node = self.nodes.get_mut(&message.to).unwrap();
                 let (to, from) = (message.to, message.from);
+                let now = self.time(to);
+                let node = self.nodes.get_mut(&to).unwrap();
                 node.core.step(now, from, message).ok();
                 self.drain(to);
             }
@@ -356,8 +383,8 @@ fn install(from: ReplicaId, to: ReplicaId, term: Term, meta: SnapshotMeta) -> Me
 
 #[test]
 fn random_clusters_keep_every_promise() {
-    let (mut commits, mut snapshots, mut reads, mut terms) = (0, 0, 0, 0);
-    for seed in 0..60 {
+    let (mut commits, mut snapshots, mut reads, mut leased, mut terms) = (0, 0, 0, 0, 0);
+    for seed in 0..80 {
         let mut cluster = Cluster::new(seed, 1 + seed % 5);
         for _ in 0..3_000 {
             cluster.step();
@@ -366,11 +393,12 @@ fn random_clusters_keep_every_promise() {
         commits += cluster.commits_seen;
         snapshots += cluster.snapshots;
         reads += cluster.reads_done;
+        leased += cluster.leased;
         terms += cluster.leaders.len();
     }
     // The run is worth nothing if these never happen.
     assert!(
-        commits > 5_000 && snapshots > 20 && reads > 500 && terms > 150,
-        "{commits} {snapshots} {reads} {terms}"
+        commits > 4_000 && snapshots > 20 && reads > 300 && leased > 60 && terms > 150,
+        "{commits} {snapshots} {reads} {leased} {terms}"
     );
 }

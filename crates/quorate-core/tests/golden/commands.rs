@@ -1,10 +1,10 @@
 //! The words of the scripts.
 //!
 //! ```text
-//! cluster voters=3 [learners=1] [pre-vote=off] [check-quorum=off] [window=N] [append=N] [inflight=N] …
+//! cluster voters=3 [learners=1] [pre-vote=off] [check-quorum=off] [lease=on drift=100] [window=N] [append=N] [inflight=N] …
 //! auto deliver=off persist=off apply=off fetch=off    the script does these itself
 //! slow-disk 3                                         the script makes its writes durable: persist 3
-//! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · transfer 1 2 · forget 1 · tick 500 · sleep 500
+//! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · lease-read 1 7 · lease · transfer 1 2 · forget 1 · tick 500 · sleep 500
 //! add-learner 1 4 · add-voter 1 4 · join 1 4 · promote-later 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
 //! change 1 remove=1 add-voter=4 promote=5 [joint=automatic|implicit|explicit] [expected=2] · leave-joint 1
 //! deliver [from=1] [to=2] · drop [from=1] [to=2] · duplicate from=1 to=2 · persist 1 · apply 1 · fetch 1
@@ -15,6 +15,7 @@
 //! ```
 
 use std::error::Error;
+use std::time::Duration;
 
 use bytes::Bytes;
 use goldenscript::{Argument, ArgumentConsumer, Block, Command, Context, Runner};
@@ -23,7 +24,7 @@ use quorate_core::{
     ReplicaId,
 };
 
-use crate::cluster::{Auto, Cluster};
+use crate::cluster::{Auto, Cluster, Node};
 use crate::disk::Disk;
 use crate::trace;
 
@@ -132,7 +133,7 @@ impl Script {
                 self.cluster.snapshot(from, to);
                 Ok(())
             }
-            "status" | "log" | "progress" | "wire" | "leader" => self.show(name, args),
+            "status" | "log" | "progress" | "wire" | "leader" | "lease" => self.show(name, args),
             "add-learner" | "add-voter" | "join" | "promote" | "promote-later" | "demote" | "remove"
             | "move" => self.change_one(name, args),
             "change" => self.change_several(args),
@@ -148,6 +149,8 @@ impl Script {
         let config = Config {
             pre_vote: on(args, "pre-vote", true),
             check_quorum: on(args, "check-quorum", true),
+            leader_lease: on(args, "lease", false),
+            lease_drift_max: Duration::from_millis(number(args, "drift", 100)?),
             window_bytes_max: number(args, "window", defaults.window_bytes_max)?,
             append_bytes_max: number(args, "append", defaults.append_bytes_max)?,
             apply_bytes_max: number(args, "apply", defaults.apply_bytes_max)?,
@@ -191,6 +194,10 @@ impl Script {
             "read" => {
                 let ticket = ReadTicket(args.next_pos().ok_or("which ticket?")?.parse()?);
                 core.read(now, ticket).err().map(|error| format!("{error:?}"))
+            }
+            "lease-read" => {
+                let ticket = ReadTicket(args.next_pos().ok_or("which ticket?")?.parse()?);
+                core.read_lease(now, ticket).err().map(|error| format!("{error:?}"))
             }
             "transfer" => {
                 let to = args.next_pos().map(str::parse).transpose()?.map(ReplicaId);
@@ -410,6 +417,17 @@ impl Script {
             "leader" => {
                 let leader = self.cluster.leader().map_or("nobody".to_owned(), |id| id.to_string());
                 self.cluster.say(format!("{leader} leads"));
+            }
+            "lease" => {
+                let now = self.cluster.now();
+                let left = |node: &Node| Some((node.config.id, node.core.status().lease_until?));
+                let leases: Vec<_> = self.cluster.nodes.values().filter_map(left).collect();
+                for (id, until) in &leases {
+                    self.cluster.say(format!("{id} has a lease for {} ms", until.since(now).as_millis()));
+                }
+                if leases.is_empty() {
+                    self.cluster.say("nobody has a lease");
+                }
             }
             "log" => {
                 let id = replica(args)?;

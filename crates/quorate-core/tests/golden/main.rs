@@ -38,6 +38,7 @@ scripts! {
     a_candidate_asks_first_then_wins
     a_divergent_tail_is_skipped_by_terms
     a_follower_behind_the_log_gets_a_snapshot
+    a_follower_forgets_its_leader
     a_follower_passes_its_read_on
     a_follower_that_lost_its_log_is_noticed
     a_full_window_waits_for_answers
@@ -51,17 +52,23 @@ scripts! {
     a_leader_is_replaced_in_one_step
     a_leader_removes_itself_and_hands_over
     a_leader_without_a_quorum_steps_down
+    a_late_answer_does_not_carry_the_lease
     a_learner_joins_catches_up_and_is_promoted
     a_learner_never_campaigns
     a_learner_that_cannot_keep_up_is_not_promoted
     a_learner_that_is_behind_is_not_promoted
     a_learner_that_joins_is_promoted_once_it_has_caught_up
+    a_lease_dies_with_a_transfer
+    a_lease_is_over_before_anybody_else_can_lead
+    a_lease_needs_a_commit_of_its_own_term
+    a_lease_serves_reads_without_a_round
     a_lost_append_is_sent_again
     a_new_leader_leaves_the_joint_state_it_inherits
     a_new_leader_reads_only_after_its_own_commit
     a_partial_partition_of_five_finds_the_connected_one
     a_partial_partition_of_three_keeps_one_leader
     a_pre_vote_of_an_older_term_is_answered
+    a_promised_follower_neither_campaigns_nor_forgets
     a_proposal_is_committed_by_a_quorum
     a_removed_replica_is_told_and_keeps_quiet
     a_replica_removed_while_away_cannot_depose_the_leader
@@ -69,6 +76,7 @@ scripts! {
     a_reset_is_durable_before_the_snapshot_is_restored
     a_restarted_follower_learns_what_is_committed
     a_restarted_replica_applies_from_its_disk
+    a_restarted_voter_keeps_its_promise
     a_shorter_log_gets_no_vote
     a_silent_group_elects_somebody
     a_single_voter_leads_once_its_vote_is_durable
@@ -109,6 +117,7 @@ scripts! {
     the_new_majority_is_needed_in_the_joint_state
     the_old_majority_is_needed_in_the_joint_state
     the_write_of_an_old_term_does_not_vouch_for_a_new_one
+    there_is_no_lease_while_members_change
     too_many_reads_are_refused
     voters_stay_with_a_leader_they_hear
     what_was_not_persisted_is_gone_after_a_crash
