@@ -107,7 +107,7 @@ searches! {
         steps_max: 9,
         ..Scenario::plain("", 3)
     };
-    voters_ask_first_and_stay_with_their_leader sees 50_000 in Scenario {
+    voters_ask_first_and_stay_with_their_leader sees 45_000 in Scenario {
         before: &[Before::Campaign(1)],
         settings: Settings { pre_vote: true, check_quorum: true, ..PLAIN },
         allowed: Allowance { campaigns: 2, forgets: 2, crashes: 1, ticks: 1, ..NONE },
