@@ -274,14 +274,19 @@ impl Progress {
         }
     }
 
-    pub(crate) fn status(&self, now: MonoTime, timeout: Duration) -> ProgressStatus {
+    pub(crate) fn status(&self, now: MonoTime, config: &Config) -> ProgressStatus {
         let (next, state) = match &self.state {
             State::Probe { next, .. } => (*next, ProgressName::Probe),
             State::Replicate { next, .. } => (*next, ProgressName::Replicate),
             State::Snapshot { at_least, .. } => (at_least.next(), ProgressName::Snapshot),
         };
-        let catch_up_round = self.catch_up.map(|catch_up| catch_up.round);
-        let recently_active = self.is_active(now, timeout);
-        ProgressStatus { matched: self.matched, next, state, recently_active, catch_up_round }
+        ProgressStatus {
+            matched: self.matched,
+            next,
+            state,
+            recently_active: self.is_active(now, config.election_timeout),
+            catch_up_round: self.catch_up.map(|catch_up| catch_up.round),
+            paused: self.next_to_send(config).is_none(),
+        }
     }
 }

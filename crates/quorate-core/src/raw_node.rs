@@ -545,9 +545,9 @@ impl RawNode {
             Role::Leader(leader) => Some(leader),
             Role::Follower(_) | Role::Candidate(_) => None,
         };
-        let (now, timeout) = (self.shared.now, self.shared.config.election_timeout);
+        let (now, config) = (self.shared.now, &self.shared.config);
         leading.into_iter().flat_map(move |leader| {
-            leader.progress.iter().map(move |(id, progress)| (*id, progress.status(now, timeout)))
+            leader.progress.iter().map(move |(id, progress)| (*id, progress.status(now, config)))
         })
     }
 

@@ -54,6 +54,9 @@ pub struct ProgressStatus {
     pub recently_active: bool,
     /// Of a learner that is to be promoted: the round of catching up it is in, from 1.
     pub catch_up_round: Option<u32>,
+    /// Nothing is sent to it before it answers: a probe is out, the window is full, or it waits for
+    /// a snapshot.
+    pub paused: bool,
 }
 
 /// How a leader feeds a follower.
