@@ -24,6 +24,7 @@ use quorate_core::{
 };
 
 use crate::disk::Disk;
+use crate::trace;
 
 /// The election timeout of every replica. etcd's tests count three ticks for it.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(600);
@@ -142,7 +143,8 @@ impl Node {
             self.messages.extend(ready.send);
             self.restores = ready.restore.or(self.restores.take());
             self.applies.extend(ready.apply);
-            self.events.extend(ready.events.iter().filter_map(crate::trace::event));
+            let events = ready.events.iter().filter(|event| trace::is_plain(event));
+            self.events.extend(events.map(trace::event));
             for fetch in ready.fetch {
                 match fetch {
                     Fetch::Entries { from, to, bytes_max } => {
