@@ -4,7 +4,8 @@
 //! * Positions stay below half of the range, so that arithmetic never wraps.
 //! * Entries follow their `prev` without a gap, in terms that do not fall and are not after the
 //!   message's term.
-//! * A recovery epoch other than our own belongs to a group that a forced recovery left behind.
+//! * A recovery epoch other than our own belongs to a group that a forced recovery left behind: whoever was
+//!   left out knows itself as a member, and takes over no later epoch.
 //!
 //! Not here: what depends on the role (who leads, what was asked).
 
@@ -26,8 +27,9 @@ pub(crate) fn check(shared: &Shared, from: ReplicaId, message: &Message) -> Resu
     if message.term > Term::MAX || message.term == Term(0) && needs_a_term(&message.body) {
         return Err(Rejected::OutOfRange);
     }
-    let knows_nobody = shared.log.membership().1.is_empty();
-    if message.epoch != shared.epoch() && !(knows_nobody && message.epoch > shared.epoch()) {
+    // A new replica that has not read far enough to find itself a member may be of a later epoch than it knows.
+    let may_be_new = shared.membership().get(shared.id()).is_none();
+    if message.epoch != shared.epoch() && !(may_be_new && message.epoch > shared.epoch()) {
         return Err(Rejected::OldEpoch);
     }
     check_body(message.term, &message.body)?;

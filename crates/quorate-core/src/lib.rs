@@ -92,6 +92,7 @@ mod event;
 mod feeding;
 mod fetches;
 mod follower;
+mod forced_recovery;
 mod gate;
 mod joint;
 mod leader;
@@ -123,6 +124,7 @@ pub use entry::{Entry, EntryPayload};
 pub use event::{
     EventDetail, RaftEvent, ReadFailure, RoleName, RoleReason, SnapshotTaken, TransferOutcome, VoteRefusal,
 };
+pub use forced_recovery::{ForcedRecovery, Recovered, RecoveryAudit, RecoveryRefused, force_recovery};
 pub use joint::Joint;
 pub use membership::{ADDRESS_BYTES_MAX, InvalidMembership, MEMBERS_MAX, Member, MemberRole, Membership};
 pub use message::{Append, AppendReply, Message, MessageBody, SnapshotMeta, VoteRequest};

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use quorate_core::{
     Config, Entry, Fetch, LogIndex, Member, MemberRole, Membership, Message, MessageBody, MonoTime, NodeId,
-    Persist, RawNode, Ready, ReplicaId, RoleName, SnapshotOutcome, Term,
+    Persist, RawNode, Ready, RecoveryAudit, ReplicaId, RoleName, SnapshotOutcome, Term,
 };
 
 use crate::disk::Disk;
@@ -48,8 +48,9 @@ pub(crate) struct Cluster {
     pub(crate) show_events: bool,
     pub(crate) now_millis: u64,
     pub(crate) out: String,
-    agreed: BTreeMap<LogIndex, Entry>,
-    leaders: BTreeMap<Term, ReplicaId>,
+    /// By recovery epoch: what is left behind may go its own way, but nobody follows it.
+    agreed: BTreeMap<(u64, LogIndex), Entry>,
+    leaders: BTreeMap<(u64, Term), ReplicaId>,
 }
 
 impl Default for Cluster {
@@ -157,13 +158,14 @@ impl Cluster {
             self.say(format!("{id} restores {}", meta.last));
         }
         let node = self.nodes.get_mut(&id).unwrap();
+        let epoch = node.core.status().membership.epoch();
         let mut commands = Vec::new();
         for entry in ready.apply {
             assert_eq!(entry.index(), node.applied.next(), "{id} applies with a gap");
             node.applied = entry.index();
             node.applying.push(entry.index());
             commands.push(trace::entry(&entry));
-            let agreed = self.agreed.entry(entry.index()).or_insert_with(|| entry.clone());
+            let agreed = self.agreed.entry((epoch, entry.index())).or_insert_with(|| entry.clone());
             assert_eq!(*agreed, entry, "{id} applies something else");
         }
         if !commands.is_empty() {
@@ -247,8 +249,17 @@ impl Cluster {
     pub(crate) fn snapshot(&mut self, from: ReplicaId, to: ReplicaId) {
         let core = &self.nodes[&from].core;
         let meta = core.snapshot_meta(core.status().applied).unwrap();
-        let term = core.status().term;
-        self.send(from, vec![Message { from, to, term, epoch: 0, body: MessageBody::InstallSnapshot(meta) }]);
+        let (term, epoch) = (core.status().term, core.status().membership.epoch());
+        self.send(from, vec![Message { from, to, term, epoch, body: MessageBody::InstallSnapshot(meta) }]);
+    }
+
+    /// A forced recovery: the group goes on from what the survivor has. What others agree on
+    /// belongs to another epoch.
+    pub(crate) fn agree_anew(&mut self, audit: &RecoveryAudit) {
+        let (before, after) = (audit.before.1.epoch(), audit.after.1.epoch());
+        let kept = self.agreed.range((before, LogIndex(0))..=(before, audit.last.index));
+        let kept: Vec<_> = kept.map(|((_, index), entry)| ((after, *index), entry.clone())).collect();
+        self.agreed.extend(kept);
     }
 
     /// Lets `millis` pass for everybody, 50 at a time.
@@ -279,7 +290,7 @@ impl Cluster {
             let status = node.core.status();
             assert!(status.applied <= status.commit && status.commit <= status.last.index);
             if status.role == RoleName::Leader {
-                let leader = self.leaders.entry(status.term).or_insert(*id);
+                let leader = self.leaders.entry((status.membership.epoch(), status.term)).or_insert(*id);
                 assert_eq!(leader, id, "two leaders in t{}", status.term);
             }
         }

@@ -11,6 +11,7 @@
 //! partition 1-2 3 · cut 1-2 (both ways) · mute 1-2 (what 1 says to 2 is lost) · heal · unreachable 1 3
 //! snapshot 1 2 (1 sends 2 a snapshot of what it has applied, asked for or not)
 //! events all (shows every event, not only what the messages do not say) · heartbeats on
+//! recover 1 lost=2-3 [left-out=4-5] [accept-more-loss=on] (1 is down; goes on alone)
 //! crash 1 · restart 1 · wipe 1 · compact 1 [5] · status · log 1 · progress 1 · wire
 //! ```
 
@@ -20,8 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use goldenscript::{Argument, ArgumentConsumer, Block, Command, Context, Runner};
 use quorate_core::{
-    Config, LogId, LogIndex, Membership, MembershipChange, MembershipTransition, Message, NodeId, ReadTicket,
-    ReplicaId,
+    Config, ForcedRecovery, LogId, LogIndex, Membership, MembershipChange, MembershipTransition, Message,
+    NodeId, ReadTicket, ReplicaId, force_recovery,
 };
 
 use crate::cluster::{Auto, Cluster, Node};
@@ -53,6 +54,12 @@ impl Runner for Script {
 
 fn replica(args: &mut ArgumentConsumer<'_>) -> Result<ReplicaId, Box<dyn Error>> {
     Ok(ReplicaId(args.next_pos().ok_or("which replica?")?.parse()?))
+}
+
+/// The replicas in `key=1-2-3`.
+fn ids(args: &mut ArgumentConsumer<'_>, key: &str) -> Result<Vec<ReplicaId>, Box<dyn Error>> {
+    let named = args.take_key(key).map_or(Vec::new(), |ids| ids.split('-').collect());
+    named.into_iter().map(|id| Ok(ReplicaId(id.parse()?))).collect()
 }
 
 fn number(args: &mut ArgumentConsumer<'_>, key: &str, otherwise: u64) -> Result<u64, Box<dyn Error>> {
@@ -128,6 +135,7 @@ impl Script {
             "persist" | "apply" | "fetch" => self.lane(name, args),
             "partition" | "cut" | "mute" | "heal" => self.network(name, args),
             "crash" | "restart" | "wipe" | "compact" => self.process(name, args),
+            "recover" => self.recover(args),
             "snapshot" => {
                 let (from, to) = (replica(args)?, replica(args)?);
                 self.cluster.snapshot(from, to);
@@ -401,6 +409,29 @@ impl Script {
                     node.disk.compact(&meta);
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn recover(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let survivor = replica(args)?;
+        let (lost, left_out) = (ids(args, "lost")?, ids(args, "left-out")?);
+        let accept_more_loss = on(args, "accept-more-loss", false);
+        let cluster = &mut self.cluster;
+        let last = |id: &ReplicaId| {
+            let node = cluster.down.get(id).or_else(|| cluster.nodes.get(id)).ok_or("no such replica")?;
+            Ok::<_, &str>((*id, node.disk.entries.last().map_or(node.disk.compacted, |entry| entry.id)))
+        };
+        let left_out = left_out.iter().map(last).collect::<Result<_, _>>()?;
+        let asked = ForcedRecovery { survivor, lost: lost.into_iter().collect(), left_out, accept_more_loss };
+        let node = cluster.down.get_mut(&survivor).ok_or("crash it first")?;
+        match force_recovery(&node.disk.restored(node.disk.compacted.index), asked) {
+            Ok(recovered) => {
+                node.disk.write(&recovered.persist);
+                cluster.agree_anew(&recovered.audit);
+                cluster.say(recovered.audit.to_string());
+            }
+            Err(refused) => cluster.say(format!("refused: {refused}")),
         }
         Ok(())
     }

@@ -41,7 +41,9 @@ scripts! {
     a_follower_forgets_its_leader
     a_follower_passes_its_read_on
     a_follower_that_lost_its_log_is_noticed
+    a_forced_recovery_that_makes_no_sense_is_refused
     a_full_window_waits_for_answers
+    a_group_goes_on_after_its_quorum_is_lost
     a_group_shrinks_to_one
     a_high_term_with_a_short_log_does_not_block
     a_joint_state_is_left_only_when_it_is_committed
@@ -65,6 +67,7 @@ scripts! {
     a_lost_append_is_sent_again
     a_new_leader_leaves_the_joint_state_it_inherits
     a_new_leader_reads_only_after_its_own_commit
+    a_new_replica_of_a_recovered_group_starts_again_half_way
     a_partial_partition_of_five_finds_the_connected_one
     a_partial_partition_of_three_keeps_one_leader
     a_pre_vote_of_an_older_term_is_answered
@@ -121,6 +124,7 @@ scripts! {
     too_many_reads_are_refused
     voters_stay_with_a_leader_they_hear
     what_was_not_persisted_is_gone_after_a_crash
+    whoever_is_left_out_of_a_forced_recovery_cannot_come_back
     whoever_votes_on_the_old_side_may_lead_in_the_joint_state
     without_pre_vote_the_term_rises_at_once
 }
