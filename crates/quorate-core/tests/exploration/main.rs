@@ -79,7 +79,7 @@ searches! {
     };
     // Raft's figure 8, after (b): 1 has an entry of term 1 that nobody else has, 2 leads term 2 and nobody has its
     // entry.
-    the_old_entry_of_figure_8 sees 250_000 in Scenario {
+    the_old_entry_of_figure_8 sees 150_000 in Scenario {
         before: &[
             Before::Campaign(1),
             Before::Cut(1),
@@ -90,7 +90,22 @@ searches! {
         ],
         allowed: Allowance { campaigns: 3, ..NONE },
         settings: Settings { small_appends: true, ..AT_ONCE },
-        steps_max: 15,
+        steps_max: 14,
+        ..Scenario::plain("", 3)
+    };
+    // 1 has two entries of term 1 that nobody else has; in term 2 an entry was committed in their place.
+    a_longer_log_of_an_older_term sees 20_000 in Scenario {
+        before: &[
+            Before::Campaign(1),
+            Before::Cut(1),
+            Before::Propose(1),
+            Before::Propose(1),
+            Before::Campaign(2),
+            Before::Heal,
+        ],
+        allowed: Allowance { campaigns: 3, crashes: 1, ..NONE },
+        settings: AT_ONCE,
+        steps_max: 8,
         ..Scenario::plain("", 3)
     };
     a_follower_needs_a_snapshot sees 100_000 in Scenario {

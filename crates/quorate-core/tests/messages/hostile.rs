@@ -13,14 +13,14 @@ use quorate_core::{
 use crate::group::{drain, fresh, group, membership, membership_bytes};
 use crate::strategies::any_message;
 
-const NOW: MonoTime = MonoTime::from_millis(20);
+pub(crate) const NOW: MonoTime = MonoTime::from_millis(20);
 
-fn message(from: u64, to: u64, term: u64, body: MessageBody) -> Message {
+pub(crate) fn message(from: u64, to: u64, term: u64, body: MessageBody) -> Message {
     Message { from: ReplicaId(from), to: ReplicaId(to), term: Term(term), epoch: 0, body }
 }
 
 /// Steps `message` into a copy of `node`: the reason, if the copy is otherwise the same as before.
-fn refusal(node: &RawNode, message: Message) -> Rejected {
+pub(crate) fn refusal(node: &RawNode, message: Message) -> Rejected {
     let (mut before, mut after) = (node.clone(), node.clone());
     before.tick(NOW);
     drain(&mut before, NOW);
@@ -31,15 +31,15 @@ fn refusal(node: &RawNode, message: Message) -> Rejected {
     reason
 }
 
-fn leader() -> RawNode {
+pub(crate) fn leader() -> RawNode {
     group().remove(&ReplicaId(1)).unwrap()
 }
 
-fn follower() -> RawNode {
+pub(crate) fn follower() -> RawNode {
     group().remove(&ReplicaId(2)).unwrap()
 }
 
-fn append(prev: LogId, ids: &[(u64, u64)], commit: u64) -> MessageBody {
+pub(crate) fn append(prev: LogId, ids: &[(u64, u64)], commit: u64) -> MessageBody {
     let entry = |(term, index): &(u64, u64)| Entry {
         id: LogId::new(*term, *index),
         payload: EntryPayload::Command(Bytes::from_static(b"evil")),

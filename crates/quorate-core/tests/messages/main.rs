@@ -5,4 +5,5 @@
 mod codec;
 mod group;
 mod hostile;
+mod panics_of_others;
 mod strategies;
