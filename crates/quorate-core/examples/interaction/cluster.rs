@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 
 use quorate_core::{
-    Config, LogId, LogIndex, Member, MemberRole, Membership, Message, NodeId, RawNode, ReplicaId,
+    ChangeError, Config, LogId, LogIndex, Member, MemberRole, Membership, Message, NodeId, RawNode, ReplicaId,
 };
 
 use crate::facts::Way;
@@ -25,12 +25,15 @@ use crate::format::Step;
 use crate::node::{Node, TIMEOUT};
 use crate::said::{self, Story};
 use crate::trace;
+use crate::wish::Wish;
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Cluster {
     nodes: BTreeMap<u64, Node>,
     wire: Vec<Message>,
+    /// Membership changes that came too early, with whom to ask.
+    wishes: Vec<(u64, Wish)>,
     story: Story,
 }
 
@@ -100,7 +103,7 @@ impl Cluster {
                 let outcome = self.node(first)?.input(|core, now| core.propose(now, data.into()));
                 outcome.err().map(|error| error.to_string())
             }
-            "propose-conf-change" => self.propose_membership(step)?,
+            "propose-conf-change" => self.propose_change(step)?,
             "tick-heartbeat" => {
                 self.node(first)?.pass(TIMEOUT / 2);
                 None
@@ -155,8 +158,30 @@ impl Cluster {
         Ok(())
     }
 
-    fn propose_membership(&mut self, step: &Step) -> Result<Option<String>, String> {
-        Err(format!("line {}: membership changes are not here yet", step.line))
+    fn propose_change(&mut self, step: &Step) -> Result<Option<String>, String> {
+        let id = step.replicas().first().copied().ok_or("propose-conf-change: where?")?;
+        let wish = Wish::read(step)?;
+        match wish.propose(self.node(Some(id))?) {
+            Ok(()) => Ok(None),
+            // Not before its leader has committed in its term: that comes by itself.
+            Err(ChangeError::NotReady) => {
+                self.wishes.push((id, wish));
+                Ok(None)
+            }
+            Err(refused) => Ok(Some(format!("{refused:?}"))),
+        }
+    }
+
+    /// Asks again for changes that came too early.
+    fn ask_again(&mut self) -> Result<(), String> {
+        for (id, wish) in std::mem::take(&mut self.wishes) {
+            match wish.propose(self.node(Some(id))?) {
+                Ok(()) => {}
+                Err(ChangeError::NotReady) => self.wishes.push((id, wish)),
+                Err(refused) => self.story.refused(&format!("{refused:?}")),
+            }
+        }
+        Ok(())
     }
 
     // ---- turns ----------------------------------------------------------------------------------
@@ -165,7 +190,7 @@ impl Cluster {
         let done = self.node(Some(id))?.handle_ready();
         self.story.done(id, &done);
         self.send(done.messages);
-        Ok(())
+        self.ask_again()
     }
 
     fn send(&mut self, messages: Vec<Message>) {
@@ -184,7 +209,7 @@ impl Cluster {
         let released = node.write(&writes);
         self.story.line(&format!("{id} has written what it had to"));
         self.send(released);
-        Ok(())
+        self.ask_again()
     }
 
     fn apply_thread(&mut self, id: u64) -> Result<(), String> {
@@ -222,6 +247,7 @@ impl Cluster {
                 let from = message.from;
                 // A refusal is an event of the core, and printed with them.
                 self.node(Some(id))?.input(|core, now| core.step(now, from, message)).ok();
+                self.ask_again()?;
             }
         }
         Ok(())

@@ -3,6 +3,10 @@
 //! A difference is one line: `file step N: subject: etcd says a, we say b`. `deviations.txt` holds the
 //! lines that are deliberate, each under a comment that says why. A file passes when its differences
 //! are exactly its lines in that list: a deviation that has gone must leave the list too.
+//!
+//! A line `file steps A..B` there says that the two sides do the same in another order from step A on, and
+//! are together again after step B. Such a stretch is compared as one step: how far every replica has
+//! applied, and its last role, term, vote, commit index and members; not the single messages and writes.
 
 use crate::cluster::Cluster;
 use crate::expected;
@@ -23,6 +27,8 @@ pub(crate) struct Outcome {
     pub(crate) gone: Vec<String>,
     /// Differences that are in the reviewed list.
     pub(crate) reviewed: Vec<String>,
+    /// How many stretches were compared as one step.
+    pub(crate) stretches: usize,
 }
 
 impl Outcome {
@@ -40,33 +46,59 @@ pub(crate) fn run(name: &str, text: &str, reviewed: &str) -> Result<Outcome, Str
     let mut outcome = Outcome::default();
     let mut differences = Vec::new();
     let mut muted = false;
+    let listed: Vec<&str> = lines_of(name, reviewed).collect();
+    let stretches: Vec<(usize, usize)> = listed.iter().filter_map(|line| stretch(line)).collect();
+    let mut stretched = (Facts::default(), Facts::default());
     for (number, step) in (1..).zip(format::parse(text)?) {
-        let shown = cluster.run(&step).map_err(|what| format!("line {}: {what}", step.line))?;
+        let story = cluster.run(&step).map_err(|what| format!("line {}: {what}", step.line))?;
         outcome
             .text
-            .push_str(&format!("step {number}, line {}: {}\n{}", step.line, step.directive, shown.text));
+            .push_str(&format!("step {number}, line {}: {}\n{}", step.line, step.directive, story.text));
         if step.directive == "log-level" {
-            muted = step.plain().next().is_some_and(|level| level.eq_ignore_ascii_case("none"));
+            muted = step.plain().next().is_some_and(is_none);
         }
-        let muted = muted || step.value("log-level").is_some_and(|level| level.eq_ignore_ascii_case("none"));
+        let muted = muted || step.value("log-level").is_some_and(is_none);
         let wanted = expected::read(&step);
-        let found = difference(&wanted, &shown.facts, muted);
+        let found = match stretches.iter().find(|(first, last)| (*first..=*last).contains(&number)) {
+            None => difference(&wanted, &story.facts, muted),
+            Some((_, last)) => {
+                stretched.0.add(wanted);
+                stretched.1.add(story.facts);
+                if *last > number {
+                    continue;
+                }
+                let (etcd, ours) = std::mem::take(&mut stretched);
+                difference(&etcd.outcome(), &ours.outcome(), false)
+            }
+        };
         differences.extend(found.into_iter().map(|what| format!("{name} step {number}: {what}")));
     }
-    let listed: Vec<&str> = lines_of(name, reviewed).collect();
-    for line in &listed {
+    for line in listed.iter().filter(|line| stretch(line).is_none()) {
         if !differences.iter().any(|found| found == line) {
             outcome.gone.push((*line).to_owned());
         }
     }
     (outcome.reviewed, outcome.new) =
         differences.into_iter().partition(|found| listed.contains(&found.as_str()));
+    outcome.stretches = stretches.len();
     Ok(outcome)
 }
 
+fn is_none(level: &str) -> bool {
+    level.eq_ignore_ascii_case("none")
+}
+
+/// The lines of the list that are about the file `name`.
 fn lines_of<'a>(name: &'a str, reviewed: &'a str) -> impl Iterator<Item = &'a str> {
     let lines = reviewed.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.filter(move |line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))
+}
+
+/// The first and the last step of a line `file steps 4..7`.
+fn stretch(line: &str) -> Option<(usize, usize)> {
+    let (_, steps) = line.split_once(" steps ")?;
+    let (first, last) = steps.split_once("..")?;
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 /// Every subject on which the two sides do not mean the same. Of muted output only a refusal is left.
@@ -114,6 +146,12 @@ mod tests {
     }
 
     #[test]
+    fn members_are_compared_where_everything_is_applied() {
+        let outcome = run("members.txt", include_str!("samples/members.txt"), REVIEWED).unwrap();
+        assert!(outcome.passes(), "{}\n{:#?}", outcome.text, outcome.new);
+    }
+
+    #[test]
     fn what_is_not_meant_is_found_and_may_be_reviewed() {
         let wrong = STORY.replacen("HardState Term:1 Vote:1 Commit:6", "HardState Term:1 Vote:1 Commit:5", 1);
         let found = outcome(&wrong, "");
@@ -122,6 +160,17 @@ mod tests {
         let reviewed = outcome(&wrong, &format!("# why\n{line}\nanother.txt step 1: a: b"));
         assert!(reviewed.passes());
         assert_eq!(reviewed.reviewed, [line]);
+    }
+
+    #[test]
+    fn a_stretch_is_compared_as_one_step() {
+        let later = STORY.replacen("  3->1 MsgVoteResp Term:1 Log:0/0\n", "", 1);
+        assert!(!outcome(&later, "").passes());
+        assert!(outcome(&later, "story.txt steps 3..6").passes());
+        let wrong = later.replacen("INFO 1 became leader at term 1", "INFO 1 became follower at term 2", 1);
+        let found = outcome(&wrong, "story.txt steps 3..6").new;
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].ends_with("1 role now: etcd says Follower, we say Leader"));
     }
 
     #[test]

@@ -61,6 +61,33 @@ impl Facts {
         said.chain(entries).collect()
     }
 
+    /// Adds what a later step says.
+    pub(crate) fn add(&mut self, later: Self) {
+        self.said.extend(later.said);
+        self.contents.extend(later.contents);
+        for (subject, entries) in later.entries {
+            self.entries.entry(subject).or_default().extend(entries);
+        }
+    }
+
+    /// What several steps led to: no messages and no writes, and of what was applied only how far.
+    pub(crate) fn outcome(self) -> Self {
+        let mut outcome = Self { contents: self.contents, ..Self::default() };
+        for (subject, list) in self.entries {
+            if let (Some(id), Some((index, _))) = (subject.strip_suffix(" applies"), list.last()) {
+                outcome.at_least(format!("{id} has applied"), *index);
+            }
+        }
+        for (subject, (kind, value)) in self.said {
+            if let (Some(id), Ok(index)) = (subject.strip_suffix(" restores"), value.parse()) {
+                outcome.at_least(format!("{id} has applied"), index);
+            } else if !Way::ALL.iter().any(|way| subject.starts_with(way.name())) {
+                outcome.said.insert(subject, (kind, value));
+            }
+        }
+        outcome
+    }
+
     pub(crate) const fn contents(&self) -> &BTreeMap<Position, String> {
         &self.contents
     }
@@ -90,14 +117,19 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// The beginning of a subject.
-    pub(crate) fn subject(self, from: u64, to: u64, what: &str) -> String {
-        let way = match self {
+    const ALL: [Self; 3] = [Self::Sent, Self::Received, Self::Dropped];
+
+    const fn name(self) -> &'static str {
+        match self {
             Self::Sent => "sent",
             Self::Received => "received",
             Self::Dropped => "dropped",
-        };
-        format!("{way} {from}→{to} {what}")
+        }
+    }
+
+    /// The beginning of a subject.
+    pub(crate) fn subject(self, from: u64, to: u64, what: &str) -> String {
+        format!("{} {from}→{to} {what}", self.name())
     }
 }
 

@@ -33,6 +33,7 @@ mod said;
 #[expect(dead_code, reason = "the golden scripts use the rest")]
 #[path = "../../tests/golden/trace.rs"]
 mod trace;
+mod wish;
 
 const DIFFERS: u8 = 1;
 const UNREADABLE: u8 = 2;
@@ -83,7 +84,8 @@ fn run(path: &Path, checks: bool) -> u8 {
         return 0;
     }
     let verdict = if outcome.passes() { "agrees" } else { "differs" };
-    println!("{name}: {verdict}, {} reviewed deviations", outcome.reviewed.len());
+    let (lines, stretches) = (outcome.reviewed.len(), outcome.stretches);
+    println!("{name}: {verdict}; reviewed: {lines} differences, {stretches} stretches in another order");
     for line in &outcome.new {
         println!("  new: {line}");
     }

@@ -206,13 +206,26 @@ fn content(entry: &Entry) -> String {
     }
 }
 
-/// `voters=(1 2) learners=(3)`, as etcd prints it.
+/// `voters=(1 2)&&(2 3) learners=(4) autoleave`, as etcd prints it.
 fn members(members: &Membership) -> String {
-    let of = |role| {
-        let ids = members.members().filter(|(_, member)| member.role == role).map(|(id, _)| id.to_string());
-        ids.collect::<Vec<_>>().join(" ")
-    };
-    let learners = of(MemberRole::Learner);
-    let learners = if learners.is_empty() { learners } else { format!(" learners=({learners})") };
-    format!("voters=({}){learners}", of(MemberRole::Voter))
+    let list = |ids: Vec<ReplicaId>| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let learns = |id: &ReplicaId| members.get(*id).is_some_and(|member| member.role == MemberRole::Learner);
+    let learners: Vec<ReplicaId> = members.members().map(|(id, _)| id).filter(learns).collect();
+    let joint = members.joint();
+    // Who is demoted is a learner for etcd only after the joint state.
+    let votes_yet = |id: &ReplicaId| joint.is_some_and(|joint| joint.outgoing_voters().any(|old| old == *id));
+    let (next, learners): (Vec<_>, Vec<_>) = learners.into_iter().partition(votes_yet);
+    let mut said = format!("voters=({})", list(members.incoming_voters().collect()));
+    if let Some(joint) = joint {
+        said.push_str(&format!("&&({})", list(joint.outgoing_voters().collect())));
+    }
+    for (name, ids) in [("learners", learners), ("learners_next", next)] {
+        if !ids.is_empty() {
+            said.push_str(&format!(" {name}=({})", list(ids)));
+        }
+    }
+    if joint.is_some_and(quorate_core::Joint::leaves_automatically) {
+        said.push_str(" autoleave");
+    }
+    said
 }
