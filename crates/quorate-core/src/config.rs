@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::event::EventDetail;
 use crate::types::ReplicaId;
 
+/// The longest delay of a replica's campaigns, in election timeouts.
+pub(crate) const DELAY_TIMEOUTS_MAX: u32 = 10;
+
 /// How a replica behaves. All replicas of a group should agree on the timings.
 ///
 /// Limits in bytes count an entry as its encoding (`encoded_entry_len`: payload and 17 bytes), so
@@ -16,6 +19,11 @@ pub struct Config {
     /// T: a follower that hears nothing from a leader for a time drawn from T to 2T campaigns; a
     /// leader that hears nothing from a quorum for T steps down. Default 1 s.
     pub election_timeout: Duration,
+    /// How much longer than others this replica waits before it campaigns: its priority. 0 (the default)
+    /// for replicas that should lead; one `election_timeout` more keeps a replica behind those as long as
+    /// one of them can win. At most ten times `election_timeout`: when nobody else can, it leads.
+    #[doc(alias = "priority")]
+    pub election_delay: Duration,
     /// How often an idle leader speaks. Default 100 ms; at most a third of `election_timeout`.
     pub heartbeat_interval: Duration,
     /// Ask before campaigning, so that a partitioned replica does not raise terms. Default on.
@@ -80,6 +88,7 @@ impl Config {
         Self {
             id,
             election_timeout: Duration::from_secs(1),
+            election_delay: Duration::ZERO,
             heartbeat_interval: Duration::from_millis(100),
             pre_vote: true,
             check_quorum: true,
@@ -117,6 +126,11 @@ impl Config {
                 !self.leader_lease || self.lease_drift_max < self.election_timeout,
                 "lease_drift_max",
                 "below election_timeout",
+            ),
+            (
+                self.election_delay <= self.election_timeout * DELAY_TIMEOUTS_MAX,
+                "election_delay",
+                "at most ten times election_timeout",
             ),
             (self.command_bytes_max <= 1 << 30, "command_bytes_max", "at most 1 GiB"),
             (self.inflight_messages_max > 0, "inflight_messages_max", "above 0"),

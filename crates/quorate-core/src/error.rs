@@ -142,7 +142,9 @@ pub enum TransferError {
         /// The leader this replica knows.
         leader: Option<ReplicaId>,
     },
-    /// The target is not a voter of the group.
+    /// The target is not a member of the group.
+    NotMember,
+    /// The target is a member that may not lead (a learner, or one that is leaving).
     NotVoter,
     /// The target already leads.
     AlreadyLeader,

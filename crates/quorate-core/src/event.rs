@@ -287,6 +287,10 @@ pub enum TransferOutcome {
     TimedOut,
     /// Leadership was lost before the target could be told.
     LeadershipLost,
+    /// The caller called it off.
+    Cancelled,
+    /// The transport cannot reach the target.
+    Unreachable,
 }
 
 impl RaftEvent {

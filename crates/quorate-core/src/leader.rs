@@ -16,26 +16,18 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::entry::{Entry, EntryPayload};
-use crate::event::{RaftEvent, ReadFailure, RoleReason, TransferOutcome};
+use crate::event::{RaftEvent, ReadFailure, RoleReason};
 use crate::lease::Lease;
 use crate::log::entry_bytes;
 use crate::message::{AppendReply, Message, MessageBody};
 use crate::progress::{Progress, Rejection};
-use crate::raw_node::{ProposeError, ReadError, Rejected, SnapshotOutcome, TransferError};
+use crate::raw_node::{ProposeError, ReadError, Rejected, SnapshotOutcome};
 use crate::read::{Asker, Rounds};
 use crate::ready::ReadTicket;
 use crate::role::Transition;
 use crate::shared::Shared;
+use crate::transfer::Transfer;
 use crate::types::{LogId, LogIndex, MonoTime, ReplicaId};
-
-/// A leadership on its way to another replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Transfer {
-    pub(crate) to: ReplicaId,
-    until: MonoTime,
-    /// It holds the whole log and was told to campaign.
-    pub(crate) told: bool,
-}
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,9 +86,7 @@ impl Leader {
         {
             return Transition::Follow { leader: None, reason: RoleReason::QuorumLost };
         }
-        if self.transfer.is_some_and(|transfer| transfer.until <= shared.now) {
-            self.end_transfer(shared, TransferOutcome::TimedOut);
-        }
+        self.expire_transfer(shared);
         let expired = self.rounds.expire(shared.now);
         shared.reads_failed(expired.len(), ReadFailure::TimedOut);
         for asker in expired {
@@ -141,10 +131,6 @@ impl Leader {
 
     // ---- users ----------------------------------------------------------------------------------
 
-    pub(crate) fn refuse_while_transferring(&self) -> Result<(), ProposeError> {
-        self.transfer.map_or(Ok(()), |transfer| Err(ProposeError::Transferring { to: transfer.to }))
-    }
-
     pub(crate) fn propose(
         &mut self,
         shared: &mut Shared,
@@ -161,61 +147,6 @@ impl Leader {
             return Err(ProposeError::Busy { uncommitted_bytes });
         }
         Ok(self.append(shared, command.map_or(EntryPayload::Noop, EntryPayload::Command)))
-    }
-
-    pub(crate) fn transfer(
-        &mut self,
-        shared: &mut Shared,
-        to: Option<ReplicaId>,
-    ) -> Result<ReplicaId, TransferError> {
-        if let Some(transfer) = self.transfer {
-            return Err(TransferError::InProgress { to: transfer.to });
-        }
-        let to = to.or_else(|| self.best_voter(shared)).ok_or(TransferError::Unreachable)?;
-        if to == shared.id() {
-            return Err(TransferError::AlreadyLeader);
-        }
-        if !shared.membership().may_lead(to) {
-            return Err(TransferError::NotVoter);
-        }
-        if !self.progress.get(&to).is_some_and(|p| p.is_active(shared.now, shared.config.election_timeout)) {
-            return Err(TransferError::Unreachable);
-        }
-        self.transfer = Some(Transfer { to, until: shared.one_timeout(), told: false });
-        shared.event(RaftEvent::TransferStarted { to });
-        self.replicate = true;
-        self.maybe_finish_transfer(shared);
-        Ok(to)
-    }
-
-    /// The reachable voter (one that stays) with the longest log; of equals the lowest id.
-    fn best_voter(&self, shared: &Shared) -> Option<ReplicaId> {
-        let timeout = shared.config.election_timeout;
-        self.progress
-            .iter()
-            .filter(|(id, progress)| {
-                shared.membership().may_lead(**id) && progress.is_active(shared.now, timeout)
-            })
-            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
-            .map(|(id, _)| *id)
-    }
-
-    fn end_transfer(&mut self, shared: &mut Shared, outcome: TransferOutcome) {
-        if let Some(transfer) = self.transfer.take() {
-            shared.event(RaftEvent::TransferEnded { to: transfer.to, outcome });
-            self.replicate = true;
-        }
-    }
-
-    fn maybe_finish_transfer(&mut self, shared: &mut Shared) {
-        let Some(transfer) = &mut self.transfer else { return };
-        let last = shared.log.last_index();
-        let complete = self.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
-        if complete && !transfer.told {
-            transfer.told = true;
-            self.lease.break_for_good();
-            shared.send(transfer.to, MessageBody::TimeoutNow);
-        }
     }
 
     // ---- reads ----------------------------------------------------------------------------------
@@ -272,11 +203,7 @@ impl Leader {
         for asker in std::mem::take(&mut self.rounds).abandon() {
             shared.answer_read(asker, None);
         }
-        if let Some(transfer) = self.transfer {
-            let told = transfer.told;
-            let outcome = if told { TransferOutcome::SteppedDown } else { TransferOutcome::LeadershipLost };
-            self.end_transfer(shared, outcome);
-        }
+        self.abandon_transfer(shared);
     }
 
     // ---- followers ------------------------------------------------------------------------------
@@ -386,10 +313,11 @@ impl Leader {
         Transition::Follow { leader: None, reason: RoleReason::Removed }
     }
 
-    pub(crate) fn on_unreachable(&mut self, replica: ReplicaId) {
+    pub(crate) fn on_unreachable(&mut self, shared: &mut Shared, replica: ReplicaId) {
         if let Some(progress) = self.progress.get_mut(&replica) {
             progress.on_unreachable();
         }
+        self.give_up_transfer_to(shared, replica);
     }
 
     pub(crate) fn on_snapshot_outcome(

@@ -111,6 +111,7 @@ mod rng;
 mod role;
 mod shared;
 mod status;
+mod transfer;
 mod types;
 mod writes;
 

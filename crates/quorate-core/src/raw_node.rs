@@ -4,12 +4,13 @@
 //! leader that was suspended steps down before it could serve anything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::candidate::Candidate;
 use crate::change::{MembershipChange, MembershipTransition};
-use crate::config::Config;
+use crate::config::{Config, DELAY_TIMEOUTS_MAX};
 use crate::entry::Entry;
 pub use crate::error::{
     ChangeError, ProposeError, ReadError, Rejected, RestoreError, SnapshotOutcome, TransferError,
@@ -397,6 +398,24 @@ impl RawNode {
         }
     }
 
+    /// Calls off the leadership transfer under way: proposals are taken again at once. Returns its
+    /// target; `None` when there was none. A target that was told to campaign already may still do so.
+    pub fn abort_transfer(&mut self, now: MonoTime) -> Option<ReplicaId> {
+        self.tick(now);
+        match &mut self.role {
+            Role::Leader(leader) => leader.abort_transfer(&mut self.shared),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    /// Makes this replica wait `delay` longer than others before it campaigns, from its next
+    /// deadline on (see `Config::election_delay`; cut to ten election timeouts).
+    #[doc(alias = "set_priority")]
+    pub fn set_election_delay(&mut self, delay: Duration) {
+        let config = &mut self.shared.config;
+        config.election_delay = delay.min(config.election_timeout * DELAY_TIMEOUTS_MAX);
+    }
+
     /// Starts an election now (with a pre-vote when configured). No effect on leaders, on replicas that
     /// may not vote, and, with `Config::leader_lease`, within T of hearing a leader or of a restart.
     pub fn campaign(&mut self, now: MonoTime) {
@@ -426,10 +445,10 @@ impl RawNode {
 
     // ---- reports --------------------------------------------------------------------------------
 
-    /// The transport could not deliver to `replica`: stop streaming, probe.
+    /// The transport could not deliver to `replica`: stop streaming, probe; a transfer to it is given up.
     pub fn report_unreachable(&mut self, replica: ReplicaId) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.on_unreachable(replica);
+            leader.on_unreachable(&mut self.shared, replica);
         }
     }
 
@@ -608,7 +627,13 @@ impl RawNode {
         if leader.is_some() {
             self.shared.heard_leader = Some(self.shared.now);
         }
-        self.role = Role::Follower(Follower::new(&mut self.shared));
+        let mut follower = Follower::new(&mut self.shared);
+        if let (Role::Follower(before), None) = (&self.role, leader) {
+            // Only a leader and a vote granted put the own campaign off (Raft §5.2); a candidate that
+            // cannot win must not silence the one that could by raising terms.
+            follower.deadline = before.deadline;
+        }
+        self.role = Role::Follower(follower);
         self.shared.role_event(RoleName::Follower, reason);
     }
 

@@ -132,11 +132,12 @@ impl Shared {
         self.log.last_index() < self.lost_until
     }
 
-    /// A moment between one and two election timeouts from now.
+    /// A moment between one and two election timeouts from now, later for replicas that should not lead.
     pub(crate) fn election_deadline(&mut self) -> MonoTime {
         let timeout = self.config.election_timeout;
         let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        self.now + timeout + std::time::Duration::from_nanos(self.rng.below(nanos))
+        let waits = timeout + self.config.election_delay;
+        self.now + waits + std::time::Duration::from_nanos(self.rng.below(nanos))
     }
 
     /// One election timeout from now.

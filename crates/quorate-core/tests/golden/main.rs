@@ -50,11 +50,11 @@ scripts! {
     a_joint_state_lasts_until_somebody_leaves_it
     a_lagging_follower_is_probed_once
     a_large_backlog_travels_in_pieces
+    a_late_answer_does_not_carry_the_lease
     a_leader_demotes_itself_and_hands_over
     a_leader_is_replaced_in_one_step
     a_leader_removes_itself_and_hands_over
     a_leader_without_a_quorum_steps_down
-    a_late_answer_does_not_carry_the_lease
     a_learner_joins_catches_up_and_is_promoted
     a_learner_never_campaigns
     a_learner_that_cannot_keep_up_is_not_promoted
@@ -71,6 +71,7 @@ scripts! {
     a_partial_partition_of_five_finds_the_connected_one
     a_partial_partition_of_three_keeps_one_leader
     a_pre_vote_of_an_older_term_is_answered
+    a_preferred_replica_with_a_short_log_silences_nobody
     a_promised_follower_neither_campaigns_nor_forgets
     a_proposal_is_committed_by_a_quorum
     a_removed_replica_is_told_and_keeps_quiet
@@ -91,6 +92,7 @@ scripts! {
     a_snapshot_that_does_not_arrive_is_offered_again
     a_split_vote_is_resolved_by_the_next_timeout
     a_stale_leader_steps_down_when_it_is_answered
+    a_transfer_can_be_called_off
     a_transfer_comes_before_the_end_of_a_joint_state
     a_transfer_that_fails_is_given_up
     a_vote_waits_for_the_disk
@@ -119,6 +121,7 @@ scripts! {
     the_last_voter_stays
     the_new_majority_is_needed_in_the_joint_state
     the_old_majority_is_needed_in_the_joint_state
+    the_preferred_replica_campaigns_first
     the_write_of_an_old_term_does_not_vouch_for_a_new_one
     there_is_no_lease_while_members_change
     too_many_reads_are_refused
