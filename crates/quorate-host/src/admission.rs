@@ -1,11 +1,12 @@
 //! How a replica takes what users ask: the core is asked at once, the answer waits.
 
 use bytes::Bytes;
-use quorate_core::{ChangeError, ProposeError, ReadError, ReadTicket, TransferError};
+use quorate_core::{ChangeError, ProposeError, TransferError};
 
 use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
 use crate::event::{Now, Work};
-use crate::replica::{Reading, Replica, SnapshotState, Transferring, Waiting};
+use crate::reads::Reading;
+use crate::replica::{Replica, SnapshotState, Transferring, Waiting};
 use crate::request::{Answer, Consistency, Dedupe, Request, RequestError, Ticket};
 
 impl Replica {
@@ -35,7 +36,9 @@ impl Replica {
                 self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
             }
             Request::OpenSession => self.propose(now, ticket, LoggedKind::Open)?,
-            Request::Query { request, consistency: Consistency::Stale } => self.ask(ticket, request, work),
+            Request::Query { request, consistency: Consistency::Stale } => {
+                self.read_stale(ticket, request, work)?;
+            }
             Request::Query { request, consistency: Consistency::Linearizable } => {
                 self.read(now, ticket, Reading::Query(request))?;
             }
@@ -90,17 +93,6 @@ impl Replica {
         if self.is_blocked() {
             return Err(RequestError::Busy { what: "the disk of the leader is full" });
         }
-        Ok(())
-    }
-
-    fn read(&mut self, now: Now, ticket: Ticket, reading: Reading) -> Result<(), RequestError> {
-        let read = self.next_read;
-        self.next_read += 1;
-        self.core.read(now.mono, ReadTicket(read)).map_err(|error| match error {
-            ReadError::NoLeader => RequestError::NotLeader { leader: None },
-            ReadError::Busy | _ => RequestError::Busy { what: "too many reads are waiting" },
-        })?;
-        self.reads.insert(read, (ticket, reading));
         Ok(())
     }
 

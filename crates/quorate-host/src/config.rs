@@ -27,6 +27,8 @@ pub struct GroupConfig {
     pub sessions: SessionConfig,
     /// The most requests waiting for an answer; beyond it `Busy`. Default 65,536.
     pub requests_max: usize,
+    /// The most bytes of queries waiting for an answer; beyond it `Busy`. Default 64 MiB.
+    pub query_bytes_max: u64,
     /// Beyond this age of the oldest unfinished log write a leader hands over or steps down. Default
     /// 5 s.
     pub stalled_write_max: Duration,
@@ -118,6 +120,7 @@ impl Default for GroupConfig {
             snapshots: SnapshotPolicy::default(),
             sessions: SessionConfig::default(),
             requests_max: 65_536,
+            query_bytes_max: 64 << 20,
             stalled_write_max: Duration::from_secs(5),
         }
     }

@@ -11,6 +11,7 @@ mod log_fetcher;
 mod log_writer;
 mod pace;
 mod peer;
+mod reads;
 mod receiving;
 mod recovery;
 mod replica;

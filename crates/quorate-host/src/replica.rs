@@ -8,19 +8,20 @@
 //!   fate is open when leadership is lost is answered `OutcomeUnknown` after a bounded wait.
 //! * Writes of the log are handed out in order; one that found no space is handed out again before any later one counts.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::{
     Entry, Fetch, GroupId, LogId, LogIndex, Message, MonoTime, NodeId, Persist, PersistToken, RawNode,
-    ReadOutcome, ReadTicket, ReplicaId, RoleName, SnapshotMeta, Term,
+    ReplicaId, RoleName, SnapshotMeta, Term,
 };
 use quorate_storage::{GroupWrite, LogError, SnapshotInfo};
 
 use crate::config::GroupConfig;
 use crate::event::{Applied, ApplyTask, FetchTask, LogTask, Now, Outbound, SnapshotTask, Work};
 use crate::peer::{PeerBody, PeerMessage, SnapshotChunk};
+use crate::reads::Reads;
 use crate::request::{Answer, LeaderHint, RequestError, Ticket};
 use crate::streams::Streaming;
 
@@ -43,13 +44,6 @@ impl Waiting {
             Self::Command(ticket) | Self::Barrier(ticket) | Self::Membership { ticket, .. } => ticket,
         }
     }
-}
-
-/// What a decided read does.
-#[derive(Clone, Debug)]
-pub(crate) enum Reading {
-    Query(bytes::Bytes),
-    ReadIndex,
 }
 
 /// Who waits for another leader.
@@ -79,12 +73,7 @@ pub(crate) struct Replica {
     heard_on: BTreeMap<ReplicaId, NodeId>,
     pub(crate) waiting: BTreeMap<LogIndex, Vec<(Term, Waiting)>>,
     pub(crate) waiting_count: usize,
-    pub(crate) reads: BTreeMap<u64, (Ticket, Reading)>,
-    pub(crate) next_read: u64,
-    /// Decided reads that wait for the applier to be given everything up to an index.
-    pub(crate) decided: BTreeMap<LogIndex, Vec<(Ticket, Reading)>>,
-    /// Queries that the applier has.
-    pub(crate) asked: BTreeSet<Ticket>,
+    pub(crate) reads: Reads,
     pub(crate) transferring: Option<Transferring>,
     /// The term this replica leads in.
     leading: Option<Term>,
@@ -129,10 +118,7 @@ impl Replica {
             heard_on: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
-            reads: BTreeMap::new(),
-            next_read: 1,
-            decided: BTreeMap::new(),
-            asked: BTreeSet::new(),
+            reads: Reads::new(),
             transferring: None,
             leading: None,
             lost_at: None,
@@ -192,11 +178,7 @@ impl Replica {
     }
 
     pub(crate) fn requests_open(&self) -> usize {
-        self.waiting_count
-            + self.reads.len()
-            + self.decided.values().map(Vec::len).sum::<usize>()
-            + self.asked.len()
-            + self.snapshot_tickets.len()
+        self.waiting_count + self.reads.count() + self.snapshot_tickets.len()
     }
 
     pub(crate) fn wait(&mut self, id: LogId, waiting: Waiting) {
@@ -260,46 +242,6 @@ impl Replica {
         self.snapshot = Some(snapshot.clone());
         (self.entries_since, self.bytes_since) = (0, 0);
         work.apply.push(ApplyTask::Restore { group: self.group, snapshot });
-    }
-
-    fn on_read(&mut self, outcome: ReadOutcome, work: &mut Work) {
-        let (ReadOutcome::At { ticket: ReadTicket(read), .. }
-        | ReadOutcome::Failed { ticket: ReadTicket(read) }) = outcome;
-        let Some((ticket, reading)) = self.reads.remove(&read) else { return };
-        match outcome {
-            ReadOutcome::At { index, .. } => self.decided.entry(index).or_default().push((ticket, reading)),
-            ReadOutcome::Failed { .. } => work.replies.push((ticket, Err(self.not_leader()))),
-        }
-    }
-
-    /// Queries go to the applier behind everything they must see; the applier works in order.
-    fn release_reads(&mut self, work: &mut Work) {
-        while let Some(first) = self.decided.first_entry() {
-            let index = *first.key();
-            if index > self.handed {
-                break;
-            }
-            let mut kept = Vec::new();
-            for (ticket, reading) in first.remove() {
-                match reading {
-                    Reading::Query(request) => self.ask(ticket, request, work),
-                    Reading::ReadIndex if self.applied >= index => {
-                        work.replies.push((ticket, Ok(Answer::ReadIndex { index })));
-                    }
-                    Reading::ReadIndex => kept.push((ticket, Reading::ReadIndex)),
-                }
-            }
-            if !kept.is_empty() {
-                self.decided.insert(index, kept);
-                break;
-            }
-        }
-    }
-
-    /// Gives a question to the applier.
-    pub(crate) fn ask(&mut self, ticket: Ticket, request: bytes::Bytes, work: &mut Work) {
-        self.asked.insert(ticket);
-        work.apply.push(ApplyTask::Query { group: self.group, ticket, request });
     }
 
     /// Open requests of a leader that leads no more are answered after a while, even if it leads
@@ -413,11 +355,7 @@ impl Replica {
                 let keep = self.config.snapshots.keep;
                 work.snapshots.push(SnapshotTask::Retain { group: self.group, keep });
             }
-            Applied::Query { ticket, answer, .. } => {
-                if self.asked.remove(&ticket) {
-                    work.replies.push((ticket, Ok(answer)));
-                }
-            }
+            Applied::Query { ticket, answer, .. } => self.on_queried(ticket, answer, work),
             Applied::Captured { group, meta, source } => {
                 self.snapshot_state = SnapshotState::Saving;
                 let chunk_bytes = self.config.snapshots.chunk_bytes;
@@ -660,12 +598,10 @@ impl Replica {
             work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));
         }
         let stopped = || RequestError::Stopped { reason: reason.to_owned() };
-        let reads = std::mem::take(&mut self.reads).into_values().map(|(ticket, _)| ticket);
-        let decided = std::mem::take(&mut self.decided).into_values().flatten().map(|(ticket, _)| ticket);
+        let reads = self.reads.take_all();
         let snapshots = std::mem::take(&mut self.snapshot_tickets);
         let transfer = self.transferring.take().map(|transfer| transfer.ticket);
-        let asked = std::mem::take(&mut self.asked);
-        for ticket in asked.into_iter().chain(reads).chain(decided).chain(snapshots).chain(transfer) {
+        for ticket in reads.into_iter().chain(snapshots).chain(transfer) {
             work.replies.push((ticket, Err(stopped())));
         }
     }

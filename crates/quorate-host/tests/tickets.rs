@@ -157,6 +157,37 @@ fn requests_over_the_limit_are_refused() {
 }
 
 #[test]
+fn queries_that_wait_are_bounded_in_bytes() {
+    let mut cluster = Cluster::with(3, |cluster| cluster.config.query_bytes_max = 10_000);
+    let leader = cluster.leader();
+    cluster.request(leader, propose("a")).unwrap();
+    let large = |bytes: usize| Request::Query {
+        request: vec![0; bytes].into(),
+        consistency: quorate_host::Consistency::Linearizable,
+    };
+    let refused = cluster.request(leader, large(10_000));
+    assert!(matches!(refused, Err(RequestError::TooLarge { bytes_max: 10_000, .. })), "{refused:?}");
+    // A leader that hears nobody cannot answer.
+    cluster.cut = vec![leader];
+    let waiting: Vec<_> = (0..2).map(|_| cluster.ask(leader, large(4_500))).collect();
+    let refused = cluster.request(leader, large(4_500));
+    assert!(matches!(refused, Err(RequestError::Busy { .. })), "{refused:?}");
+    let small = cluster.ask(leader, large(500));
+    assert!(waiting.iter().chain([&small]).all(|ticket| !cluster.is_answered(*ticket)));
+    cluster.cut.clear();
+    for ticket in waiting.into_iter().chain([small]) {
+        assert_eq!(text(cluster.reply(ticket)), "1");
+    }
+    // Room again, for both kinds.
+    for _ in 0..5 {
+        assert_eq!(text(cluster.request(leader, large(9_000))), "1");
+        let stale = quorate_host::Consistency::Stale;
+        let request = Request::Query { request: vec![0; 9_000].into(), consistency: stale };
+        assert_eq!(text(cluster.request(leader, request)), "1");
+    }
+}
+
+#[test]
 fn barrier_and_read_index_say_where_they_stand() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();
