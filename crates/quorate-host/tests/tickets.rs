@@ -101,7 +101,14 @@ fn follower_whose_disk_was_full_catches_up_while_it_hears_its_leader() {
     let follower = [1, 2, 3].map(NodeId).into_iter().find(|node| *node != leader).unwrap();
     cluster.log(follower).set(Disk::Full);
     cluster.request(leader, propose("b")).unwrap();
-    cluster.pass(500);
+    // Other deadlines pass, too, and would hide it: at every moment a retry must be near.
+    let interval = cluster.config.core.heartbeat_interval;
+    for _ in 0..100 {
+        cluster.pass(10);
+        let retry_at = cluster.nodes[&follower].host.next_deadline().unwrap();
+        let wait = retry_at.since(cluster.time().mono);
+        assert!(wait <= interval, "nothing to do for {wait:?}");
+    }
     cluster.log(follower).set(Disk::Works);
     cluster.pass(200);
     assert_eq!(cluster.leader(), leader);
