@@ -11,6 +11,7 @@ use quorate_storage::{LogError, SnapshotInfo};
 
 use crate::command::ENVELOPE_BYTES_MAX;
 use crate::config::{GroupConfig, HostConfig};
+use crate::deadlines::Deadlines;
 use crate::event::{
     Applied, ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work,
 };
@@ -98,6 +99,8 @@ pub struct GroupStatus {
 pub struct Host {
     node: NodeId,
     replicas: BTreeMap<GroupId, Replica>,
+    /// When each replica is to be ticked. Set anew by `drain`, after whatever happened to it.
+    deadlines: Deadlines,
     work: Work,
     config: HostConfig,
     pace: Pace,
@@ -122,6 +125,7 @@ impl Host {
         Self {
             node,
             replicas: BTreeMap::new(),
+            deadlines: Deadlines::default(),
             work: Work::default(),
             pace: Pace::new(&config),
             config,
@@ -163,8 +167,8 @@ impl Host {
         self.broken.remove(&group);
         let mut replica = Replica::new(setup, core);
         replica.stream_turn = self.pace.time_for(turn_bytes as u64);
-        replica.drain(now, &mut self.work);
         self.replicas.insert(group, replica);
+        self.drain(now, group);
         Ok(())
     }
 
@@ -179,22 +183,25 @@ impl Host {
         match event {
             Event::Tick => {
                 self.allow_bytes(now);
-                for replica in
-                    self.replicas.values_mut().filter(|replica| replica.next_deadline() <= now.mono)
-                {
-                    replica.tick(now, &mut self.work);
-                    replica.drain(now, &mut self.work);
+                for group in self.deadlines.due(now.mono) {
+                    if let Some(replica) = self.replicas.get_mut(&group) {
+                        replica.tick(now, &mut self.work);
+                    }
+                    self.drain(now, group);
                 }
             }
             Event::Received { from, message } => self.on_received(now, from, message),
             Event::Request { group, ticket, request } => self.on_request(now, group, ticket, request),
             Event::Unreachable { node } => {
-                for replica in self.replicas.values_mut() {
-                    let at = replica.core.status().membership.on_node(node).map(|(id, _)| id);
-                    if let Some(id) = at {
+                let on_node =
+                    |replica: &Replica| replica.core.status().membership.on_node(node).map(|(id, _)| id);
+                let affected =
+                    self.replicas.iter().filter_map(|(group, replica)| Some((*group, on_node(replica)?)));
+                for (group, id) in affected.collect::<Vec<_>>() {
+                    if let Some(replica) = self.replicas.get_mut(&group) {
                         replica.core.report_unreachable(id);
-                        replica.drain(now, &mut self.work);
                     }
+                    self.drain(now, group);
                 }
             }
             Event::LogWritten(written) => self.on_log_written(now, written),
@@ -229,6 +236,7 @@ impl Host {
     fn drain(&mut self, now: Now, group: GroupId) {
         if let Some(replica) = self.replicas.get_mut(&group) {
             replica.drain(now, &mut self.work);
+            self.deadlines.set(group, replica.next_deadline());
         }
     }
 
@@ -245,6 +253,7 @@ impl Host {
     /// Takes a replica out of service; says whether there was one.
     fn take_out(&mut self, group: GroupId, reason: &str) -> bool {
         let Some(mut replica) = self.replicas.remove(&group) else { return false };
+        self.deadlines.remove(group);
         replica.stop(reason, &mut self.work);
         self.work.apply.push(ApplyTask::Remove { group });
         self.work.snapshots.push(SnapshotTask::Close { group });
@@ -310,7 +319,7 @@ impl Host {
                 }
             }
         }
-        replica.drain(now, &mut self.work);
+        self.drain(now, group);
     }
 
     fn on_snapshot(&mut self, now: Now, event: SnapshotEvent) {
@@ -384,7 +393,7 @@ impl Host {
         if let Err(error) = replica.on_request(now, ticket, request, &mut self.work) {
             self.work.replies.push((ticket, Err(error)));
         }
-        replica.drain(now, &mut self.work);
+        self.drain(now, group);
     }
 
     // ---- output ---------------------------------------------------------------------------------
@@ -397,7 +406,7 @@ impl Host {
     /// When `Event::Tick` has something to do next, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<MonoTime> {
-        self.replicas.values().map(Replica::next_deadline).chain(self.pace.deadline()).min()
+        self.deadlines.first().into_iter().chain(self.pace.deadline()).min()
     }
 
     /// The groups, ascending.
@@ -438,9 +447,49 @@ impl Host {
         if self.stopped.is_none() {
             self.stopped = Some(reason.to_owned());
         }
+        self.deadlines.clear();
         for (group, mut replica) in std::mem::take(&mut self.replicas) {
             replica.stop(reason, &mut self.work);
             self.work.stopped.push((group, reason.to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(group: u64) -> GroupSetup {
+        GroupSetup {
+            group: GroupId(group),
+            replica: ReplicaId(2),
+            config: GroupConfig::default(),
+            restored: Restored::default(),
+            snapshot: None,
+            durable_machine: false,
+            seeds: Vec::new(),
+        }
+    }
+
+    /// One busy group among ten thousand that wait for a leader: a tick once looked at all of them.
+    #[test]
+    fn tick_looks_only_at_groups_whose_deadline_has_passed() {
+        let mut host = Host::new(NodeId(1));
+        let at = |millis| Now { mono: MonoTime::from_millis(millis), unix_millis: millis };
+        for group in 1..=10_000 {
+            host.open_group(at(0), sleeper(group)).unwrap();
+        }
+        let (mut looks, mut ticks) = (0, 0);
+        let mut now = 0;
+        while now < 10_000 {
+            looks += host.deadlines.due(at(now).mono).len();
+            host.on_event(at(now), Event::Tick);
+            let first = host.next_deadline().unwrap();
+            assert_eq!(host.replicas.values().map(Replica::next_deadline).min(), Some(first));
+            ticks += 1;
+            now += 100;
+        }
+        // Each waits for one to two seconds, ten times at most.
+        assert!((10_000 * 4..=10_000 * 10).contains(&looks), "{looks} looks in {ticks} ticks");
     }
 }

@@ -5,6 +5,7 @@ mod applier;
 mod bytes_reader;
 mod command;
 mod config;
+mod deadlines;
 mod event;
 mod host;
 mod log_fetcher;
