@@ -330,14 +330,36 @@ fn failed(what: &str, error: fjall::Error) -> MachineError {
         ": another process has it open"
     } else if matches!(error, fjall::Error::Poisoned) {
         ": an earlier write or sync failed, restart the node when the disk is healthy"
+    } else if says_damaged(&error) {
+        ": its files are damaged, replace this node"
     } else {
         ""
     };
     MachineError::with(format!("database: {what}{advice}"), error)
 }
 
+/// Whether it is what the files hold, and not how they could be read.
+fn says_damaged(error: &fjall::Error) -> bool {
+    use fjall::Error;
+    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    match error {
+        Error::Io(io) | Error::Storage(fjall::LsmError::Io(io)) => {
+            matches!(io.kind(), InvalidData | InvalidInput | NotFound | UnexpectedEof)
+        }
+        Error::Poisoned | Error::KeyspaceDeleted | Error::Locked => false,
+        Error::Storage(_)
+        | Error::JournalRecovery(_)
+        | Error::InvalidVersion(_)
+        | Error::Decompress(_)
+        | Error::InvalidTrailer
+        | Error::InvalidTag(_)
+        | Error::Unrecoverable
+        | _ => true,
+    }
+}
+
 fn damaged(what: &str) -> MachineError {
-    MachineError::new(format!("database: {what}: its files are damaged, replace this replica"))
+    MachineError::new(format!("database: {what}: its files are damaged, replace this node"))
 }
 
 #[cfg(test)]

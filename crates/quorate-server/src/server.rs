@@ -12,7 +12,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use axum::Router;
 use quorate::{
@@ -43,6 +44,8 @@ use crate::startup::{self, Advertised};
 
 /// The group that holds all keys.
 const GROUP: GroupId = GroupId(1);
+/// How often snapshots are read to see whether they still can be.
+const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_hours(6);
 
 /// A running server. Dropping it stops it at once; [`Server::shutdown`] does so with grace.
 pub struct Server {
@@ -244,6 +247,7 @@ impl Server {
         if origin.is_first_of_new_cluster() {
             watchers.spawn(elect_the_first_leader(raft.clone(), config.timings.heartbeat_interval));
         }
+        watchers.spawn(watch_snapshots(Arc::downgrade(&node), raft.clone()));
         watchers.spawn(watch_replica(raft, failure.clone()));
         Ok(Self { node, service, gate, client_address, failure, port, watchers })
     }
@@ -365,7 +369,17 @@ async fn open_group(config: &ServerConfig, node: &Node, origin: &Origin) -> Resu
         }
     };
     let machine = KvStateMachine::new(engine);
-    node.open_group(GROUP, origin.start(), machine).await.map_err(|error| failed(with_causes(&error)))
+    match node.open_group(GROUP, origin.start(), machine).await {
+        Ok(raft) => Ok(raft),
+        Err(error) => Err(failed(with_damage(node, with_causes(&error)).await)),
+    }
+}
+
+/// The problem, and which snapshots are damaged if it does not say so itself.
+async fn with_damage(node: &Node, problem: String) -> String {
+    let damaged = node.verify_snapshots(GROUP).await.unwrap_or_default();
+    let unsaid = damaged.iter().map(ToString::to_string).filter(|damage| !problem.contains(damage));
+    std::iter::once(problem.clone()).chain(unsaid).collect::<Vec<_>>().join(": ")
 }
 
 async fn listen(config: &ServerConfig) -> Result<TcpListener, StartError> {
@@ -403,7 +417,7 @@ async fn serve_port(
 
 /// A new cluster need not wait for an election timeout: its first member stands for election until somebody has
 /// been elected for the first time. It asks before it campaigns (PreVote), so it disturbs nobody.
-async fn elect_the_first_leader(raft: Raft, pause: std::time::Duration) {
+async fn elect_the_first_leader(raft: Raft, pause: Duration) {
     while raft.status().term == Term(0) && raft.campaign().await.is_ok() {
         let elected = |status: &GroupStatus| status.term != Term(0);
         // Until the others are there, again and again.
@@ -417,6 +431,30 @@ async fn elect_the_first_leader(raft: Raft, pause: std::time::Duration) {
 async fn watch_replica(raft: Raft, failure: watch::Sender<Option<ServerFailure>>) {
     let reason = raft.stopped().await;
     report(&failure, ServerFailure::ReplicaStopped(reason));
+}
+
+/// Reads the snapshots from time to time, because otherwise nobody does until one is needed. The node has the data
+/// itself, so a damaged snapshot is replaced by a new one.
+async fn watch_snapshots(node: Weak<Node>, raft: Raft) {
+    loop {
+        let Some(node) = node.upgrade() else { return };
+        let verified = node.verify_snapshots(GROUP).await;
+        drop(node);
+        match verified {
+            Ok(damaged) => {
+                for damage in &damaged {
+                    tracing::error!(%damage, "a snapshot is damaged: it is not used, and a new one is taken");
+                }
+                if !damaged.is_empty()
+                    && let Err(error) = raft.take_snapshot().await
+                {
+                    tracing::warn!(%error, "no new snapshot could be taken");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the snapshots cannot be read"),
+        }
+        tokio::time::sleep_until(Instant::now() + SNAPSHOT_CHECK_INTERVAL).await;
+    }
 }
 
 /// The first failure is the one that counts.

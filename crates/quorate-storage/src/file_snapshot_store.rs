@@ -21,7 +21,7 @@ use quorate_core::{GroupId, LogIndex, SnapshotMeta, decode_snapshot_meta, encode
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Damage, SnapshotError};
-use crate::snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter};
+use crate::snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter, read_to_end};
 
 const MAGIC: &[u8; 8] = b"QUORSNAP";
 const FORMAT_VERSION: u32 = 1;
@@ -57,7 +57,7 @@ struct Shared {
     snapshots: Mutex<BTreeMap<(GroupId, LogIndex), Known>>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 struct Known {
     path: PathBuf,
     /// What it is, or why it cannot be used.
@@ -123,6 +123,19 @@ impl FileSnapshotStore {
             .iter()
             .filter_map(|((group, _), known)| Some((*group, known.info.as_ref().err()?.clone())))
             .collect()
+    }
+}
+
+impl FileSnapshotStore {
+    /// What is wrong with a file, or nothing. One that is gone is not damaged: a newer one took its place.
+    fn read_whole(&self, path: &Path, key: (GroupId, LogIndex)) -> Result<Result<(), Damage>, SnapshotError> {
+        let read = FileReader::open(&*self.shared.disk, path, key);
+        match read.and_then(|reader| read_to_end(Box::new(reader))) {
+            Ok(()) => Ok(Ok(())),
+            Err(SnapshotError::Damaged(damage)) => Ok(Err(damage)),
+            Err(SnapshotError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Ok(())),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -198,6 +211,21 @@ impl SnapshotStore for FileSnapshotStore {
             synced.map_err(|source| failed("syncing", &self.shared.directory, source))?;
         }
         Ok(())
+    }
+
+    fn verify(&self, group: GroupId) -> Result<Vec<Damage>, SnapshotError> {
+        for (index, known) in self.shared.of_group(group) {
+            if known.info.is_ok()
+                && let Err(damage) = self.read_whole(&known.path, (group, index))?
+            {
+                let mut snapshots = self.shared.snapshots();
+                // Unless it has been removed or replaced while we read.
+                if let Some(same) = snapshots.get_mut(&(group, index)).filter(|same| **same == known) {
+                    same.info = Err(damage);
+                }
+            }
+        }
+        Ok(self.shared.of_group(group).into_iter().filter_map(|(_, known)| known.info.err()).collect())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use quorate_core::{GroupId, SnapshotMeta};
 
-use crate::error::SnapshotError;
+use crate::error::{Damage, SnapshotError};
 
 /// A finished snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,33 @@ pub trait SnapshotStore: Send + Sync {
     fn open(&self, info: &SnapshotInfo) -> Result<Box<dyn SnapshotReader>, SnapshotError>;
     /// Removes all but the newest `keep` snapshots of `group` (at least one is kept; 0 removes all of a removed group).
     fn retain(&self, group: GroupId, keep: usize) -> Result<(), SnapshotError>;
+    /// Reads every snapshot of `group` to its end and returns what is damaged. A damaged snapshot is not
+    /// listed any more. May take as long as reading a whole copy of the data.
+    fn verify(&self, group: GroupId) -> Result<Vec<Damage>, SnapshotError> {
+        let mut damaged = Vec::new();
+        for info in self.list(group)? {
+            match self.open(&info).and_then(read_to_end) {
+                Ok(()) => {}
+                Err(SnapshotError::Damaged(damage)) => damaged.push(damage),
+                // Removed meanwhile, because there is a newer one.
+                Err(SnapshotError::Missing { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(damaged)
+    }
+}
+
+/// Reading is verifying.
+pub(crate) fn read_to_end(mut reader: Box<dyn SnapshotReader>) -> Result<(), SnapshotError> {
+    let (mut offset, mut piece) = (0, vec![0; 256 << 10]);
+    loop {
+        let count = reader.read_at(offset, &mut piece)?;
+        if count == 0 {
+            return Ok(());
+        }
+        offset += count as u64;
+    }
 }
 
 /// A snapshot being written. Dropping it abandons it.

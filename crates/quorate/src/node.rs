@@ -19,7 +19,8 @@ use quorate_host::{
     bootstrap_batch, join_batch, recover_group,
 };
 use quorate_storage::{
-    DataDir, GroupState, GroupWrite, LogBatch, LogError, LogReader, LogStats, SnapshotError, SnapshotStore,
+    Damage, DataDir, GroupState, GroupWrite, LogBatch, LogError, LogReader, LogStats, SnapshotError,
+    SnapshotStore,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -433,6 +434,18 @@ impl Node {
         let snapshots = Arc::clone(&self.snapshots);
         let removed = tokio::task::spawn_blocking(move || snapshots.retain(group, 0)).await;
         Ok(removed.map_err(|_| RemoveError::Stopped)??)
+    }
+
+    /// Reads the snapshots of `group` to their ends and returns what is damaged; blocks no thread of the node's.
+    /// A damaged snapshot is not used any more: [`Raft::take_snapshot`] makes a new one.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub async fn verify_snapshots(&self, group: GroupId) -> Result<Vec<Damage>, SnapshotError> {
+        let snapshots = Arc::clone(&self.snapshots);
+        let verified = tokio::task::spawn_blocking(move || snapshots.verify(group)).await;
+        // Only a runtime that is shutting down ends the reading before its end.
+        verified.unwrap_or_else(|_| Ok(Vec::new()))
     }
 
     /// The last entry of each group's log on disk, for diagnosis.

@@ -3,15 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, eventually};
 
-fn files_with(dir: &Path, extension: &str) -> Vec<PathBuf> {
+fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(files_with(&path, extension));
-        } else if path.extension().is_some_and(|it| it == extension) {
+            found.extend(files_below(&path));
+        } else {
             found.push(path);
         }
     }
@@ -19,18 +19,28 @@ fn files_with(dir: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
+fn files_with(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = files_below(dir);
+    found.retain(|path| path.extension().is_some_and(|it| it == extension));
+    found
+}
+
 /// A stopped node that has acknowledged values `damage-me-0` to `damage-me-9`, one by one.
 fn stopped_node() -> Cluster {
     let mut cluster = Cluster::new();
     cluster.start(1, &["--bootstrap", "--log", "off"]);
-    let client = cluster.client();
-    cluster.runtime.block_on(async {
-        for number in 0..10 {
-            client.put(format!("key-{number}"), format!("damage-me-{number}")).await.unwrap();
-        }
-    });
+    put_values(&cluster, "damage-me", 0..10);
     cluster.take(1).kill();
     cluster
+}
+
+fn put_values(cluster: &Cluster, value: &str, numbers: std::ops::Range<u32>) {
+    let client = cluster.client();
+    cluster.runtime.block_on(async {
+        for number in numbers {
+            client.put(format!("key-{number}"), format!("{value}-{number}")).await.unwrap();
+        }
+    });
 }
 
 /// The log file that holds a value, and where in it.
@@ -81,4 +91,125 @@ fn missing_log_file_is_noticed() {
     let finished = cluster.restart_in_vain(1);
     assert!(matches!(finished.code, Some(9 | 10)), "{finished:?}");
     assert!(!finished.stderr.contains("panicked"), "{finished:?}");
+}
+
+/// A stopped node with a snapshot, which it took for another one that joined, and fewer than all its entries
+/// in the log.
+fn stopped_node_with_a_snapshot() -> (Cluster, PathBuf) {
+    let mut cluster = Cluster::new();
+    let policy = ["--snapshot-entries", "20", "--snapshot-trailing-entries", "1", "--log", "off"];
+    cluster.start(1, &[&["--bootstrap"][..], &policy[..]].concat());
+    put_values(&cluster, "value", 0..50);
+    eventually("the log was compacted", || (cluster.status(1)?.compacted_index > 10).then_some(()));
+    let join = cluster.endpoints();
+    cluster.start(2, &[&["--join", &join, "--learner"][..], &policy[..]].concat());
+    eventually("the learner has it all", || (cluster.status(2)?.applied_index > 50).then_some(()));
+    let snapshot = files_with(&cluster.dir(1), "snap").pop().unwrap();
+    cluster.take(2).kill();
+    cluster.take(1).kill();
+    (cluster, snapshot)
+}
+
+fn flip(path: &Path, at: usize) -> Vec<u8> {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    std::fs::write(path, &bytes).unwrap();
+    bytes
+}
+
+/// The node has its data in the engine too, so it goes on without the snapshot; it says so, and makes a new
+/// one for whoever needs it.
+#[test]
+fn damaged_snapshot_that_is_not_needed_is_named_and_replaced() {
+    let (mut cluster, snapshot) = stopped_node_with_a_snapshot();
+    let damaged = flip(&snapshot, 300);
+    cluster.restart_with(1, &["--log", "error"]);
+    let name = snapshot.file_name().unwrap().to_str().unwrap();
+    eventually("the damage is named", || {
+        let log = std::fs::read_to_string(cluster.log(1)).unwrap();
+        log.lines().any(|line| line.contains(name) && line.contains("damaged at byte ")).then_some(())
+    });
+    eventually("a new snapshot takes its place", || {
+        let newest = files_with(&cluster.dir(1), "snap").pop()?;
+        (std::fs::read(newest).ok()? != damaged).then_some(())
+    });
+    assert_eq!(cluster.quorate(&["get", "key-7"]).expect_ok().text(), "value-7");
+    assert_eq!(cluster.quorate(&["get", "key-49"]).expect_ok().text(), "value-49");
+}
+
+/// Without the engine's files the snapshot is the only copy of what the log does not hold any more.
+#[test]
+fn damaged_snapshot_that_is_needed_is_named_with_file_and_offset() {
+    for damage in [20, 300, usize::MAX] {
+        let (cluster, snapshot) = stopped_node_with_a_snapshot();
+        std::fs::remove_dir_all(cluster.dir(1).join("engine")).unwrap();
+        if damage == usize::MAX {
+            std::fs::OpenOptions::new().write(true).open(&snapshot).unwrap().set_len(400).unwrap();
+        } else {
+            flip(&snapshot, damage);
+        }
+        let finished = cluster.restart_in_vain(1);
+        let line = finished.expect_failure(10);
+        let file = snapshot.file_name().unwrap().to_str().unwrap();
+        assert!(line.contains(file) && line.contains("damaged at byte "), "{line}");
+        assert_eq!(line.matches("damaged at byte ").count(), 1, "said once: {line}");
+    }
+}
+
+#[test]
+fn damaged_engine_is_named_and_says_what_to_do() {
+    let cluster = stopped_node();
+    let journal = files_with(&cluster.dir(1).join("engine"), "jnl").remove(0);
+    let bytes = std::fs::read(&journal).unwrap();
+    let needle = b"damage-me-4";
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    let damaged = flip(&journal, at);
+
+    let finished = cluster.restart_in_vain(1);
+    let line = finished.expect_failure(10);
+    let engine = cluster.dir(1).join("engine").display().to_string();
+    assert!(line.contains(&engine) && line.contains("its files are damaged, replace this node"), "{line}");
+    assert!(std::fs::read(&journal).unwrap() == damaged, "left for whoever looks at it");
+}
+
+/// Any byte of any file of the engine: the node says that it is damaged, or it has every value.
+#[test]
+fn damaged_engine_never_costs_an_acknowledged_value() {
+    let mut cluster = stopped_node();
+    let engine = cluster.dir(1).join("engine");
+    let whole: Vec<(PathBuf, Vec<u8>)> = files_below(&engine)
+        .into_iter()
+        .map(|path| {
+            let bytes = std::fs::read(&path).unwrap();
+            (path, bytes)
+        })
+        .collect();
+    for (path, bytes) in &whole {
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        for at in [used / 3, used.saturating_sub(1)] {
+            if used == 0 {
+                continue;
+            }
+            flip(path, at);
+            let what = format!("{} at byte {at}", path.display());
+            match cluster.try_restart(1) {
+                Ok(()) => {
+                    for number in 0..10 {
+                        let value = cluster.quorate(&["get", &format!("key-{number}")]).expect_ok().text();
+                        assert_eq!(value, format!("damage-me-{number}"), "{what}");
+                    }
+                    cluster.take(1).kill();
+                }
+                Err(finished) => {
+                    let line = finished.expect_failure(10);
+                    assert!(line.contains("damaged"), "{what}: {line}");
+                }
+            }
+            std::fs::remove_dir_all(&engine).unwrap();
+            for (path, bytes) in &whole {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+    }
 }

@@ -186,6 +186,13 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node and waits until it is ready. What it logs goes to the end of `log`.
     pub(crate) fn start(arguments: &[String], log: &Path) -> Self {
+        Self::try_start(arguments, log)
+            .unwrap_or_else(|finished| panic!("{arguments:?} is not ready: {finished:?}"))
+    }
+
+    /// Starts a node, or says how it ended instead. What it logs goes to the end of `log`.
+    fn try_start(arguments: &[String], log: &Path) -> Result<Self, Finished> {
+        let logged_before = std::fs::read(log).map_or(0, |log| log.len());
         let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut child = program()
             .args(arguments)
@@ -198,13 +205,14 @@ impl Node {
         let input = child.stdin.take().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
         let Ok(line) = lines.recv_timeout(PATIENCE) else {
-            drop(child.kill());
-            child.wait().unwrap();
-            panic!("{arguments:?} is not ready: {}", std::fs::read_to_string(log).unwrap());
+            let code = wait(&mut child).code();
+            let stderr = std::fs::read(log).unwrap().split_off(logged_before);
+            let stderr = String::from_utf8_lossy(&stderr).into_owned();
+            return Err(Finished { code, stdout: Vec::new(), stderr });
         };
         let ready: Value = serde_json::from_str(&line).unwrap();
         let client = ready["client_listen"].as_str().unwrap().to_owned();
-        Self { child, _input: input, client }
+        Ok(Self { child, _input: input, client })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -314,6 +322,25 @@ impl Cluster {
     pub(crate) fn restart(&mut self, node: u64) {
         let started = Node::start(&self.commands[&node], &self.log(node));
         assert!(self.nodes.insert(node, started).is_none(), "node {node} runs already");
+    }
+
+    /// The command again, with more flags.
+    pub(crate) fn restart_with(&mut self, node: u64, flags: &[&str]) {
+        let command = self.commands.get_mut(&node).expect("the node was started before");
+        for flag in flags.chunks(2) {
+            match command.iter().position(|known| known == flag[0]) {
+                Some(at) => command[at + 1] = flag[1].to_owned(),
+                None => command.extend(flag.iter().map(|&word| word.to_owned())),
+            }
+        }
+        self.restart(node);
+    }
+
+    /// The identical command again, which may fail.
+    pub(crate) fn try_restart(&mut self, node: u64) -> Result<(), Finished> {
+        let started = Node::try_start(&self.commands[&node], &self.log(node))?;
+        assert!(self.nodes.insert(node, started).is_none(), "node {node} runs already");
+        Ok(())
     }
 
     /// Runs the command of a node that is expected to fail.

@@ -303,3 +303,20 @@ fn any_damaged_byte_of_a_snapshot_is_an_error() {
         }
     }
 }
+
+/// A snapshot rots while nobody reads it: whoever verifies it learns where, and it is not offered any more.
+#[test]
+fn rotten_snapshot_is_found_by_reading_it_and_not_listed_afterwards() {
+    let (disk, _) = snapshot_disk();
+    let store = FileSnapshotStore::open(Arc::new(disk.clone()), Path::new("snapshots")).unwrap();
+    assert_eq!(store.verify(GroupId(5)).unwrap(), []);
+    let path = &files(&disk, "snapshots")[0];
+    let mut bytes = disk.contents(path).unwrap();
+    bytes[68_000] ^= 1;
+    disk.overwrite(path, bytes);
+    let found = store.verify(GroupId(5)).unwrap();
+    assert_eq!((found.len(), &found[0].path), (1, path));
+    assert!((64 << 10..68_000).contains(&found[0].offset), "the second chunk: {found:?}");
+    assert_eq!(store.list(GroupId(5)).unwrap(), []);
+    assert_eq!(store.verify(GroupId(5)).unwrap(), found, "it stays known");
+}
