@@ -180,6 +180,13 @@ impl Supervisor {
         if node > NODES_MAX {
             return Err(refused(format!("a demo has at most {NODES_MAX} nodes")));
         }
+        let running = self.nodes.iter().filter(|(_, node)| node.process.is_some());
+        let addresses = running.map(|(id, _)| self.layout.client_address(*id).to_string()).collect();
+        if ask_for_leader(addresses, ASK_TIMEOUT).await.is_none() {
+            let line = "nobody leads, so nobody can add a node: a majority must run and reach each other \
+                        (see status; try restart or heal)";
+            return Err(refused(line.to_owned()));
+        }
         // Its number is used up before anybody can hear of it, whatever happens next.
         self.layout.state.added_nodes += 1;
         self.layout.save()?;

@@ -149,6 +149,21 @@ fn partitioned_leader_is_replaced_and_follows_after_the_partition_heals() {
     assert_eq!(demo.stop(Signal::TERM), Some(0));
 }
 
+/// Without a majority nobody can add a node: the prompt says so at once, and no number is used up.
+#[test]
+fn demo_without_a_majority_refuses_to_grow_at_once() {
+    let (ports, scratch) = (Ports::lease(), tempfile::tempdir().unwrap());
+    let demo = Demo::start(&ports, &scratch.path().join("demo"), &["--nodes", "2"]);
+    demo.ctl(&["kill", "2"]).expect_ok();
+    let refused = eventually("nobody leads any more", || {
+        (demo.leader().is_none()).then(|| demo.ctl(&["add"])).filter(|added| added.code == Some(7))
+    });
+    assert!(refused.expect_failure(7).contains("nobody leads"), "{refused:?}");
+    demo.ctl(&["restart", "2"]).expect_ok();
+    eventually("somebody leads again", || demo.leader());
+    assert!(demo.ctl(&["add"]).expect_ok().text().starts_with("Node 3 runs"));
+}
+
 #[test]
 fn nodes_do_not_outlive_a_demo_that_is_killed() {
     let (ports, scratch) = (Ports::lease(), tempfile::tempdir().unwrap());

@@ -156,9 +156,11 @@ fn kill_storm_loses_nothing_that_was_acknowledged() {
 
     replaced.sort();
     let history = book.history.lock().unwrap();
-    let (median, longest) = (replaced.get(replaced.len() / 2), replaced.last());
     eprintln!("seed {seed}: {kills} kills, {} operations, {answered} answered", history.len());
-    eprintln!("{} leaders replaced, after {median:?} (median), {longest:?} (longest)", replaced.len());
+    if let (Some(median), Some(longest)) = (replaced.get(replaced.len() / 2), replaced.last()) {
+        let (median, longest) = (median.as_millis(), longest.as_millis());
+        eprintln!("{} leaders replaced, after {median} ms (median), {longest} ms (longest)", replaced.len());
+    }
     if let Err(violation) = history.check() {
         panic!("seed {seed}: {violation:?}");
     }
