@@ -540,6 +540,7 @@ fn condition_to_proto(condition: Condition) -> Option<proto::Condition> {
     let kind = match condition {
         Condition::Any => return None,
         Condition::Absent => Kind::Absent(true),
+        Condition::Present => Kind::Present(true),
         Condition::Version(version) => Kind::Version(version),
         Condition::Value(value) => Kind::Value(value),
     };

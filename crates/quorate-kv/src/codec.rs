@@ -243,6 +243,7 @@ impl Writer {
                 self.out.push(3);
                 self.bytes(value);
             }
+            Condition::Present => self.out.push(4),
         }
     }
 
@@ -344,12 +345,13 @@ impl<'a> Reader<'a> {
     }
 
     fn condition(&mut self) -> Result<Condition, DecodeError> {
-        let error = DecodeError { offset: self.offset, expected: "a condition (0 to 3)" };
+        let error = DecodeError { offset: self.offset, expected: "a condition (0 to 4)" };
         Ok(match self.byte("a condition")? {
             0 => Condition::Any,
             1 => Condition::Absent,
             2 => Condition::Version(self.number()?),
             3 => Condition::Value(self.bytes()?),
+            4 => Condition::Present,
             _ => return Err(error),
         })
     }

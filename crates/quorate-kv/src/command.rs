@@ -39,6 +39,8 @@ pub enum Condition {
     Any,
     /// The key is not there.
     Absent,
+    /// The key is there, whatever it holds.
+    Present,
     /// The key is there with this version.
     Version(u64),
     /// The key is there with this value.

@@ -74,7 +74,7 @@ impl KvLimits {
         }
         match command.condition() {
             Condition::Value(value) => self.validate_value(value),
-            Condition::Any | Condition::Absent | Condition::Version(_) => Ok(()),
+            Condition::Any | Condition::Absent | Condition::Present | Condition::Version(_) => Ok(()),
         }
     }
 

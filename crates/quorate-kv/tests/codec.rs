@@ -55,6 +55,7 @@ fn commands_keep_their_bytes() {
         &KvCommand::Delete { key: key.clone(), condition: Condition::Version(258) },
         "01 02 01 6b 02 0201000000000000",
     );
+    golden(&KvCommand::Delete { key: key.clone(), condition: Condition::Present }, "01 02 01 6b 04");
     golden(&KvCommand::Delete { key, condition: Condition::Value(value) }, "01 02 01 6b 03 02 7677");
 }
 
@@ -115,7 +116,7 @@ fn odd_bytes_are_refused_where_they_are_odd() {
     assert_eq!(offset(b"\x02\x01"), 0, "another version");
     assert_eq!(offset(b"\x01\x11"), 1, "a response is not a command");
     assert_eq!(offset(b"\x01\x02\x05k"), 3, "a key that is cut short");
-    assert_eq!(offset(b"\x01\x02\x01k\x04"), 4, "an unknown condition");
+    assert_eq!(offset(b"\x01\x02\x01k\x05"), 4, "an unknown condition");
     assert_eq!(offset(b"\x01\x02\x01k\x00\x00"), 5, "something behind the end");
     assert_eq!(offset(b"\x01\x02\x81\x00k\x00"), 2, "a length that is longer than it needs to be");
     assert_eq!(offset(b"\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), 2, "a length beyond everything");
@@ -135,6 +136,7 @@ fn some_condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
         Just(Condition::Any),
         Just(Condition::Absent),
+        Just(Condition::Present),
         any::<u64>().prop_map(Condition::Version),
         some_bytes().prop_map(Condition::Value),
     ]

@@ -123,6 +123,17 @@ fn a_version_is_the_log_index_and_never_comes_back_for_a_key() {
 }
 
 #[test]
+fn what_must_be_there_is_changed_and_never_made() {
+    let mut store = Store::volatile();
+    assert_eq!(store.apply(&put("a", "1", Condition::Present)), failed(None));
+    assert_eq!(store.apply(&delete("a", Condition::Present)), failed(None));
+    assert_eq!(store.apply(&put("a", "1", Condition::Absent)), done(3, None));
+    assert_eq!(store.apply(&put("a", "2", Condition::Present)), done(4, Some(3)));
+    assert_eq!(store.apply(&delete("a", Condition::Present)), done(5, Some(4)));
+    assert_eq!(store.get("a"), None);
+}
+
+#[test]
 fn a_chain_of_swaps_works_inside_one_batch() {
     let mut store = Store::volatile();
     assert_eq!(store.apply(&put("a", "one", Condition::Absent)), done(1, None));
@@ -323,6 +334,7 @@ fn some_steps() -> impl Strategy<Value = Vec<Step>> {
     let condition = prop_oneof![
         3 => Just(Condition::Any),
         1 => Just(Condition::Absent),
+        1 => Just(Condition::Present),
         2 => (0..40_u64).prop_map(Condition::Version),
         2 => value().prop_map(Condition::Value),
     ];
@@ -347,6 +359,7 @@ fn apply_to_model(model: &mut Model, command: &KvCommand, index: u64) -> KvRespo
     let holds = match command.condition() {
         Condition::Any => true,
         Condition::Absent => current.is_none(),
+        Condition::Present => current.is_some(),
         Condition::Version(wanted) => version == Some(*wanted),
         Condition::Value(wanted) => current.map(|(value, _)| value).as_ref() == Some(wanted),
     };

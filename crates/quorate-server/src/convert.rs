@@ -15,6 +15,7 @@ pub(crate) fn condition_to_proto(condition: Condition) -> Option<proto::Conditio
     let kind = match condition {
         Condition::Any => return None,
         Condition::Absent => Kind::Absent(true),
+        Condition::Present => Kind::Present(true),
         Condition::Version(version) => Kind::Version(version),
         Condition::Value(value) => Kind::Value(value),
     };
@@ -26,7 +27,10 @@ pub(crate) fn condition(condition: Option<proto::Condition>) -> Result<Condition
     match condition.and_then(|condition| condition.kind) {
         None => Ok(Condition::Any),
         Some(Kind::Absent(true)) => Ok(Condition::Absent),
-        Some(Kind::Absent(false)) => Err(ApiError::invalid("condition.absent must be true when it is given")),
+        Some(Kind::Present(true)) => Ok(Condition::Present),
+        Some(Kind::Absent(false) | Kind::Present(false)) => {
+            Err(ApiError::invalid("condition.absent and condition.present must be true when they are given"))
+        }
         Some(Kind::Version(version)) => Ok(Condition::Version(version)),
         Some(Kind::Value(value)) => Ok(Condition::Value(value)),
     }

@@ -199,7 +199,7 @@ impl Kv for Grpc {
 impl Cluster for Grpc {
     async fn status(&self, request: Request<proto::StatusRequest>) -> Outcome<proto::StatusResponse> {
         self.service.context(request.into_inner().header).map_err(ApiError::into_status)?;
-        Ok(Response::new(self.service.status().await))
+        Ok(Response::new(self.service.status()))
     }
 
     async fn member_list(

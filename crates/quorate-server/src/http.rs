@@ -196,7 +196,7 @@ async fn scan(State(http): State<Http>, request: Request) -> Answer {
 }
 
 async fn status(State(http): State<Http>) -> Response {
-    json_response(StatusCode::OK, &json::status(&http.service.status().await))
+    json_response(StatusCode::OK, &json::status(&http.service.status()))
 }
 
 async fn member_list(State(http): State<Http>, request: Request) -> Answer {
@@ -331,6 +331,7 @@ fn condition_of(headers: &HeaderMap) -> Result<Condition, ApiError> {
         (None, None) => Ok(Condition::Any),
         (None, Some(b"*")) => Ok(Condition::Absent),
         (None, Some(_)) => Err(ApiError::invalid("If-None-Match of a write must be *")),
+        (Some(b"*"), None) => Ok(Condition::Present),
         (Some(tag), None) => version_of(tag).map(Condition::Version),
         (Some(_), Some(_)) => Err(ApiError::invalid("give If-Match or If-None-Match, not both")),
     }
@@ -340,7 +341,9 @@ fn condition_of(headers: &HeaderMap) -> Result<Condition, ApiError> {
 fn version_of(tag: &[u8]) -> Result<u64, ApiError> {
     let inner = tag.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
     let Some(inner) = inner.filter(|inner| !inner.contains(&b'"')) else {
-        return Err(ApiError::invalid("If-Match must be one entity tag as it was given, with its quotes"));
+        return Err(ApiError::invalid(
+            "If-Match must be * or one entity tag as it was given, with its quotes",
+        ));
     };
     // Version 0 is no key's.
     Ok(std::str::from_utf8(inner).ok().and_then(|text| text.parse().ok()).unwrap_or(0))

@@ -23,9 +23,9 @@ pub(crate) struct Changed {
 }
 
 impl Service {
-    /// What this node knows of itself and its group.
-    pub(crate) async fn status(&self) -> proto::StatusResponse {
-        let ready = self.ready().await.is_ok();
+    /// What this node knows of itself and its group, without asking anybody: when something is wrong, this
+    /// is what people look at, and it must not wait for what is missing.
+    pub(crate) fn status(&self) -> proto::StatusResponse {
         let status = self.raft.status();
         let leader = match status.role {
             RoleName::Leader => Some(self.leader_here()),
@@ -33,6 +33,8 @@ impl Service {
                 status.leader_hint.clone().map(Leader::from)
             }
         };
+        // A leader that is not heard by a majority gives up within two election timeouts.
+        let ready = leader.is_some() && !self.is_stopping();
         proto::StatusResponse {
             cluster_id: self.cluster_id,
             node_id: self.node.0,

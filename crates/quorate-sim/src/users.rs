@@ -188,6 +188,7 @@ fn short_condition(condition: &quorate_kv::Condition) -> String {
         quorate_kv::Condition::Value(value) => format!("it is {}", brief(value)),
         quorate_kv::Condition::Any => "anything".to_owned(),
         quorate_kv::Condition::Absent => "absent".to_owned(),
+        quorate_kv::Condition::Present => "present".to_owned(),
         quorate_kv::Condition::Version(version) => format!("version {version}"),
     }
 }

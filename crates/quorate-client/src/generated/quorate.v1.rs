@@ -46,7 +46,7 @@ pub struct SessionSequence {
 /// What must hold for the key right before a write changes it. Without a kind: nothing.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Condition {
-    #[prost(oneof = "condition::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "condition::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<condition::Kind>,
 }
 /// Nested message and enum types in `Condition`.
@@ -62,6 +62,9 @@ pub mod condition {
         /// The key is there with this value.
         #[prost(bytes, tag = "3")]
         Value(::prost::bytes::Bytes),
+        /// The key is there, whatever it holds. Must be true.
+        #[prost(bool, tag = "4")]
+        Present(bool),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -301,7 +304,7 @@ pub struct StatusResponse {
     pub snapshot_index: u64,
     #[prost(message, repeated, tag = "13")]
     pub members: ::prost::alloc::vec::Vec<Member>,
-    /// Whether the node would answer a linearizable request (the same as /readyz).
+    /// Whether the node knows a leader and is not stopping. Said without asking anybody: /readyz asks a majority.
     #[prost(bool, tag = "14")]
     pub ready: bool,
     #[prost(string, tag = "15")]

@@ -78,6 +78,7 @@ fn holds(condition: &Condition, current: Option<&Stored>) -> bool {
     match condition {
         Condition::Any => true,
         Condition::Absent => current.is_none(),
+        Condition::Present => current.is_some(),
         Condition::Version(version) => current.is_some_and(|stored| stored.version == *version),
         Condition::Value(value) => current.is_some_and(|stored| stored.value == *value),
     }

@@ -1,6 +1,6 @@
 //! What takes several nodes: forwarding, losing the leader, members that come and go.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_server::{ServerFailure, StartMode};
 use serde_json::json;
@@ -81,6 +81,10 @@ async fn a_cluster_without_a_quorum_says_no_leader_and_recovers() {
     })
     .await;
     assert_eq!((read.status, read.header("retry-after")), (503, "1"));
+    let asked = Instant::now();
+    let status = get(node, "/v1/status").await.json();
+    assert!(asked.elapsed() < Duration::from_millis(300), "it does not wait for those that are missing");
+    assert_eq!((&status["ready"], &status["leader"]), (&false.into(), &serde_json::Value::Null));
     let write = put(node, "/v1/kv/a?timeout_millis=300", b"2").await;
     assert_eq!((write.code().as_str(), &write.json()["error"]["applied"]), ("no_leader", &"no".into()));
     // What was applied can still be read by whoever says that old is good enough.
