@@ -267,7 +267,13 @@ fn change_refused(error: ChangeError) -> ApiError {
             "the last voter cannot leave: add and promote another one first",
         ),
         ChangeError::Invalid { what } => ApiError::refused_change("invalid", what),
-        other => ApiError::refused_change("invalid", format!("the leader refused it: {other:?}")),
+        ChangeError::Joint { membership_id } => ApiError::refused_change(
+            "in_progress",
+            format!("a change of several voters at {membership_id} is under way: retry when it is over"),
+        ),
+        other @ (ChangeError::NotJoint | _) => {
+            ApiError::refused_change("invalid", format!("the leader refused it: {other:?}"))
+        }
     }
 }
 
