@@ -6,8 +6,10 @@ use quorate_core::{ChangeError, ProposeError, TransferError};
 use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
 use crate::event::{Now, Work};
 use crate::reads::Reading;
-use crate::replica::{Replica, SnapshotState, Transferring, Waiting};
+use crate::replica::{Replica, Transferring};
 use crate::request::{Answer, Consistency, Dedupe, Request, RequestError, Ticket};
+use crate::snapshots::SnapshotState;
+use crate::waiting::Waiting;
 
 impl Replica {
     /// Takes a request; on `Ok` its ticket will be (or was) answered.

@@ -13,7 +13,8 @@ use quorate_core::{LogIndex, MonoTime, ReplicaId, RoleName, SnapshotOutcome, Ter
 
 use crate::event::{Now, SendOutcome, SnapshotSend, SnapshotTask, Work};
 use crate::peer::SnapshotAck;
-use crate::replica::{Replica, SnapshotState};
+use crate::replica::Replica;
+use crate::snapshots::SnapshotState;
 
 /// A stream that makes no progress for this many election timeouts is given up.
 const PATIENCE: u32 = 10;

@@ -1,0 +1,118 @@
+//! Who waits for an entry to be applied, and what they are told.
+//!
+//! ```text
+//!   index  7: t2 command 31          applied 7@t2 ──► 31: the response
+//!          8: t2 command 32          applied 8@t3 ──► 32: not the leader (its entry is gone)
+//!             t3 barrier 40                           40: applied at 8@t3
+//!          9: t2 command 33          leadership lost, long ago ──► 33: nobody knows
+//! ```
+//!
+//! * Several may wait at one index: this replica led, lost its entry, and led again.
+//! * "Not applied" is said only when another entry is committed at the position.
+
+use std::collections::BTreeMap;
+
+use quorate_core::{LogId, LogIndex, ReplicaId, RoleName};
+
+use crate::event::{Now, Work};
+use crate::replica::Replica;
+use crate::request::{Answer, RequestError, Ticket};
+
+/// Who waits for a position of the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiting {
+    Command(Ticket),
+    Barrier(Ticket),
+    Membership { ticket: Ticket, replica: ReplicaId },
+}
+
+impl Waiting {
+    pub(crate) const fn ticket(self) -> Ticket {
+        match self {
+            Self::Command(ticket) | Self::Barrier(ticket) | Self::Membership { ticket, .. } => ticket,
+        }
+    }
+}
+
+impl Replica {
+    pub(crate) fn wait(&mut self, id: LogId, waiting: Waiting) {
+        self.waiting.entry(id.index).or_default().push((id.term, waiting));
+        self.waiting_count += 1;
+    }
+
+    /// Open requests of a leader that leads no more are answered after a while, even if it leads
+    /// again by then: nothing may ever be committed where its lost entries stood.
+    pub(crate) fn note_leadership(&mut self, now: Now) {
+        let status = self.core.status();
+        let leading = (status.role == RoleName::Leader).then_some(status.term);
+        if leading != self.leading {
+            if self.leading.is_some() && self.waiting_count > 0 && self.lost_at.is_none() {
+                self.lost_at = Some(now.mono);
+            }
+            self.leading = leading;
+        }
+    }
+
+    /// Whoever waits for an entry of a term in which this replica does not lead is told that
+    /// nobody knows.
+    pub(crate) fn give_up_lost(&mut self, now: Now, work: &mut Work) {
+        let patience = self.config.core.election_timeout;
+        if self.lost_at.is_none_or(|lost| now.mono.since(lost) < patience) {
+            return;
+        }
+        self.lost_at = None;
+        for (id, waiting) in self.take_waiting(LogIndex::MAX) {
+            if Some(id.term) == self.leading {
+                self.wait(id, waiting);
+            } else {
+                work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));
+            }
+        }
+    }
+
+    pub(crate) fn take_waiting(&mut self, through: LogIndex) -> Vec<(LogId, Waiting)> {
+        let later = self.waiting.split_off(&through.next());
+        let decided = std::mem::replace(&mut self.waiting, later);
+        let mut all = Vec::new();
+        for (index, list) in decided {
+            all.extend(list.into_iter().map(|(term, waiting)| (LogId { term, index }, waiting)));
+        }
+        self.waiting_count -= all.len();
+        all
+    }
+
+    /// Tells everyone who waited for a position up to `through` what stands there.
+    pub(crate) fn answer(
+        &mut self,
+        through: LogIndex,
+        responses: Vec<(LogId, Result<Answer, RequestError>)>,
+        work: &mut Work,
+    ) {
+        if self.waiting_count == 0 {
+            return;
+        }
+        let responses: BTreeMap<LogIndex, (LogId, Result<Answer, RequestError>)> =
+            responses.into_iter().map(|(id, response)| (id.index, (id, response))).collect();
+        for (id, waiting) in self.take_waiting(through) {
+            // Several may wait at one index: this replica led, lost its entry, and led again.
+            let response = responses.get(&id.index);
+            let stands = response.map(|(applied, _)| applied.term).or_else(|| self.core.term_at(id.index));
+            let reply = match (stands, waiting, response) {
+                // The log was reset behind the applier: nobody here knows any more what stood there.
+                (None, _, _) => Err(RequestError::OutcomeUnknown),
+                // Another entry was committed there: this one never will be.
+                (Some(term), _, _) if term != id.term => Err(self.not_leader()),
+                (Some(_), Waiting::Command(_), Some((_, response))) => response.clone(),
+                // It was applied before this process started.
+                (Some(_), Waiting::Command(_), None) => Err(RequestError::OutcomeUnknown),
+                (Some(_), Waiting::Barrier(_), _) => {
+                    Ok(Answer::Applied { id, response: bytes::Bytes::new() })
+                }
+                (Some(_), Waiting::Membership { replica, .. }, _) => {
+                    Ok(Answer::MembershipChanged { id, replica })
+                }
+            };
+            work.replies.push((waiting.ticket(), reply));
+        }
+    }
+}
