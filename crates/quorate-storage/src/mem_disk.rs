@@ -27,6 +27,9 @@ pub enum DiskFault {
     /// The operation fails with an I/O error, once. A failed sync drops what it should have made
     /// durable and reports nothing ever after, as Linux does.
     Error,
+    /// Like `Error`, but only if the operation syncs the data of a file; others succeed. (A file
+    /// system that cannot sync names has lost its journal and takes no more writes.)
+    SyncError,
     /// The operation fails because the disk is full, once (only where space is needed; others
     /// succeed).
     NoSpace,
@@ -76,6 +79,7 @@ struct NameChange {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
     Space,
+    Sync,
     Nothing,
 }
 
@@ -230,7 +234,10 @@ impl State {
             }
             (Some(DiskFault::Error), _) => Err(io::Error::other("injected error")),
             (Some(DiskFault::NoSpace), Need::Space) => Err(io::ErrorKind::StorageFull.into()),
-            (Some(DiskFault::NoSpace), Need::Nothing) | (None, _) => Ok(()),
+            (Some(DiskFault::SyncError), Need::Sync) => Err(io::Error::other("injected error")),
+            (Some(DiskFault::NoSpace), Need::Nothing | Need::Sync)
+            | (Some(DiskFault::SyncError), Need::Nothing | Need::Space)
+            | (None, _) => Ok(()),
         }
     }
 
@@ -550,7 +557,7 @@ impl DiskFile for MemFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(|state, file| {
-            let began = state.begin(Need::Nothing);
+            let began = state.begin(Need::Sync);
             if began.is_err() && !state.dark {
                 // The pages are marked clean although they never reached the disk.
                 state.files[file].pending.clear();

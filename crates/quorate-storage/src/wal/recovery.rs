@@ -16,8 +16,11 @@
 //! unless the power failed before the mark reached the disk (it is not synced by itself): in that
 //! window alone, damage to the last write cannot be told from a torn tail.
 //!
-//! What is kept is synced before anything is built on it: it may have been in memory only.
+//! What is kept is durable before anything is built on it. It may have been in memory only, and after a
+//! failed sync even marked clean there, so that another sync would do nothing: what no record vouches
+//! for is written again, then synced.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -61,8 +64,7 @@ pub(super) fn recover(
     for number in numbers {
         opened.push(directory.open_segment(*number)?);
     }
-    let mut scan =
-        Scan { index: Index::default(), floor: 0, next_sequence: 0, report: RecoveryReport::default() };
+    let mut scan = Scan::default();
     let successors: Vec<Option<SegmentHeader>> =
         opened.iter().skip(1).map(|(_, header, _)| Some(*header)).chain([None]).collect();
     let mut last = None;
@@ -71,6 +73,8 @@ pub(super) fn recover(
         scan.index.add_segment(Arc::clone(&segment));
         scan.floor = scan.floor.max(header.floor);
         scan.next_sequence = header.first_sequence;
+        // A segment is made when everything before it is synced.
+        scan.unproven.clear();
         let walk = Walk { segment: &segment, segment_crc };
         let end = scan.segment(&walk, successor.as_ref())?;
         scan.report.segments += 1;
@@ -104,10 +108,13 @@ fn missing(directory: &SegmentDirectory, number: u64) -> LogError {
     })
 }
 
+#[derive(Default)]
 struct Scan {
     index: Index,
     floor: u64,
     next_sequence: u64,
+    /// Records of the segment that no record says were synced: sequence and offset.
+    unproven: VecDeque<(u64, u64)>,
     report: RecoveryReport,
 }
 
@@ -140,6 +147,10 @@ impl Scan {
                 break;
             }
             self.apply(walk.segment, &record, end.offset)?;
+            while self.unproven.front().is_some_and(|(sequence, _)| *sequence <= record.header.durable) {
+                self.unproven.pop_front();
+            }
+            self.unproven.push_back((self.next_sequence, end.offset));
             end.offset += record.header.framed_bytes();
             end.chain = record.crc;
             end.is_marked =
@@ -221,7 +232,21 @@ impl Scan {
                 .map_err(|source| walk.segment.failed("erasing the torn end of", source))?;
             self.report.torn_at = Some(end);
         }
+        self.rewrite_unproven(walk, window, end)?;
         walk.segment.file.sync_data().map_err(|source| walk.segment.failed("syncing", source))
+    }
+
+    /// Writes again what no record says was synced, so that the sync that follows means it.
+    fn rewrite_unproven(&self, walk: &Walk<'_>, window: &mut Window<'_>, end: u64) -> Result<(), LogError> {
+        let Some((_, mut at)) = self.unproven.front().copied() else { return Ok(()) };
+        while at < end {
+            let count = (end - at).min(WINDOW_BYTES);
+            let bytes = window.bytes(at, count)?;
+            let written = walk.segment.file.write_at(bytes, at);
+            written.map_err(|source| walk.segment.failed("writing again the end of", source))?;
+            at += count;
+        }
+        Ok(())
     }
 
     /// What must hold once everything is read.

@@ -253,6 +253,34 @@ fn io_error_at_every_operation_stops_the_log_and_loses_nothing() {
     }
 }
 
+/// After a failed sync the kernel shows a restarted process data that never reached the disk, and marks it
+/// clean: syncing it again does nothing. What is recovered must survive a power failure all the same.
+#[test]
+fn restarted_process_makes_durable_what_a_failed_sync_left_in_memory() {
+    for workload in [appends(), truncations(), compactions(), laggard()] {
+        let disk = MemDisk::new();
+        run(&disk, &workload);
+        for operation in 0..disk.operations() {
+            let disk = MemDisk::new();
+            disk.fail_at(operation, DiskFault::SyncError);
+            let run = run(&disk, &workload);
+            let open = || Wal::open(Arc::new(disk.clone()), Path::new("wal"), config());
+            let place = format!("operation {operation}");
+            let mut wal = open().unwrap_or_else(|error| panic!("{place}: {error}"));
+            let mut model = run.models[find(&wal, &run)].clone();
+            let more = batch([entries(77, 1, 1..=1, 10)]);
+            model.apply(&more);
+            wal.write(more, true, Box::new(|result| result.unwrap()));
+            wal.flush().unwrap();
+            drop(wal);
+            disk.crash(operation * 4);
+            let wal = open().unwrap_or_else(|error| panic!("{place}, after a power failure: {error}"));
+            let compared = model.compare(&wal);
+            compared.unwrap_or_else(|difference| panic!("{place}, after a power failure: {difference}"));
+        }
+    }
+}
+
 /// Three snapshots are written, the older ones removed; the power fails at every operation of it.
 #[test]
 fn power_failure_at_every_operation_of_snapshots_keeps_the_finished_ones() {
