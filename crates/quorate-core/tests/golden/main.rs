@@ -36,6 +36,7 @@ macro_rules! scripts {
 scripts! {
     a_barrier_is_an_empty_entry
     a_candidate_asks_first_then_wins
+    a_candidate_of_a_later_term_frees_itself
     a_divergent_tail_is_skipped_by_terms
     a_follower_behind_the_log_gets_a_snapshot
     a_follower_forgets_its_leader
@@ -55,8 +56,10 @@ scripts! {
     a_leader_is_replaced_in_one_step
     a_leader_removes_itself_and_hands_over
     a_leader_without_a_quorum_steps_down
+    a_learner_behind_the_log_gets_a_snapshot
     a_learner_joins_catches_up_and_is_promoted
     a_learner_never_campaigns
+    a_learner_reads_through_the_leader
     a_learner_that_cannot_keep_up_is_not_promoted
     a_learner_that_is_behind_is_not_promoted
     a_learner_that_joins_is_promoted_once_it_has_caught_up
@@ -75,6 +78,7 @@ scripts! {
     a_promised_follower_neither_campaigns_nor_forgets
     a_proposal_is_committed_by_a_quorum
     a_removed_replica_is_told_and_keeps_quiet
+    a_replica_of_an_older_term_completes_an_election
     a_replica_removed_while_away_cannot_depose_the_leader
     a_replica_that_lost_its_log_gives_no_vote
     a_reset_is_durable_before_the_snapshot_is_restored
@@ -92,9 +96,11 @@ scripts! {
     a_snapshot_that_does_not_arrive_is_offered_again
     a_split_vote_is_resolved_by_the_next_timeout
     a_stale_leader_steps_down_when_it_is_answered
+    a_target_behind_the_log_gets_a_snapshot_first
     a_transfer_can_be_called_off
     a_transfer_comes_before_the_end_of_a_joint_state
     a_transfer_that_fails_is_given_up
+    a_vote_of_a_later_term_ends_a_transfer
     a_vote_waits_for_the_disk
     a_voter_is_demoted_and_a_learner_promoted_in_one_step
     an_acceptance_waits_for_the_disk
@@ -110,6 +116,7 @@ scripts! {
     every_leader_knows_who_is_to_be_promoted
     half_of_an_even_group_is_no_quorum
     leadership_is_handed_over_at_once
+    members_do_not_change_during_a_transfer
     no_snapshot_is_offered_to_the_dead
     one_of_each_side_is_enough_where_they_overlap
     proposals_are_bounded
