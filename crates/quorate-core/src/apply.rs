@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use crate::entries::Entries;
 use crate::entry::Entry;
 use crate::fetches::Fetches;
 use crate::log::{Log, entry_bytes};
@@ -122,32 +123,46 @@ impl Apply {
     }
 
     /// The entries to apply now; asks the disk for those that left the window.
-    pub(crate) fn take(&mut self, log: &Log, fetches: &mut Fetches) -> Vec<Entry> {
+    pub(crate) fn take(&mut self, log: &mut Log, fetches: &mut Fetches) -> Entries {
         let end = self.end(log);
-        let mut entries = Vec::new();
-        if self.restoring.is_some() {
-            return entries;
+        if self.restoring.is_some() || self.handed >= end {
+            return Entries::new();
         }
+        if self.fetched.is_empty() && self.handed.next() >= log.window_start() {
+            return self.take_from_window(log, end);
+        }
+        let mut entries = Vec::new();
         while self.handed < end {
             let Some(entry) = self.next(log).filter(|entry| self.has_room(entry_bytes(entry))).cloned()
             else {
                 break;
             };
             self.fetched.pop_front();
-            self.hand_out(entry, &mut entries);
+            self.note_handed(entry.index(), entry_bytes(&entry));
+            entries.push(entry);
         }
         if self.handed < end && self.next(log).is_none() && self.has_room(1) {
             let (from, to) = (self.handed.next(), log.window_start().min(end.next()));
             fetches.entries(from, to, self.bytes_max - self.outstanding_bytes);
         }
-        entries
+        entries.into()
     }
 
-    fn hand_out(&mut self, entry: Entry, entries: &mut Vec<Entry>) {
-        let bytes = entry_bytes(&entry);
-        self.handed = entry.index();
-        self.outstanding.push_back((entry.index(), bytes));
+    fn take_from_window(&mut self, log: &mut Log, end: LogIndex) -> Entries {
+        let from = self.handed.next();
+        for entry in log.window(from, end) {
+            let bytes = entry_bytes(entry);
+            if !self.has_room(bytes) {
+                break;
+            }
+            self.note_handed(entry.index(), bytes);
+        }
+        log.share(from, self.handed)
+    }
+
+    fn note_handed(&mut self, index: LogIndex, bytes: u64) {
+        self.handed = index;
+        self.outstanding.push_back((index, bytes));
         self.outstanding_bytes += bytes;
-        entries.push(entry);
     }
 }

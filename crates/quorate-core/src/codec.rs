@@ -490,6 +490,6 @@ impl Reader<'_> {
             entries.push(one.finish(entry)?);
             self.at = one.at;
         }
-        Ok(Append { prev, entries, commit, read_round })
+        Ok(Append { prev, entries: entries.into(), commit, read_round })
     }
 }

@@ -11,12 +11,14 @@
 //! * Entries come from the window, or from the disk through `Fetch::Entries`; what is compacted
 //!   comes in a snapshot, which is offered only to a member that was heard lately.
 
+use crate::entries::Entries;
 use crate::entry::Entry;
 use crate::event::RaftEvent;
 use crate::leader::Leader;
 use crate::log::entry_bytes;
 use crate::message::{Append, MessageBody};
-use crate::progress::{SnapshotPhase, State};
+use crate::progress::{Progress, SnapshotPhase, State};
+use crate::read::Rounds;
 use crate::shared::Shared;
 use crate::types::{LogId, LogIndex, ReplicaId};
 
@@ -37,10 +39,10 @@ impl Leader {
             self.note_round(shared, number);
             self.maybe_confirm_reads(shared);
         }
-        let members: Vec<ReplicaId> = self.progress.keys().copied().collect();
-        for id in members {
-            let appended = self.feed(shared, id, &[]);
-            self.maybe_heartbeat(shared, id, heartbeat_due, appended);
+        let mut feeding = Feeding::new(shared, &self.rounds, &[]);
+        for (id, progress) in &mut self.progress {
+            let appended = feeding.feed(*id, progress);
+            feeding.maybe_heartbeat(*id, progress, heartbeat_due, appended);
         }
         if heartbeat_due && let Some(transfer) = self.transfer.filter(|transfer| transfer.told) {
             shared.send(transfer.to, MessageBody::TimeoutNow);
@@ -63,100 +65,11 @@ impl Leader {
 
     /// Entries came back from the disk.
     pub(crate) fn on_fetched(&mut self, shared: &mut Shared, entries: &[Entry]) {
-        let members: Vec<ReplicaId> = self.progress.keys().copied().collect();
-        for id in members {
-            self.feed(shared, id, entries);
+        let mut feeding = Feeding::new(shared, &self.rounds, entries);
+        for (id, progress) in &mut self.progress {
+            feeding.feed(*id, progress);
         }
         self.replicate = true;
-    }
-
-    /// Sends `id` the entries it may get now. Returns whether there were any.
-    fn feed(&mut self, shared: &mut Shared, id: ReplicaId, fetched: &[Entry]) -> bool {
-        let mut appended = self.recheck(shared, id);
-        while let Some(progress) = self.progress.get_mut(&id) {
-            let Some(next) = progress.next_to_send(&shared.config) else { break };
-            let Some(prev) = shared.log.id_at(next.previous()) else {
-                // Only to a member that is there: a snapshot is expensive.
-                if progress.is_active(shared.now, shared.config.election_timeout) {
-                    let at_least = shared.log.compacted().index;
-                    progress.state = State::Snapshot { at_least, phase: SnapshotPhase::Streaming };
-                    shared.fetches.snapshot(id, at_least);
-                    shared.event(RaftEvent::SnapshotOffered { to: id, at_least });
-                }
-                break;
-            };
-            let streams = matches!(progress.state, State::Replicate { .. });
-            if streams && next > shared.log.last_index() {
-                break;
-            }
-            let Some(entries) = Self::entries(shared, next, fetched) else { break };
-            self.append_to(shared, id, prev, entries);
-            appended = true;
-        }
-        appended
-    }
-
-    /// Asks a member that reported less than it acknowledged whether that is still there.
-    fn recheck(&mut self, shared: &mut Shared, id: ReplicaId) -> bool {
-        let Some(progress) = self.progress.get_mut(&id) else { return false };
-        let wanted = std::mem::take(&mut progress.recheck);
-        if !wanted || !matches!(progress.state, State::Replicate { .. }) {
-            return false;
-        }
-        match shared.log.id_at(progress.matched) {
-            Some(prev) => self.append_to(shared, id, prev, Vec::new()),
-            None => progress.probe(shared.log.compacted().index.next()),
-        }
-        true
-    }
-
-    /// Entries from `next` on for one append; `None` when the disk was asked for them.
-    fn entries(shared: &mut Shared, next: LogIndex, fetched: &[Entry]) -> Option<Vec<Entry>> {
-        let bytes_max = shared.config.append_bytes_max;
-        let (last, start) = (shared.log.last_index(), shared.log.window_start());
-        let mut bytes = 0;
-        let mut fits = |entry: &&Entry| {
-            let first = bytes == 0;
-            bytes += entry_bytes(entry);
-            first || bytes <= bytes_max
-        };
-        if next >= start {
-            return Some(shared.log.window(next, last).take_while(|entry| fits(entry)).cloned().collect());
-        }
-        let from_disk: Vec<Entry> = fetched
-            .iter()
-            .skip_while(|entry| entry.index() < next)
-            .take_while(|entry| fits(entry))
-            .cloned()
-            .collect();
-        if from_disk.first().is_some_and(|first| first.index() == next) {
-            return Some(from_disk);
-        }
-        shared.fetches.entries(next, start.min(last.next()), bytes_max);
-        None
-    }
-
-    fn append_to(&mut self, shared: &mut Shared, id: ReplicaId, prev: LogId, entries: Vec<Entry>) {
-        let Some(progress) = self.progress.get_mut(&id) else { return };
-        let bytes = entries.iter().map(entry_bytes).sum();
-        let last = entries.last().map_or(prev.index, Entry::index);
-        let (commit, read_round) = (shared.log.commit(), self.rounds.newest());
-        progress.on_sent(shared.now, last, bytes);
-        progress.commit_sent = progress.commit_sent.max(commit.min(last));
-        progress.round_sent = read_round;
-        shared.send(id, MessageBody::Append(Append { prev, entries, commit, read_round }));
-    }
-
-    fn maybe_heartbeat(&mut self, shared: &mut Shared, id: ReplicaId, due: bool, appended: bool) {
-        let Some(progress) = self.progress.get_mut(&id) else { return };
-        let read_round = self.rounds.newest();
-        let commit = shared.log.commit().min(progress.matched);
-        let round_news = self.rounds.is_in_flight() && progress.round_sent < read_round && !appended;
-        if due || round_news || commit > progress.commit_sent {
-            progress.commit_sent = progress.commit_sent.max(commit);
-            progress.round_sent = read_round;
-            shared.send(id, MessageBody::Heartbeat { commit, read_round });
-        }
     }
 
     /// Forgets removed members that know it, and those that cannot be told.
@@ -170,4 +83,135 @@ impl Leader {
                 && (commit < removed_at || progress.commit_sent < removed_at)
         });
     }
+}
+
+/// One pass over the members.
+struct Feeding<'a> {
+    shared: &'a mut Shared,
+    rounds: &'a Rounds,
+    /// What just came back from the disk.
+    fetched: &'a [Entry],
+    /// What was sent last: mostly the next member gets the same.
+    before: Option<Portion>,
+}
+
+/// Entries for one append.
+#[derive(Clone)]
+struct Portion {
+    from: LogIndex,
+    entries: Entries,
+    bytes: u64,
+}
+
+impl<'a> Feeding<'a> {
+    const fn new(shared: &'a mut Shared, rounds: &'a Rounds, fetched: &'a [Entry]) -> Self {
+        Self { shared, rounds, fetched, before: None }
+    }
+
+    /// Sends `id` the entries it may get now. Returns whether there were any.
+    fn feed(&mut self, id: ReplicaId, progress: &mut Progress) -> bool {
+        let mut appended = self.recheck(id, progress);
+        while let Some(next) = progress.next_to_send(&self.shared.config) {
+            let streams = matches!(progress.state, State::Replicate { .. });
+            if streams && next > self.shared.log.last_index() {
+                break;
+            }
+            let Some(prev) = self.shared.log.id_at(next.previous()) else {
+                self.offer_snapshot(id, progress);
+                break;
+            };
+            let Some(portion) = self.portion(next) else { break };
+            self.append_to(id, progress, prev, portion);
+            appended = true;
+        }
+        appended
+    }
+
+    /// Only to a member that is there: a snapshot is expensive.
+    fn offer_snapshot(&mut self, id: ReplicaId, progress: &mut Progress) {
+        let shared = &mut *self.shared;
+        if progress.is_active(shared.now, shared.config.election_timeout) {
+            let at_least = shared.log.compacted().index;
+            progress.state = State::Snapshot { at_least, phase: SnapshotPhase::Streaming };
+            shared.fetches.snapshot(id, at_least);
+            shared.event(RaftEvent::SnapshotOffered { to: id, at_least });
+        }
+    }
+
+    /// Asks a member that reported less than it acknowledged whether that is still there.
+    fn recheck(&mut self, id: ReplicaId, progress: &mut Progress) -> bool {
+        let wanted = std::mem::take(&mut progress.recheck);
+        if !wanted || !matches!(progress.state, State::Replicate { .. }) {
+            return false;
+        }
+        match self.shared.log.id_at(progress.matched) {
+            Some(prev) => {
+                let nothing = Portion { from: prev.index.next(), entries: Entries::new(), bytes: 0 };
+                self.append_to(id, progress, prev, nothing);
+            }
+            None => progress.probe(self.shared.log.compacted().index.next()),
+        }
+        true
+    }
+
+    /// Entries from `next` on for one append; `None` when the disk was asked for them.
+    fn portion(&mut self, next: LogIndex) -> Option<Portion> {
+        if let Some(before) = self.before.as_ref().filter(|before| before.from == next) {
+            return Some(before.clone());
+        }
+        let log = &mut self.shared.log;
+        let bytes_max = self.shared.config.append_bytes_max;
+        let (last, start) = (log.last_index(), log.window_start());
+        let portion = if next >= start {
+            let (to, bytes) = fitting(next, log.window(next, last), bytes_max);
+            Portion { from: next, entries: log.share(next, to), bytes }
+        } else {
+            let skip = self.fetched.partition_point(|entry| entry.index() < next);
+            let fetched = self.fetched.get(skip..).unwrap_or_default();
+            if fetched.first().is_none_or(|first| first.index() != next) {
+                self.shared.fetches.entries(next, start.min(last.next()), bytes_max);
+                return None;
+            }
+            let (to, bytes) = fitting(next, fetched.iter(), bytes_max);
+            let entries = fetched.iter().take_while(|entry| entry.index() <= to).cloned().collect();
+            Portion { from: next, entries, bytes }
+        };
+        self.before = Some(portion.clone());
+        Some(portion)
+    }
+
+    fn append_to(&mut self, id: ReplicaId, progress: &mut Progress, prev: LogId, portion: Portion) {
+        let Portion { entries, bytes, .. } = portion;
+        let last = entries.last().map_or(prev.index, Entry::index);
+        let (commit, read_round) = (self.shared.log.commit(), self.rounds.newest());
+        progress.on_sent(self.shared.now, last, bytes);
+        progress.commit_sent = progress.commit_sent.max(commit.min(last));
+        progress.round_sent = read_round;
+        self.shared.send(id, MessageBody::Append(Append { prev, entries, commit, read_round }));
+    }
+
+    fn maybe_heartbeat(&mut self, id: ReplicaId, progress: &mut Progress, due: bool, appended: bool) {
+        let read_round = self.rounds.newest();
+        let commit = self.shared.log.commit().min(progress.matched);
+        let round_news = self.rounds.is_in_flight() && progress.round_sent < read_round && !appended;
+        if due || round_news || commit > progress.commit_sent {
+            progress.commit_sent = progress.commit_sent.max(commit);
+            progress.round_sent = read_round;
+            self.shared.send(id, MessageBody::Heartbeat { commit, read_round });
+        }
+    }
+}
+
+/// Up to where entries from `from` on fit into `bytes_max`, at least the first, and their bytes.
+fn fitting<'a>(from: LogIndex, entries: impl Iterator<Item = &'a Entry>, bytes_max: u64) -> (LogIndex, u64) {
+    let (mut to, mut sum) = (from.previous(), 0);
+    for entry in entries {
+        let bytes = entry_bytes(entry);
+        if sum > 0 && sum + bytes > bytes_max {
+            break;
+        }
+        sum += bytes;
+        to = entry.index();
+    }
+    (to, sum)
 }

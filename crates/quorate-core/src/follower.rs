@@ -130,15 +130,16 @@ impl Follower {
         }
         let Append { prev, entries, commit, read_round } = append;
         let end = entries.last().map_or(prev.index, |entry| entry.index());
-        for entry in entries {
+        for entry in &entries {
             if entry.index() <= shared.log.compacted().index || shared.log.contains(entry.id) {
                 continue;
             }
             if entry.index() <= shared.log.last_index() {
                 shared.truncate(entry.index());
             }
-            shared.append(entry);
+            shared.append(entry.clone());
         }
+        shared.log.keep_received(&entries);
         // A snapshot may cover the whole of the append: then what it covers matches.
         let matched = end.max(shared.log.compacted().index);
         self.verified = self.verified.max(matched);

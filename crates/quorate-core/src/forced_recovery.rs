@@ -128,7 +128,7 @@ pub fn force_recovery(restored: &Restored, asked: ForcedRecovery) -> Result<Reco
         reset_to: None,
         reset_membership: None,
         truncate_from: None,
-        entries: vec![Entry { id, payload: EntryPayload::Membership(after) }],
+        entries: vec![Entry { id, payload: EntryPayload::Membership(after) }].into(),
         hard_state: Some(HardState { term, vote: None, commit: restored.hard_state.commit }),
         must_sync: true,
     };

@@ -59,7 +59,7 @@
 //!                 // A real replica writes it and syncs, and reports it when that is done.
 //!                 replica.on_persisted(now, persist.token);
 //!             }
-//!             for entry in ready.apply {
+//!             for entry in &ready.apply {
 //!                 if let EntryPayload::Command(command) = &entry.payload {
 //!                     applied.entry(*id).or_default().push(String::from_utf8_lossy(command).into());
 //!                 }
@@ -84,8 +84,10 @@ mod apply;
 mod candidate;
 mod change;
 mod changing;
+mod chunks;
 mod codec;
 mod config;
+mod entries;
 mod entry;
 mod error;
 mod event;
@@ -110,6 +112,7 @@ mod ready;
 mod rng;
 mod role;
 mod shared;
+mod spare;
 mod status;
 mod transfer;
 mod types;
@@ -121,6 +124,7 @@ pub use codec::{
     encode_membership, encode_message, encode_snapshot_meta, encoded_entry_len,
 };
 pub use config::{Config, ConfigError};
+pub use entries::Entries;
 pub use entry::{Entry, EntryPayload};
 pub use event::{
     EventDetail, RaftEvent, ReadFailure, RoleName, RoleReason, SnapshotTaken, TransferOutcome, VoteRefusal,

@@ -21,7 +21,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::chunks::Chunks;
 use crate::codec::encoded_entry_len;
+use crate::entries::Entries;
 use crate::entry::{Entry, EntryPayload};
 use crate::error::RestoreError;
 use crate::membership::Membership;
@@ -38,6 +40,8 @@ pub(crate) struct Log {
     window: VecDeque<Entry>,
     window_bytes: u64,
     window_bytes_max: u64,
+    /// What was handed out of the window lately.
+    chunks: Chunks,
     /// Never empty: the first is the one in effect at `compacted`.
     memberships: Vec<(LogId, Arc<Membership>)>,
     commit: LogIndex,
@@ -101,6 +105,7 @@ impl Log {
             window: VecDeque::new(),
             window_bytes: 0,
             window_bytes_max,
+            chunks: Chunks::default(),
             memberships,
             commit: hard_state.commit.min(last).max(applied).max(compacted.index),
             persisted: last,
@@ -210,6 +215,7 @@ impl Log {
             let bytes = self.window.pop_back().map_or(0, |entry| entry_bytes(&entry));
             self.window_bytes -= bytes;
         }
+        self.chunks.truncate(from);
         self.runs.retain(|run| run.index < from);
         let memberships = self.memberships.len();
         self.memberships.retain(|(id, _)| id.index < from);
@@ -228,6 +234,7 @@ impl Log {
         self.runs.clear();
         self.window.clear();
         self.window_bytes = 0;
+        self.chunks = Chunks::default();
         self.memberships = vec![(meta.membership_id, Arc::clone(&meta.membership))];
     }
 
@@ -245,9 +252,7 @@ impl Log {
             self.runs.insert(0, LogId { term, index: next });
         }
         self.compacted = through;
-        while self.window.front().is_some_and(|entry| entry.index() <= through.index) {
-            self.pop_front();
-        }
+        self.shrink_window(|log, front| front.index() <= log.compacted.index);
     }
 
     /// Keeps the one in effect at `index` and all later ones.
@@ -267,16 +272,22 @@ impl Log {
     /// Everything up to `index` of the present log is durable.
     pub(crate) fn persisted_to(&mut self, index: LogIndex) {
         self.persisted = self.persisted.max(index.min(self.last));
-        while self.window_bytes > self.window_bytes_max
-            && self.window.front().is_some_and(|entry| entry.index() <= self.persisted)
-        {
-            self.pop_front();
-        }
+        self.shrink_window(|log, front| {
+            log.window_bytes > log.window_bytes_max && front.index() <= log.persisted
+        });
     }
 
-    fn pop_front(&mut self) {
-        let bytes = self.window.pop_front().map_or(0, |entry| entry_bytes(&entry));
-        self.window_bytes -= bytes;
+    /// Drops entries from the front of the window while `goes` says so.
+    fn shrink_window(&mut self, goes: impl Fn(&Self, &Entry) -> bool) {
+        let mut start = None;
+        while let Some(front) = self.window.front().filter(|front| goes(self, front)) {
+            self.window_bytes -= entry_bytes(front);
+            start = Some(front.index().next());
+            self.window.pop_front();
+        }
+        if let Some(start) = start {
+            self.chunks.forget_before(start);
+        }
     }
 
     /// The first index in the window; one past the last when it is empty.
@@ -286,11 +297,32 @@ impl Log {
 
     /// The entries of the window from `from` to `to` (both included).
     pub(crate) fn window(&self, from: LogIndex, to: LogIndex) -> impl Iterator<Item = &Entry> + '_ {
-        let start = self.window_start();
-        let skip = usize::try_from(from.0.saturating_sub(start.0)).unwrap_or(usize::MAX);
-        let in_window = from >= start;
-        let rest = self.window.iter().skip(if in_window { skip } else { usize::MAX });
-        rest.take_while(move |entry| entry.index() <= to)
+        let (start, length) = (self.window_start(), self.window.len());
+        let place = |index: LogIndex| usize::try_from(index.0 - start.0).unwrap_or(usize::MAX).min(length);
+        let places = if from >= start && from <= to { place(from)..place(to.next()) } else { 0..0 };
+        self.window.range(places)
+    }
+
+    /// The same entries, to be handed out. All of them must be in the window.
+    pub(crate) fn share(&mut self, from: LogIndex, to: LogIndex) -> Entries {
+        if from > to {
+            return Entries::new();
+        }
+        assert!(from >= self.window_start() && to <= self.last, "{from:?} to {to:?} is not in the window");
+        if let Some(entries) = self.chunks.find(from, to) {
+            return entries;
+        }
+        let mut chunks = std::mem::take(&mut self.chunks);
+        let entries = chunks.make(self.window(from, to));
+        self.chunks = chunks;
+        entries
+    }
+
+    /// These are in the log now, as the leader sent them: they may be handed out as they are.
+    pub(crate) fn keep_received(&mut self, entries: &Entries) {
+        if entries.first().is_some_and(|first| first.index() >= self.window_start()) {
+            self.chunks.keep_received(entries);
+        }
     }
 
     /// The newest membership and the position of its entry.

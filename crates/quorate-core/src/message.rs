@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::entry::Entry;
+use crate::entries::Entries;
 use crate::membership::Membership;
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
 
@@ -92,7 +92,7 @@ pub struct Append {
     /// The entry just before `entries`.
     pub prev: LogId,
     /// Contiguous entries from `prev.index + 1` on.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// The leader's commit index. The follower believes it only up to what this append proves.
     pub commit: LogIndex,
     /// The newest read round (0: none).

@@ -8,12 +8,14 @@
 
 use crate::message::{AppendReply, Message, MessageBody};
 use crate::ready::PersistToken;
+use crate::spare::Spare;
 use crate::types::Term;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Outbox {
     free: Vec<Message>,
+    spare: Spare<Message>,
     held: Vec<(PersistToken, Message)>,
 }
 
@@ -34,14 +36,8 @@ impl Outbox {
 
     /// The write `token`, and all before it, is durable.
     pub(crate) fn release(&mut self, token: PersistToken) {
-        let free = &mut self.free;
-        self.held.retain(|(gate, message)| {
-            let waits = *gate > token;
-            if !waits {
-                free.push(message.clone());
-            }
-            waits
-        });
+        let released = self.held.extract_if(.., |(gate, _)| *gate <= token);
+        self.free.extend(released.map(|(_, message)| message));
     }
 
     /// Forgets held messages of terms before `term`.
@@ -54,7 +50,12 @@ impl Outbox {
     }
 
     pub(crate) fn take(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.free)
+        self.spare.swap(&mut self.free)
+    }
+
+    /// A list that was taken comes back.
+    pub(crate) fn recycle(&mut self, list: Vec<Message>) {
+        self.spare.put(list);
     }
 }
 

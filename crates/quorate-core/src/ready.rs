@@ -1,10 +1,13 @@
 //! What the core wants done. The caller takes a [`Ready`], does its lanes in any order and in
 //! parallel, and reports each lane's completion; messages that promise something stay inside the
 //! core until the write that makes the promise true is reported (`RawNode::on_persisted`).
+//!
+//! Entries are shared between lanes and used again by themselves; the lists come back by
+//! `RawNode::recycle`. A caller that gives them back makes a busy core allocate nothing.
 
 use std::sync::Arc;
 
-use crate::entry::Entry;
+use crate::entries::Entries;
 use crate::event::RaftEvent;
 use crate::membership::Membership;
 use crate::message::{Message, SnapshotMeta};
@@ -30,7 +33,7 @@ pub struct Ready {
     pub restore: Option<SnapshotMeta>,
     /// Committed and locally durable entries to apply, contiguous after everything handed out
     /// before. Report `on_applied` (in steps if you like).
-    pub apply: Vec<Entry>,
+    pub apply: Entries,
     /// Reads that are decided.
     pub reads: Vec<ReadOutcome>,
     /// Older entries the core needs from the log, or snapshots to stream.
@@ -51,7 +54,7 @@ pub struct Persist {
     /// Drop entries from this index on.
     pub truncate_from: Option<LogIndex>,
     /// Entries to append, contiguous after what is then the last.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// The new hard state, when it changed.
     pub hard_state: Option<HardState>,
     /// False when only the commit hint changed: no sync is needed and nothing waits for it.

@@ -21,6 +21,7 @@ use crate::raw_node::Restored;
 use crate::read::Asker;
 use crate::ready::{PersistToken, ReadOutcome, ReadTicket};
 use crate::rng::SplitMix64;
+use crate::spare::Spare;
 use crate::types::{HardState, LogIndex, MonoTime, ReplicaId, Term};
 use crate::writes::Writes;
 
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) next_request: u64,
     pub(crate) reads: Vec<ReadOutcome>,
     pub(crate) events: Vec<RaftEvent>,
+    pub(crate) spare_reads: Spare<ReadOutcome>,
+    pub(crate) spare_events: Spare<RaftEvent>,
 }
 
 impl Shared {
@@ -82,6 +85,8 @@ impl Shared {
             next_request: lives.next(),
             reads: Vec::new(),
             events: Vec::new(),
+            spare_reads: Spare::default(),
+            spare_events: Spare::default(),
             log,
             config,
         })

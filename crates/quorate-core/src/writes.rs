@@ -145,7 +145,7 @@ impl Writes {
     }
 
     /// The write collected so far, if there is any.
-    pub(crate) fn take(&mut self, now: HardState, log: &Log) -> Option<Persist> {
+    pub(crate) fn take(&mut self, now: HardState, log: &mut Log) -> Option<Persist> {
         if !self.is_waiting(now, log) {
             return None;
         }
@@ -155,7 +155,7 @@ impl Writes {
         if self.vote_changed(now) {
             self.vote_written = token;
         }
-        let entries: Vec<_> = log.window(self.written.next(), log.last_index()).cloned().collect();
+        let entries = log.share(self.written.next(), log.last_index());
         self.written = log.last_index();
         if must_sync {
             self.in_flight.push_back(InFlight { token, last: self.written });

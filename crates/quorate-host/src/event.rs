@@ -12,7 +12,7 @@
 //! ```
 
 use quorate_core::{
-    Entry, GroupId, LogId, LogIndex, MonoTime, NodeId, Persist, PersistToken, RaftEvent, ReplicaId,
+    Entries, Entry, GroupId, LogId, LogIndex, MonoTime, NodeId, Persist, PersistToken, RaftEvent, ReplicaId,
     SnapshotMeta,
 };
 use quorate_storage::{GroupWrite, LogError, SnapshotInfo};
@@ -123,7 +123,7 @@ impl LogTask {
                 group,
                 reset_to,
                 truncate_from: persist.truncate_from,
-                entries: persist.entries,
+                entries: persist.entries.into_vec(),
                 hard_state: persist.hard_state,
                 ..GroupWrite::default()
             },
@@ -151,7 +151,7 @@ pub enum ApplyTask {
         /// The group.
         group: GroupId,
         /// Committed entries, contiguous.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// Replace the state by this snapshot.
     Restore {

@@ -162,30 +162,32 @@ impl Replica {
     /// Moves everything the core wants done into the lanes.
     pub(crate) fn drain(&mut self, now: Now, work: &mut Work) {
         while self.core.has_ready() {
-            let ready = self.core.ready();
-            if let Some(persist) = ready.persist {
+            let mut ready = self.core.ready();
+            if let Some(persist) = ready.persist.take() {
                 self.persist(now, persist, work);
             }
-            for message in ready.send {
+            for message in ready.send.drain(..) {
                 if let Some((to, address)) = self.locate(message.to) {
                     let message = PeerMessage { group: self.group, body: PeerBody::Raft(message) };
                     work.send.push(Outbound { to, address, lane: message.lane(), message });
                 }
             }
-            if let Some(meta) = ready.restore {
+            if let Some(meta) = ready.restore.take() {
                 self.restore(&meta, work);
             }
             if let Some(last) = ready.apply.last().map(Entry::index) {
                 self.handed = last;
-                work.apply.push(ApplyTask::Apply { group: self.group, entries: ready.apply });
+                let entries = std::mem::take(&mut ready.apply);
+                work.apply.push(ApplyTask::Apply { group: self.group, entries });
             }
-            for read in ready.reads {
+            for read in ready.reads.drain(..) {
                 self.on_read(read, work);
             }
-            for fetch in ready.fetch {
+            for fetch in ready.fetch.drain(..) {
                 self.on_fetch(now, fetch, work);
             }
-            work.events.extend(ready.events.into_iter().map(|event| (self.group, event)));
+            work.events.extend(ready.events.drain(..).map(|event| (self.group, event)));
+            self.core.recycle(ready);
             self.note_leadership(now);
         }
         self.release_reads(work);

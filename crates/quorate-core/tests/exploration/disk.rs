@@ -36,7 +36,7 @@ impl Write {
             token: persist.token,
             reset: persist.reset_membership.map(|membership| (staged.to_vec(), membership)),
             truncate_from: persist.truncate_from,
-            entries: persist.entries,
+            entries: persist.entries.into_vec(),
             hard_state: persist.hard_state,
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_core::{
-    Append, AppendReply, Entry, EntryPayload, LogId, LogIndex, Message, MessageBody, ReplicaId, SnapshotMeta,
-    Term, decode_entry, decode_membership, decode_message, decode_snapshot_meta, encode_entry,
+    Append, AppendReply, Entries, Entry, EntryPayload, LogId, LogIndex, Message, MessageBody, ReplicaId,
+    SnapshotMeta, Term, decode_entry, decode_membership, decode_message, decode_snapshot_meta, encode_entry,
     encode_membership, encode_message, encode_snapshot_meta, encoded_entry_len,
 };
 
@@ -100,7 +100,7 @@ fn the_bytes_of_messages_are_these() {
                 00";
     let append = Append {
         prev: LogId::new(2, 7),
-        entries: vec![command(3, 8, "x")],
+        entries: vec![command(3, 8, "x")].into(),
         commit: LogIndex(6),
         read_round: 5,
     };
@@ -146,7 +146,8 @@ fn an_error_says_where_and_what() {
 /// A length that is not there must not be allocated.
 #[test]
 fn a_lying_count_of_entries_is_refused_before_anything_is_allocated() {
-    let append = Append { prev: LogId::default(), entries: Vec::new(), commit: LogIndex(0), read_round: 0 };
+    let append =
+        Append { prev: LogId::default(), entries: Entries::new(), commit: LogIndex(0), read_round: 0 };
     let body = MessageBody::Append(append);
     let message = Message { from: ReplicaId(1), to: ReplicaId(2), term: Term(1), epoch: 0, body };
     let mut bytes = bytes_of(|out| encode_message(&message, out)).to_vec();

@@ -107,7 +107,8 @@ fn an_entry_with_members_that_cannot_be_is_refused() {
     for membership in cannot_be {
         let payload = EntryPayload::Membership(Arc::new(membership));
         let entries = vec![Entry { id: LogId::new(1, 4), payload }];
-        let append = Append { prev: LogId::new(1, 3), entries, commit: LogIndex(0), read_round: 0 };
+        let append =
+            Append { prev: LogId::new(1, 3), entries: entries.into(), commit: LogIndex(0), read_round: 0 };
         assert_eq!(
             refusal(&follower(), message(1, 2, 1, MessageBody::Append(append))),
             Rejected::InvalidMembership

@@ -55,7 +55,7 @@ fn append() -> impl Strategy<Value = Append> {
                 Entry { id: last, payload }
             });
             let following = following.collect();
-            Append { prev, entries: any.unwrap_or(following), commit: LogIndex(commit), read_round }
+            Append { prev, entries: any.unwrap_or(following).into(), commit: LogIndex(commit), read_round }
         },
     )
 }

@@ -222,7 +222,7 @@ fn append(number: u64, bytes: usize) -> PeerMessage {
     let payload = EntryPayload::Command(content(number, bytes));
     raft(MessageBody::Append(Append {
         prev: LogId::new(3, number - 1),
-        entries: vec![Entry { id: LogId::new(3, number), payload }],
+        entries: vec![Entry { id: LogId::new(3, number), payload }].into(),
         commit: LogIndex(number),
         read_round: 0,
     }))

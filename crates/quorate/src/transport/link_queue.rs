@@ -147,7 +147,7 @@ mod tests {
         let payload = EntryPayload::Command(Bytes::from(vec![0; bytes]));
         message(MessageBody::Append(Append {
             prev: LogId::new(1, index - 1),
-            entries: vec![Entry { id: LogId::new(1, index), payload }],
+            entries: vec![Entry { id: LogId::new(1, index), payload }].into(),
             commit: quorate_core::LogIndex(0),
             read_round: 0,
         }))

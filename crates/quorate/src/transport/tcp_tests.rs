@@ -301,7 +301,7 @@ fn append(index: u64, bytes: usize) -> PeerMessage {
     let id = |index| quorate_core::LogId::new(1, index);
     let body = MessageBody::Append(quorate_core::Append {
         prev: id(index - 1),
-        entries: vec![quorate_core::Entry { id: id(index), payload }],
+        entries: vec![quorate_core::Entry { id: id(index), payload }].into(),
         commit: LogIndex(0),
         read_round: 0,
     });
