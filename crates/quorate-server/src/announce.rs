@@ -32,6 +32,8 @@ pub(crate) struct Announcer {
     pub(crate) service: Arc<Service>,
     /// Ask for promotion when this node is a learner.
     pub(crate) promote: bool,
+    /// Where this node was told to find its cluster: known even if its log names no client address yet.
+    pub(crate) endpoints: Vec<String>,
     pub(crate) failure: watch::Sender<Option<ServerFailure>>,
 }
 
@@ -124,7 +126,8 @@ impl Announcer {
     async fn ask_others(&self, status: &GroupStatus) -> Result<Found, ClientError> {
         let others = status.membership.members().filter(|(replica, _)| *replica != status.replica);
         let addresses = others.map(|(_, member)| member.client_address.clone());
-        let addresses: Vec<String> = addresses.filter(|address| !address.is_empty()).collect();
+        let addresses = addresses.filter(|address| !address.is_empty()).chain(self.endpoints.iter().cloned());
+        let addresses: Vec<String> = addresses.collect();
         let options = ClientOptions {
             deadline: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(1),

@@ -239,11 +239,13 @@ impl Server {
         port.spawn(serve_port(listener, routes, stopping, failure.clone()));
 
         let mut watchers = JoinSet::new();
-        let promote = match &config.start {
-            StartMode::Join { learner, .. } => !learner,
-            StartMode::Bootstrap | StartMode::InitialCluster(_) | StartMode::Resume => false,
+        let (endpoints, promote) = match &config.start {
+            StartMode::Join { endpoints, learner } => (endpoints.clone(), !learner),
+            StartMode::Bootstrap | StartMode::InitialCluster(_) | StartMode::Resume => (Vec::new(), false),
         };
-        watchers.spawn(Announcer { service: Arc::clone(&service), promote, failure: failure.clone() }.run());
+        let (service_of, failure_of) = (Arc::clone(&service), failure.clone());
+        let announcer = Announcer { service: service_of, promote, endpoints, failure: failure_of };
+        watchers.spawn(announcer.run());
         if origin.is_first_of_new_cluster() {
             watchers.spawn(elect_the_first_leader(raft.clone(), config.timings.heartbeat_interval));
         }

@@ -179,7 +179,7 @@ pub(crate) fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<Str
 /// A running `quorate serve`. Killed when dropped, and when the test process is gone.
 pub(crate) struct Node {
     child: Child,
-    _input: ChildStdin,
+    input: Option<ChildStdin>,
     pub(crate) client: String,
 }
 
@@ -212,7 +212,7 @@ impl Node {
         };
         let ready: Value = serde_json::from_str(&line).unwrap();
         let client = ready["client_listen"].as_str().unwrap().to_owned();
-        Ok(Self { child, _input: input, client })
+        Ok(Self { child, input: Some(input), client })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -223,6 +223,12 @@ impl Node {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Closes its standard input, which it is to end with, and returns the exit code.
+    pub(crate) fn let_go(mut self) -> Option<i32> {
+        drop(self.input.take());
+        wait(&mut self.child).code()
     }
 
     /// SIGTERM, and the exit code.

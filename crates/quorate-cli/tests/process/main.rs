@@ -8,6 +8,7 @@ mod by_hand;
 mod commands;
 mod damage;
 mod demo;
+mod exits;
 mod harness;
 mod misuse;
 mod replace;
