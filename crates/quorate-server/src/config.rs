@@ -84,6 +84,8 @@ pub struct Limits {
     pub scan_bytes_max: u64,
     /// The most requests worked on at once; more are `busy`. Default 1,024.
     pub requests_max: usize,
+    /// The most bytes of requests that are read or worked on at once; more are `busy`. Default 64 MiB.
+    pub request_bytes_max: usize,
     /// The most unanswered requests of one stream; more wait unread. Default 256.
     pub stream_requests_max: usize,
     /// The most connections; more wait unaccepted. Default 4,096.
@@ -133,6 +135,7 @@ impl Default for Limits {
             scan_items_max: 1_000,
             scan_bytes_max: 1 << 20,
             requests_max: 1_024,
+            request_bytes_max: 64 << 20,
             stream_requests_max: 256,
             connections_max: 4_096,
         }

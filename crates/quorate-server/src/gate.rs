@@ -2,8 +2,8 @@
 //! any, and what is counted about them.
 //!
 //! ```text
-//!   request ─► stopping? ─► a permit, or busy ─► http.rs, grpc.rs ─► counted ─► answer
-//!   stream  ─► stopping? ─► waits for a permit per request ────────────┘
+//!   request ─► stopping? ─► a permit and room, or busy ─► http.rs, grpc.rs ─► counted ─► answer
+//!   stream  ─► stopping? ─► waits for a permit and room per request ─────────┘
 //! ```
 //!
 //! Health, metrics and status are answered even when all permits are taken.
@@ -20,9 +20,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::config::Limits;
 use crate::error::{ApiError, CODE_HEADER};
 use crate::members::shutting_down;
 use crate::metrics::Metrics;
+use crate::room::{Held, Room};
 
 /// Whether the node is stopping. Set once.
 #[derive(Debug, Default)]
@@ -53,24 +55,32 @@ impl Stopping {
 #[derive(Debug)]
 pub(crate) struct Gate {
     permits: Arc<Semaphore>,
+    room: Room,
     stopping: Arc<Stopping>,
     metrics: Metrics,
     streams: Mutex<JoinSet<()>>,
 }
 
 impl Gate {
-    pub(crate) fn new(requests_max: usize, stopping: Arc<Stopping>, metrics: Metrics) -> Self {
-        let permits = Arc::new(Semaphore::new(requests_max.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { permits, stopping, metrics, streams: Mutex::default() }
+    pub(crate) fn new(
+        limits: &Limits,
+        message_bytes_max: usize,
+        stopping: Arc<Stopping>,
+        metrics: Metrics,
+    ) -> Self {
+        let permits = Arc::new(Semaphore::new(limits.requests_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let room = Room::new(limits.request_bytes_max, message_bytes_max);
+        Self { permits, room, stopping, metrics, streams: Mutex::default() }
     }
 
     pub(crate) const fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Waits for a permit.
-    pub(crate) async fn wait(&self) -> Option<OwnedSemaphorePermit> {
-        self.permits.clone().acquire_owned().await.ok()
+    /// Waits for a permit and for room for a request of `bytes`, which are kept until they are dropped.
+    pub(crate) async fn wait(&self, bytes: usize) -> [Option<OwnedSemaphorePermit>; 2] {
+        let permit = self.permits.clone().acquire_owned().await.ok();
+        [permit, self.room.wait(bytes).await]
     }
 
     /// Runs a stream's task, which is ended with the gate.
@@ -96,8 +106,15 @@ pub(crate) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: 
     let started = Instant::now();
     let operation = operation(request.method(), request.uri().path());
     let is_grpc = is_grpc(&request);
-    let response = match admit(&gate, operation) {
-        Ok(_permit) => next.run(request).await,
+    let outcome = match admit(&gate, operation, request) {
+        Ok((request, held, _permit)) => {
+            let response = next.run(request).await;
+            if held.was_full() { Err(busy("bytes of requests")) } else { Ok(response) }
+        }
+        Err(error) => Err(error),
+    };
+    let response = match outcome {
+        Ok(response) => response,
         Err(error) if is_grpc => error.into_status().into_http(),
         Err(error) => error.into_response(),
     };
@@ -116,20 +133,27 @@ pub(crate) fn is_grpc(request: &Request) -> bool {
 /// A stream is counted by its requests.
 const STREAM: &str = "stream";
 
-fn admit(gate: &Gate, operation: &str) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+/// Lets a request in, with what it holds until it is answered.
+fn admit(gate: &Gate, operation: &str, request: Request) -> Result<Admitted, ApiError> {
     if matches!(operation, "livez" | "readyz" | "metrics" | "status") {
-        return Ok(None);
+        return Ok((request, Held::default(), None));
     }
     if gate.stopping.is_set() {
         return Err(shutting_down());
     }
     if operation == STREAM {
-        return Ok(None);
+        return Ok((request, Held::default(), None));
     }
-    let permit = gate.permits.clone().try_acquire_owned();
-    permit.map(Some).map_err(|_| {
-        ApiError::new(ErrorCode::Busy, "this node works on as many requests as it may: back off and retry")
-    })
+    let permit = gate.permits.clone().try_acquire_owned().map_err(|_| busy("requests"))?;
+    let (request, held) = gate.room.admit(request).map_err(|_| busy("bytes of requests"))?;
+    Ok((request, held, Some(permit)))
+}
+
+type Admitted = (Request, Held, Option<OwnedSemaphorePermit>);
+
+fn busy(what: &str) -> ApiError {
+    let message = format!("this node works on as many {what} as it may: back off and retry");
+    ApiError::new(ErrorCode::Busy, message)
 }
 
 /// What is asked, from a short list: names of metrics must not come from users.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   stream:  read ──► at most `stream_requests_max` at work ──► answers as they finish
-//!              ▲            and one of the node's permits each
+//!              ▲            and one of the node's permits and room for its bytes each
 //!              └── stops reading while either is used up, and when the node stops
 //! ```
 
@@ -138,7 +138,7 @@ impl Grpc {
                         Err(_broken) => return,
                     }
                 }
-                permit = self.gate.wait(), if admitted.is_some() => {
+                permit = self.gate.wait(admitted.as_ref().map_or(0, prost::Message::encoded_len)), if admitted.is_some() => {
                     if let Some(request) = admitted.take() {
                         let this = &self;
                         at_work.push(async move {

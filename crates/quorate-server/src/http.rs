@@ -14,7 +14,6 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, HttpBody as _};
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post};
@@ -32,6 +31,7 @@ use crate::error::{ApiError, CODE_HEADER};
 use crate::gate::{Gate, is_grpc};
 use crate::json;
 use crate::query::{Query, percent_decode};
+use crate::room::declared_bytes;
 use crate::service::{Context, Range, Service, Written};
 
 /// The position in the log that an answer reflects.
@@ -129,7 +129,7 @@ async fn put_key(State(http): State<Http>, request: Request) -> Answer {
     let context = write_context(service, &request)?;
     let (key, condition) = (key_of(&request)?, condition_of(request.headers())?);
     let idempotency_key = idempotency_key_of(request.headers())?;
-    let value = read_body(request.into_body(), service.limits.value_bytes_max, "value", context).await?;
+    let value = read_body(request, service.limits.value_bytes_max, "value", context).await?;
     let command = KvCommand::Put { key, value, condition };
     let dedupe = dedupe_of(idempotency_key, &command)?;
     let written = service.write(context, command, dedupe).await?;
@@ -207,7 +207,7 @@ async fn member_list(State(http): State<Http>, request: Request) -> Answer {
 
 async fn member_add(State(http): State<Http>, request: Request) -> Answer {
     let context = write_context(&http.service, &request)?;
-    let asked: json::MemberAdd = read_json(request.into_body(), context).await?;
+    let asked: json::MemberAdd = read_json(request, context).await?;
     let (node, client_address) = (NodeId(asked.node_id), asked.client_address.unwrap_or_default());
     let added = http.service.member_add(context, node, &asked.peer_address, &client_address).await?;
     let json = serde_json::json!({
@@ -254,7 +254,7 @@ fn with_index(mut response: Response, index: u64) -> Response {
 
 async fn transfer(State(http): State<Http>, request: Request) -> Answer {
     let context = write_context(&http.service, &request)?;
-    let asked: json::Transfer = read_json(request.into_body(), context).await?;
+    let asked: json::Transfer = read_json(request, context).await?;
     let leader = http.service.transfer_leadership(context, asked.node_id.map(NodeId)).await?;
     let json = serde_json::json!({
         "leader": { "node_id": leader.node, "client_address": leader.client_address },
@@ -362,16 +362,20 @@ fn dedupe_of(key: Option<Bytes>, command: &KvCommand) -> Result<Dedupe, ApiError
 }
 
 /// Reads a body of at most `bytes_max` bytes.
-async fn read_body(body: Body, bytes_max: usize, what: &str, context: Context) -> Result<Bytes, ApiError> {
+async fn read_body(
+    request: Request,
+    bytes_max: usize,
+    what: &str,
+    context: Context,
+) -> Result<Bytes, ApiError> {
     let too_large = || {
         let message = format!("the {what} is over the limit of {bytes_max} bytes");
         ApiError::new(ErrorCode::TooLarge, message)
     };
-    let declared = body.size_hint().lower();
-    if declared > bytes_max as u64 {
+    if declared_bytes(&request).is_some_and(|declared| declared > bytes_max as u64) {
         return Err(too_large());
     }
-    match timeout_at(context.deadline, Limited::new(body, bytes_max).collect()).await {
+    match timeout_at(context.deadline, Limited::new(request.into_body(), bytes_max).collect()).await {
         Ok(Ok(read)) => Ok(read.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(ApiError::invalid(format!("the {what} broke off: {error}"))),
@@ -380,8 +384,11 @@ async fn read_body(body: Body, bytes_max: usize, what: &str, context: Context) -
 }
 
 /// Reads a JSON body; an empty one is an empty object.
-async fn read_json<T: serde::de::DeserializeOwned>(body: Body, context: Context) -> Result<T, ApiError> {
-    let bytes = read_body(body, JSON_BYTES_MAX, "request", context).await?;
+async fn read_json<T: serde::de::DeserializeOwned>(
+    request: Request,
+    context: Context,
+) -> Result<T, ApiError> {
+    let bytes = read_body(request, JSON_BYTES_MAX, "request", context).await?;
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
     serde_json::from_slice(text)
         .map_err(|error| ApiError::invalid(format!("the request is not the JSON expected: {error}")))

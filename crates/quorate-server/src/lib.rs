@@ -15,6 +15,7 @@ mod members;
 mod metrics;
 mod origin;
 mod query;
+mod room;
 mod server;
 mod service;
 mod startup;

@@ -221,7 +221,7 @@ impl Server {
             stopping: Arc::clone(&stopping),
         });
         let metrics = Metrics::new(Arc::downgrade(&node), raft.clone());
-        let gate = Arc::new(Gate::new(config.limits.requests_max, Arc::clone(&stopping), metrics));
+        let gate = Arc::new(Gate::new(&config.limits, message_bytes_max, Arc::clone(&stopping), metrics));
         let failure = watch::Sender::new(None);
 
         let grpc = Grpc { service: Arc::clone(&service), gate: Arc::clone(&gate) };
