@@ -108,6 +108,22 @@ searches! {
         steps_max: 8,
         ..Scenario::plain("", 3)
     };
+    // The disk of 3 still works on 2@t1 when 2@t2 takes its place: what is then durable is not what is there.
+    a_write_of_an_old_term_is_on_its_way sees 30_000 in Scenario {
+        before: &[
+            Before::Campaign(1),
+            Before::Stall(1),
+            Before::Stall(3),
+            Before::Cut(2),
+            Before::Propose(1),
+            Before::Crash(1),
+            Before::Heal,
+            Before::Campaign(2),
+        ],
+        allowed: Allowance { campaigns: 1, proposals: 1, crashes: 1, duplicates: 1, ticks: 1, ..NONE },
+        steps_max: 8,
+        ..Scenario::plain("", 3)
+    };
     a_follower_needs_a_snapshot sees 100_000 in Scenario {
         before: &[
             Before::Campaign(1),

@@ -317,11 +317,15 @@ impl Replica {
             MessageBody::AppendReply(AppendReply::Accepted { matched, .. }) => {
                 term <= disk.hard_state.term && *matched <= disk.last()
             }
+            MessageBody::HeartbeatReply { last, .. } => {
+                let at = usize::try_from(last.index.0).unwrap();
+                let there = at == 0 || disk.history().get(at - 1).is_some_and(|entry| entry.id == *last);
+                term <= disk.hard_state.term && there
+            }
             MessageBody::VoteReply { granted: false }
             | MessageBody::Append(_)
             | MessageBody::AppendReply(AppendReply::Rejected { .. })
             | MessageBody::Heartbeat { .. }
-            | MessageBody::HeartbeatReply { .. }
             | MessageBody::InstallSnapshot(_)
             | MessageBody::TimeoutNow
             | MessageBody::ReadIndex { .. }

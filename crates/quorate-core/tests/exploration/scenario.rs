@@ -32,6 +32,10 @@ pub(crate) enum Before {
     Compact(u64),
     /// Nothing that this replica says or is told arrives any more.
     Cut(u64),
+    /// The disk of this replica hangs: its writes stay on their way, also when the search begins.
+    Stall(u64),
+    /// The power of this replica fails; its disk works again.
+    Crash(u64),
     /// Only votes arrive.
     VotesOnly,
     /// Everybody is connected again.
@@ -84,6 +88,10 @@ impl Scenario {
                 Before::Campaign(id) => (id, Input::Campaign),
                 Before::Propose(id) => (id, Input::Propose),
                 Before::Compact(id) => (id, Input::Compact),
+                Before::Crash(id) => {
+                    lost.stalled.retain(|stalled| *stalled != id);
+                    (id, Input::Crash)
+                }
                 Before::Cut(id) => {
                     lost.cut.push(id);
                     continue;
@@ -92,8 +100,12 @@ impl Scenario {
                     lost.votes_only = true;
                     continue;
                 }
+                Before::Stall(id) => {
+                    lost.stalled.push(id);
+                    continue;
+                }
                 Before::Heal => {
-                    lost = Lost::default();
+                    lost = Lost { stalled: lost.stalled, ..Lost::default() };
                     continue;
                 }
             };
@@ -110,6 +122,7 @@ impl Scenario {
 struct Lost {
     cut: Vec<u64>,
     votes_only: bool,
+    stalled: Vec<u64>,
 }
 
 impl Lost {
@@ -123,7 +136,8 @@ impl Lost {
 /// Delivers and writes everything until nothing is left.
 fn settle(world: &mut World, mut state: State, lost: &Lost) -> Result<State, String> {
     loop {
-        let writes = world.ids().find(|id| world.replica(&state, *id).may(Input::Persist));
+        let mut disks = world.ids().filter(|id| !lost.stalled.contains(id));
+        let writes = disks.find(|id| world.replica(&state, *id).may(Input::Persist));
         let action = match (writes, state.wire.first()) {
             (Some(id), _) => Action::Local(id, Input::Persist),
             (None, Some(parcel)) => {
