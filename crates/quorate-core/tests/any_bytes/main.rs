@@ -1,8 +1,6 @@
 //! The fuzz targets on a stable toolchain: a bounded number of random inputs, and every input that a fuzzer found worth
 //! keeping (`fuzz/corpus`). `docs/testing.md` says how to run the fuzzer itself.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 mod harness;
 
 use proptest::prelude::*;

@@ -109,7 +109,7 @@ searches! {
         ..Scenario::plain("", 3)
     };
     // The disk of 3 still works on 2@t1 when 2@t2 takes its place: what is then durable is not what is there.
-    a_write_of_an_old_term_is_on_its_way sees 30_000 in Scenario {
+    a_write_of_an_old_term_is_on_its_way sees 25_000 in Scenario {
         before: &[
             Before::Campaign(1),
             Before::Stall(1),
@@ -121,10 +121,10 @@ searches! {
             Before::Campaign(2),
         ],
         allowed: Allowance { campaigns: 1, proposals: 1, crashes: 1, duplicates: 1, ticks: 1, ..NONE },
-        steps_max: 8,
+        steps_max: 7,
         ..Scenario::plain("", 3)
     };
-    a_follower_needs_a_snapshot sees 100_000 in Scenario {
+    a_follower_needs_a_snapshot sees 40_000 in Scenario {
         before: &[
             Before::Campaign(1),
             Before::Cut(3),
@@ -135,21 +135,27 @@ searches! {
         ],
         allowed: Allowance { campaigns: 2, proposals: 1, crashes: 1, ..NONE },
         settings: AT_ONCE,
-        steps_max: 9,
+        steps_max: 8,
         ..Scenario::plain("", 3)
     };
-    voters_ask_first_and_stay_with_their_leader sees 45_000 in Scenario {
+    voters_ask_first_and_stay_with_their_leader sees 10_000 in Scenario {
         before: &[Before::Campaign(1)],
         settings: Settings { pre_vote: true, check_quorum: true, ..PLAIN },
         allowed: Allowance { campaigns: 2, forgets: 2, crashes: 1, ticks: 1, ..NONE },
-        steps_max: 7,
+        steps_max: 6,
         ..Scenario::plain("", 3)
     };
-    a_read_while_leadership_moves sees 110_000 in Scenario {
+    a_read_while_leadership_moves sees 40_000 in Scenario {
         before: &[Before::Campaign(1)],
         allowed: Allowance { campaigns: 1, proposals: 1, reads: 1, transfers: 1, ..NONE },
         settings: AT_ONCE,
-        steps_max: 9,
+        steps_max: 8,
+        ..Scenario::plain("", 3)
+    };
+    a_pre_vote_is_no_vote sees 60_000 in Scenario {
+        allowed: Allowance { campaigns: 2, ..NONE },
+        settings: Settings { pre_vote: true, ..AT_ONCE },
+        steps_max: 11,
         ..Scenario::plain("", 3)
     };
     members_change sees 45_000 in Scenario {
@@ -157,6 +163,32 @@ searches! {
         allowed: Allowance { campaigns: 2, changes: 2, ..NONE },
         settings: AT_ONCE,
         steps_max: 8,
+        ..Scenario::plain("", 3)
+    };
+    // Ongaro's bug of 2015: 1 made 3 a voter, lost that in a crash, and voted for 2; 3 has it and may win with 1.
+    two_leaders_change_the_members sees 250 in Scenario {
+        before: &[
+            Before::Campaign(1),
+            Before::Demote(1, 3),
+            Before::Stall(1),
+            Before::Cut(2),
+            Before::Promote(1, 3),
+            Before::Crash(1),
+            Before::Heal,
+            Before::VotesOnly,
+            Before::Campaign(2),
+            Before::Heal,
+        ],
+        allowed: Allowance { campaigns: 2, changes: 1, ..NONE },
+        settings: PLAIN,
+        steps_max: 9,
+        ..Scenario::plain("", 3)
+    };
+    members_change_through_a_joint_state sees 15_000 in Scenario {
+        before: &[Before::Campaign(1)],
+        allowed: Allowance { campaigns: 1, crashes: 1, joint_changes: 1, ..NONE },
+        settings: AT_ONCE,
+        steps_max: 9,
         ..Scenario::plain("", 3)
     };
 }

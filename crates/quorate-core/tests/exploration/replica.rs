@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_core::{
-    AppendReply, Config, Entry, Fetch, LogIndex, Membership, MembershipChange, Message, MessageBody,
-    MonoTime, RawNode, ReadOutcome, ReadTicket, Ready, Rejected, ReplicaId, RoleName, SnapshotOutcome,
+    AppendReply, Config, Entry, Fetch, LogIndex, Membership, MembershipChange, MembershipTransition, Message,
+    MessageBody, MonoTime, RawNode, ReadOutcome, ReadTicket, Ready, Rejected, ReplicaId, RoleName,
+    SnapshotOutcome,
 };
 
 use crate::disk::{Disk, Write};
@@ -63,6 +64,8 @@ pub(crate) enum Input {
     Remove(u64),
     Demote(u64),
     Promote(u64),
+    /// All other voters become learners in one step, through a joint state.
+    DemoteOthers,
 }
 
 /// See the module.
@@ -116,8 +119,9 @@ impl Replica {
             Ok((next, said))
         }));
         attempt.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            Err(format!("it panicked: {}", text.unwrap_or_default()))
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(format!("it panicked: {}", text.unwrap_or("without a word")))
         })
     }
 
@@ -128,9 +132,12 @@ impl Replica {
         match input {
             Input::Persist => !self.writing.is_empty(),
             Input::Campaign => !leads,
-            Input::Propose | Input::Transfer(_) | Input::Remove(_) | Input::Demote(_) | Input::Promote(_) => {
-                leads
-            }
+            Input::Propose
+            | Input::Transfer(_)
+            | Input::Remove(_)
+            | Input::Demote(_)
+            | Input::Promote(_)
+            | Input::DemoteOthers => leads,
             Input::ForgetLeader => status.leader.is_some(),
             Input::Compact => self.applied > status.compacted.index,
             Input::Deliver(_) | Input::Crash | Input::Tick | Input::Read => true,
@@ -160,12 +167,20 @@ impl Replica {
             Input::Remove(id) => self.change(MembershipChange::Remove(ReplicaId(id))),
             Input::Demote(id) => self.change(MembershipChange::Demote(ReplicaId(id))),
             Input::Promote(id) => self.change(MembershipChange::Promote(ReplicaId(id))),
+            Input::DemoteOthers => self.demote_others(),
         }
         Ok(())
     }
 
     fn change(&mut self, change: MembershipChange) {
         drop(self.core.propose_membership(self.now, change, None));
+    }
+
+    fn demote_others(&mut self) {
+        let status = self.core.status();
+        let others = status.membership.voters().filter(|voter| *voter != status.id);
+        let changes = others.map(MembershipChange::Demote).collect();
+        drop(self.core.propose_changes(self.now, changes, MembershipTransition::JointImplicit, None));
     }
 
     fn deliver(&mut self, parcel: &Parcel) -> Result<(), String> {

@@ -19,6 +19,7 @@ pub(crate) struct Allowance {
     pub(crate) compactions: u8,
     pub(crate) transfers: u8,
     pub(crate) changes: u8,
+    pub(crate) joint_changes: u8,
 }
 
 /// What happens before the search begins: everybody hears everything at once, but for those cut off.
@@ -28,6 +29,9 @@ pub(crate) enum Before {
     Campaign(u64),
     /// It proposes.
     Propose(u64),
+    /// The first of these asks that the second be a learner, or a voter again.
+    Demote(u64, u64),
+    Promote(u64, u64),
     /// It takes a snapshot and drops its log.
     Compact(u64),
     /// Nothing that this replica says or is told arrives any more.
@@ -75,8 +79,14 @@ impl Scenario {
             compactions: 0,
             transfers: 0,
             changes: 0,
+            joint_changes: 0,
         };
         Self { name, voters, settings, before: &[], allowed, steps_max: usize::MAX }
+    }
+
+    pub(crate) fn members_change(&self) -> bool {
+        let before = self.before.iter().any(|before| matches!(before, Before::Demote(..)));
+        before || self.allowed.changes > 0 || self.allowed.joint_changes > 0
     }
 
     /// The state in which the search begins.
@@ -87,6 +97,8 @@ impl Scenario {
             let (id, input) = match *before {
                 Before::Campaign(id) => (id, Input::Campaign),
                 Before::Propose(id) => (id, Input::Propose),
+                Before::Demote(id, other) => (id, Input::Demote(other)),
+                Before::Promote(id, other) => (id, Input::Promote(other)),
                 Before::Compact(id) => (id, Input::Compact),
                 Before::Crash(id) => {
                     lost.stalled.retain(|stalled| *stalled != id);
@@ -182,6 +194,7 @@ impl World {
             offer(Input::ForgetLeader, |left| &mut left.forgets);
             offer(Input::Read, |left| &mut left.reads);
             offer(Input::Compact, |left| &mut left.compactions);
+            offer(Input::DemoteOthers, |left| &mut left.joint_changes);
             for other in self.ids() {
                 if other != id {
                     offer(Input::Transfer(other), |left| &mut left.transfers);

@@ -31,7 +31,7 @@ struct Origin {
 /// # Errors
 /// The shortest story in which something breaks.
 pub(crate) fn explore(scenario: &Scenario) -> Result<Report, String> {
-    let mut world = World::new(scenario.settings.clone(), scenario.voters, scenario.allowed.changes > 0);
+    let mut world = World::new(scenario.settings.clone(), scenario.voters, scenario.members_change());
     let start =
         scenario.start(&mut world).map_err(|what| format!("{}: before the search: {what}", scenario.name))?;
     let mut seen = BTreeSet::from([fingerprint(&start)]);

@@ -204,7 +204,8 @@ impl World {
             | Input::Transfer(_)
             | Input::Remove(_)
             | Input::Demote(_)
-            | Input::Promote(_) => None,
+            | Input::Promote(_)
+            | Input::DemoteOthers => None,
         };
         let after = self.replicas[replica as usize].0.after(input, parcel, &self.settings);
         let outcome = after.map(|(replica, said)| self.keep(replica, said));
