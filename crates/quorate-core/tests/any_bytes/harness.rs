@@ -149,7 +149,7 @@ impl Source<'_> {
                 let prev = self.position();
                 let entries = self.entries(prev);
                 let (commit, read_round) = (LogIndex(self.number()), self.number());
-                MessageBody::Append(Append { prev, entries, commit, read_round })
+                MessageBody::Append(Append { prev, entries: entries.into(), commit, read_round })
             }
         }
     }

@@ -315,7 +315,12 @@ fn every_number_at_its_maximum_is_harmless() {
     let bodies = [
         MessageBody::PreVote(VoteRequest { last: far, transfer: true }),
         MessageBody::Vote(VoteRequest { last: far, transfer: true }),
-        MessageBody::Append(Append { prev: far, entries: vec![entry].into(), commit: max, read_round: u64::MAX }),
+        MessageBody::Append(Append {
+            prev: far,
+            entries: vec![entry].into(),
+            commit: max,
+            read_round: u64::MAX,
+        }),
         MessageBody::AppendReply(AppendReply::Accepted { matched: max, read_round: u64::MAX }),
         MessageBody::AppendReply(AppendReply::Rejected { prev: max, hint: far, last: max }),
         MessageBody::Heartbeat { commit: max, read_round: u64::MAX },
