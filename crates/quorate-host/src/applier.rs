@@ -159,6 +159,11 @@ impl RecoveredMachine {
         id: LogId,
         payload: &Bytes,
     ) -> Result<Result<Answer, RequestError>, MachineError> {
+        if let Some(version) = LoggedCommand::newer_version(payload) {
+            let reason =
+                format!("entry {id} is a command of version {version}: this node needs a newer build");
+            return Err(MachineError::new(reason));
+        }
         // Written by something else. Refused alike on every replica.
         let Ok(logged) = LoggedCommand::decode(payload) else {
             return Ok(Err(RequestError::Malformed));

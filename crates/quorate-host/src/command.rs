@@ -7,6 +7,8 @@
 //!     2 key       fingerprint:u64 · key (u8 length) · command…
 //!     3 open
 //! ```
+//!
+//! A new kind is a new version: a replica that does not know it stops.
 
 use bytes::Bytes;
 use quorate_core::DecodeError;
@@ -74,6 +76,12 @@ impl LoggedCommand {
             LoggedKind::Open => 0,
             LoggedKind::Command { command, .. } => command.len() + KEY_BYTES_MAX,
         }
+    }
+
+    /// The version of a command that a newer build wrote. Passing over it would make this replica differ from
+    /// those that understand it.
+    pub(crate) fn newer_version(bytes: &Bytes) -> Option<u8> {
+        bytes.first().copied().filter(|version| *version > VERSION)
     }
 
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {

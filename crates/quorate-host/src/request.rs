@@ -179,8 +179,8 @@ pub enum RequestError {
     /// The key was used for another request.
     #[error("this idempotency key was used for a different request")]
     KeyReused,
-    /// The entry is of a version or kind that this build does not know. Changed nothing, anywhere.
-    #[error("the command cannot be understood by this version")]
+    /// The entry is no command that any build would write. Changed nothing, anywhere.
+    #[error("the entry is not a command")]
     Malformed,
     /// The membership change was refused.
     #[error("membership change refused: {0:?}")]

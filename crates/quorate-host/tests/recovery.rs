@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use quorate_core::{GroupId, LogId, LogIndex, Membership, NodeId, SnapshotMeta, Term};
+use quorate_core::{Entry, EntryPayload, GroupId, LogId, LogIndex, Membership, NodeId, SnapshotMeta, Term};
 use quorate_host::{
-    Answer, BatchEnd, Command, Dedupe, MachineError, RecoverError, Recovered, RecoveredGroup, Request,
-    SessionConfig, SnapshotSource, StateMachine, recover_group,
+    Answer, Applied, Applier, ApplyTask, BatchEnd, Command, Dedupe, Event, MachineError, RecoverError,
+    Recovered, RecoveredGroup, Request, RequestError, SessionConfig, SnapshotSource, StateMachine,
+    recover_group,
 };
 use quorate_storage::{
     Damage, GroupState, MemSnapshotStore, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotStore,
@@ -290,4 +291,26 @@ fn machine_that_is_ahead_of_the_log_is_refused() {
     let error = recover(&log(10, 30), &Snapshots::default(), Some(&disk)).unwrap_err();
     assert!(matches!(error, RecoverError::LogBehind { .. }), "{error}");
     assert!(error.to_string().contains("remove this replica"), "{error}");
+}
+
+/// In a cluster whose leader is newer. Whoever passed over the entry would hold other data from there on.
+#[test]
+fn command_of_a_newer_version_stops_the_replica_and_garbage_does_not() {
+    let apply = |payload: &'static [u8]| {
+        let state = GroupState { group: GroupId(1), ..GroupState::default() };
+        let machine = Box::new(support::Journal::default());
+        let store = MemSnapshotStore::new();
+        let recovered = recover_group(&state, &store, machine, &SessionConfig::default()).unwrap();
+        let mut applier = Applier::new(Arc::new(store));
+        applier.add(recovered.machine);
+        let payload = EntryPayload::Command(Bytes::from_static(payload));
+        let entries = vec![Entry { id: LogId::new(1, 1), payload }];
+        applier.step(ApplyTask::Apply { group: GroupId(1), entries: entries.into() }).pop()
+    };
+    let Some(Event::Applied(Applied::Failed { reason, .. })) = apply(b"\x02anything") else { panic!() };
+    assert!(reason.contains("1@t1 is a command of version 2: this node needs a newer build"), "{reason}");
+    for garbage in [&b""[..], b"\x00garbage", b"\x01\x09garbage"] {
+        let Some(Event::Applied(Applied::Entries { responses, .. })) = apply(garbage) else { panic!() };
+        assert_eq!(responses, [(LogId::new(1, 1), Err(RequestError::Malformed))]);
+    }
 }
