@@ -4,6 +4,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use quorate_bench::Group;
 use quorate_bench::ours::Ours;
@@ -12,7 +13,7 @@ use quorate_bench::theirs::Theirs;
 fn round<G: Group>(criterion: &mut Criterion, voters: u64, bytes: usize, batch: u64) {
     let mut benches = criterion.benchmark_group(format!("round/{voters} voters/{bytes} bytes/batch {batch}"));
     benches.throughput(Throughput::Elements(batch));
-    let (mut group, command) = (G::new(voters), vec![7; bytes]);
+    let (mut group, command) = (G::new(voters), Bytes::from(vec![7; bytes]));
     benches.bench_function(G::NAME, |bencher| bencher.iter(|| group.round(&command, batch)));
 }
 
@@ -31,7 +32,7 @@ fn rounds(criterion: &mut Criterion) {
 fn append<G: Group>(criterion: &mut Criterion, bytes: usize) {
     let mut benches = criterion.benchmark_group(format!("follower handles 64 entries/{bytes} bytes"));
     benches.throughput(Throughput::Elements(64));
-    let (mut group, command) = (G::new(3), vec![7; bytes]);
+    let (mut group, command) = (G::new(3), Bytes::from(vec![7; bytes]));
     benches.bench_function(G::NAME, |bencher| {
         bencher.iter_custom(|times| {
             let mut spent = Duration::ZERO;

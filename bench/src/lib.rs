@@ -10,9 +10,13 @@
 //! * A round is over when every replica has applied every entry, and it checks that.
 //! * Both keep the same "disk": a list in memory that is appended to and compacted every
 //!   [`COMPACT_EVERY`] entries. raft-rs also reads what it sends from there; ours does not read it.
-//! * Both run with PreVote and CheckQuorum, the same limits, and commands made new for every entry.
+//! * Both run with PreVote and CheckQuorum and the same limits.
+//! * The caller holds a command as `Bytes`, as one that came from a socket is. Ours takes it as it
+//!   is; raft-rs's `propose` takes a `Vec<u8>`, so there it is copied.
 
 #![forbid(unsafe_code)]
+
+use bytes::Bytes;
 
 pub mod ours;
 pub mod theirs;
@@ -29,14 +33,14 @@ pub trait Group: Sized {
     fn new(voters: u64) -> Self;
 
     /// Proposes `batch` commands with the bytes of `command` and runs until all replicas applied them.
-    fn round(&mut self, command: &[u8], batch: u64);
+    fn round(&mut self, command: &Bytes, batch: u64);
 
     /// Messages delivered so far.
     fn messages(&self) -> u64;
 
     /// Proposes `batch` commands, and takes what the leader has to say to replica 2, but does not
     /// deliver it. The other replicas are served.
-    fn prepare_append(&mut self, command: &[u8], batch: u64);
+    fn prepare_append(&mut self, command: &Bytes, batch: u64);
 
     /// Delivers that to replica 2, up to and including its answer. Returns the answers it gave.
     fn handle_append(&mut self) -> u64;

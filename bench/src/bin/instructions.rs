@@ -8,6 +8,7 @@
 
 use std::process::{Command, ExitCode};
 
+use bytes::Bytes;
 use quorate_bench::ours::Ours;
 use quorate_bench::theirs::Theirs;
 use quorate_bench::{Group, measured};
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn one<G: Group>(case: &str, voters: u64, bytes: u64, batch: u64) {
-    let command = vec![7; usize::try_from(bytes).expect("small")];
+    let command = Bytes::from(vec![7; usize::try_from(bytes).expect("small")]);
     let mut group = G::new(voters);
     let rounds = ENTRIES / batch;
     for round in 0..rounds * 2 {

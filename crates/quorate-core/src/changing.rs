@@ -20,7 +20,7 @@ use crate::membership::Membership;
 use crate::progress::{Progress, State};
 use crate::raw_node::ChangeError;
 use crate::shared::Shared;
-use crate::types::{LogId, ReplicaId};
+use crate::types::{LogId, MonoTime, ReplicaId};
 
 /// A learner that lacks more entries than this is not promoted yet.
 const LEARNER_LAG_MAX: u64 = 128;
@@ -30,13 +30,17 @@ impl Leader {
     pub(crate) fn sync_members(&mut self, shared: &Shared) {
         let next = shared.log.last_index().next();
         let (membership_id, membership) = shared.log.membership();
-        for (id, progress) in &mut self.progress {
-            let left = membership.get(*id).is_none();
-            progress.departing = left.then(|| progress.departing.unwrap_or(membership_id.index));
-        }
         for (id, _) in membership.members().filter(|(id, _)| *id != shared.id()) {
-            self.progress.entry(id).or_insert_with(|| Progress::new(shared.now, next));
+            self.progress.add(id, || Progress::new(shared.now, next));
         }
+        for (id, progress) in self.progress.iter_mut() {
+            let left = membership.get(id).is_none();
+            progress.departing = left.then(|| progress.departing.unwrap_or(membership_id.index));
+            progress.votes = membership.votes(id);
+        }
+        self.votes = membership.votes(shared.id());
+        self.joint = membership.joint().is_some();
+        *self.quorum_until = MonoTime(0);
     }
 
     pub(crate) fn propose_changes(
@@ -125,7 +129,7 @@ impl Leader {
     fn refuse_behind(&self, shared: &Shared, learner: ReplicaId) -> Result<(), ChangeError> {
         let (timeout, last) = (shared.config.election_timeout, shared.log.last_index());
         let missing = |progress: &Progress| last.0.saturating_sub(progress.matched.0);
-        let keeps_up = self.progress.get(&learner).is_some_and(|progress| {
+        let keeps_up = self.progress.get(learner).is_some_and(|progress| {
             matches!(progress.state, State::Replicate { .. })
                 && progress.is_active(shared.now, timeout)
                 && missing(progress) <= LEARNER_LAG_MAX
@@ -133,9 +137,7 @@ impl Leader {
         if keeps_up {
             return Ok(());
         }
-        Err(ChangeError::LearnerBehind {
-            missing: self.progress.get(&learner).map_or(last.0, missing).max(1),
-        })
+        Err(ChangeError::LearnerBehind { missing: self.progress.get(learner).map_or(last.0, missing).max(1) })
     }
 }
 

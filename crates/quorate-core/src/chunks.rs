@@ -10,10 +10,8 @@
 //! * Every chunk kept says what the window says: truncation forgets what it contradicts, and what
 //!   leaves the window leaves the chunks.
 //! * A chunk is used again only when nobody else holds it.
-//! * This is memory, not state: two replicas that differ only here are equal, and a clone starts without.
 
 use std::collections::VecDeque;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::entries::Entries;
@@ -106,19 +104,4 @@ impl Chunks {
             })
         });
     }
-}
-
-impl Clone for Chunks {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-impl PartialEq for Chunks {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-impl Eq for Chunks {}
-impl Hash for Chunks {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
 }

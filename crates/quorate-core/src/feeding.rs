@@ -40,9 +40,9 @@ impl Leader {
             self.maybe_confirm_reads(shared);
         }
         let mut feeding = Feeding::new(shared, &self.rounds, &[]);
-        for (id, progress) in &mut self.progress {
-            let appended = feeding.feed(*id, progress);
-            feeding.maybe_heartbeat(*id, progress, heartbeat_due, appended);
+        for (id, progress) in self.progress.iter_mut() {
+            let appended = feeding.feed(id, progress);
+            feeding.maybe_heartbeat(id, progress, heartbeat_due, appended);
         }
         if heartbeat_due && let Some(transfer) = self.transfer.filter(|transfer| transfer.told) {
             shared.send(transfer.to, MessageBody::TimeoutNow);
@@ -53,12 +53,12 @@ impl Leader {
 
     /// Says how members are fed, where that is news.
     fn tell_progress(&mut self, shared: &mut Shared) {
-        for (id, progress) in &mut self.progress {
+        for (id, progress) in self.progress.iter_mut() {
             let (from, to) = (progress.told, progress.name());
             if from != to {
                 progress.told = to;
                 let matched = progress.matched;
-                shared.event(RaftEvent::ProgressChanged { replica: *id, from, to, matched });
+                shared.event(RaftEvent::ProgressChanged { replica: id, from, to, matched });
             }
         }
     }
@@ -66,8 +66,8 @@ impl Leader {
     /// Entries came back from the disk.
     pub(crate) fn on_fetched(&mut self, shared: &mut Shared, entries: &[Entry]) {
         let mut feeding = Feeding::new(shared, &self.rounds, entries);
-        for (id, progress) in &mut self.progress {
-            feeding.feed(*id, progress);
+        for (id, progress) in self.progress.iter_mut() {
+            feeding.feed(id, progress);
         }
         self.replicate = true;
     }
@@ -75,7 +75,7 @@ impl Leader {
     /// Forgets removed members that know it, and those that cannot be told.
     fn see_off(&mut self, shared: &Shared) {
         let (commit, timeout) = (shared.log.commit(), shared.config.election_timeout);
-        self.progress.retain(|_, progress| {
+        self.progress.retain(|progress| {
             let Some(removed_at) = progress.departing else { return true };
             let streams = matches!(progress.state, State::Replicate { .. });
             streams

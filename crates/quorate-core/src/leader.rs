@@ -11,16 +11,19 @@
 //! What is sent to whom is in `feeding.rs`, once per `ready`: inputs only note that there may be
 //! something, so that proposals made together travel together.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::aside::Aside;
 use crate::entry::{Entry, EntryPayload};
 use crate::event::{RaftEvent, ReadFailure, RoleReason};
+use crate::followers::Followers;
 use crate::lease::Lease;
 use crate::log::entry_bytes;
 use crate::message::{AppendReply, Message, MessageBody};
 use crate::progress::{Progress, Rejection};
+use crate::quorum::{Votes, reached_by_majority};
 use crate::raw_node::{ProposeError, ReadError, Rejected, SnapshotOutcome};
 use crate::read::{Asker, Rounds};
 use crate::ready::ReadTicket;
@@ -33,7 +36,13 @@ use crate::types::{LogId, LogIndex, MonoTime, ReplicaId};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
     /// Every other member, and those that are being told that they no longer are.
-    pub(crate) progress: BTreeMap<ReplicaId, Progress>,
+    pub(crate) progress: Followers,
+    /// Where this leader counts.
+    pub(crate) votes: Votes,
+    /// Two majorities are needed.
+    pub(crate) joint: bool,
+    /// No earlier than this a quorum has been silent for an election timeout.
+    pub(crate) quorum_until: Aside<MonoTime>,
     pub(crate) heartbeat_deadline: MonoTime,
     pub(crate) heartbeat_due: bool,
     pub(crate) rounds: Rounds,
@@ -51,7 +60,10 @@ impl Leader {
     /// commit says what else is committed (Raft §8).
     pub(crate) fn new(shared: &mut Shared) -> Self {
         let mut leader = Self {
-            progress: BTreeMap::new(),
+            progress: Followers::default(),
+            votes: Votes::default(),
+            joint: false,
+            quorum_until: Aside::default(),
             heartbeat_deadline: shared.now + shared.config.heartbeat_interval,
             heartbeat_due: false,
             rounds: Rounds::default(),
@@ -81,10 +93,12 @@ impl Leader {
     // ---- time -----------------------------------------------------------------------------------
 
     pub(crate) fn tick(&mut self, shared: &mut Shared) -> Transition {
-        if shared.config.check_quorum
-            && shared.now.since(self.quorum_heard(shared)) >= shared.config.election_timeout
-        {
-            return Transition::Follow { leader: None, reason: RoleReason::QuorumLost };
+        if shared.config.check_quorum && *self.quorum_until <= shared.now {
+            // Until then no vote is counted again: who was heard stays heard.
+            *self.quorum_until = self.quorum_heard(shared) + shared.config.election_timeout;
+            if *self.quorum_until <= shared.now {
+                return Transition::Follow { leader: None, reason: RoleReason::QuorumLost };
+            }
         }
         self.expire_transfer(shared);
         let expired = self.rounds.expire(shared.now);
@@ -97,7 +111,7 @@ impl Leader {
             self.heartbeat_due = true;
             self.replicate = true;
         }
-        for progress in self.progress.values_mut() {
+        for (_, progress) in self.progress.iter_mut() {
             self.replicate |= progress.on_time(shared.now);
         }
         Transition::Stay
@@ -107,7 +121,7 @@ impl Leader {
         let transfer = self.transfer.map(|transfer| transfer.until);
         let quorum =
             shared.config.check_quorum.then(|| self.quorum_heard(shared) + shared.config.election_timeout);
-        let snapshots = self.progress.values().filter_map(Progress::deadline).min();
+        let snapshots = self.progress.iter().filter_map(|(_, progress)| progress.deadline()).min();
         let others = [transfer, quorum, snapshots, self.rounds.deadline()];
         others.into_iter().flatten().fold(self.heartbeat_deadline, MonoTime::min)
     }
@@ -119,9 +133,24 @@ impl Leader {
         own: T,
         of: impl Fn(&Progress) -> T,
     ) -> T {
-        let value =
-            |id| if id == shared.id() { own } else { self.progress.get(&id).map_or(T::default(), &of) };
-        shared.membership().reached_by_quorum(value).unwrap_or_default()
+        let side = |counts: fn(Votes) -> bool| {
+            let others = self.progress.iter().filter(|(_, progress)| counts(progress.votes));
+            let own = counts(self.votes).then_some(own);
+            let values = own.into_iter().chain(others.map(|(_, progress)| of(progress)));
+            reached_by_majority(self.progress.len() + 1, values).unwrap_or_default()
+        };
+        let mut reached = side(|votes| votes.incoming);
+        if self.joint {
+            reached = reached.min(side(|votes| votes.outgoing));
+        }
+        debug_assert!(
+            Some(reached)
+                == shared.membership().reached_by_quorum(|id| {
+                    if id == shared.id() { own } else { self.progress.get(id).map_or(T::default(), &of) }
+                }),
+            "the votes of the followers are those of the membership"
+        );
+        reached
     }
 
     /// When a quorum was last heard.
@@ -210,7 +239,7 @@ impl Leader {
 
     pub(crate) fn step(&mut self, shared: &mut Shared, message: &Message) -> Result<Transition, Rejected> {
         let from = message.from;
-        let Some(progress) = self.progress.get_mut(&from) else { return Err(Rejected::UnknownSender) };
+        let Some(progress) = self.progress.get_mut(from) else { return Err(Rejected::UnknownSender) };
         match message.body {
             MessageBody::AppendReply(AppendReply::Accepted { matched, read_round }) => {
                 if matched > shared.log.last_index() || read_round > self.rounds.newest() {
@@ -271,7 +300,7 @@ impl Leader {
         if hint.index > prev || prev > shared.log.last_index() {
             return Err(Rejected::Unexpected);
         }
-        let Some(progress) = self.progress.get_mut(&from) else { return Err(Rejected::UnknownSender) };
+        let Some(progress) = self.progress.get_mut(from) else { return Err(Rejected::UnknownSender) };
         progress.on_heard(shared.now);
         // Skip every index at which this log is of a later term than the follower can have (Raft
         // §5.3). Below this log's start only a snapshot can help.
@@ -293,6 +322,9 @@ impl Leader {
     /// The commit rule. Also ends the leadership of a leader that has committed that it may no
     /// longer lead.
     pub(crate) fn maybe_commit(&mut self, shared: &mut Shared) -> Transition {
+        if shared.log.commit() == shared.log.last_index() {
+            return Transition::Stay;
+        }
         let reached = self.quorum_index(shared);
         if shared.log.term_at(reached) != Some(shared.term) || !shared.commit_to(reached) {
             return Transition::Stay;
@@ -314,7 +346,7 @@ impl Leader {
     }
 
     pub(crate) fn on_unreachable(&mut self, shared: &mut Shared, replica: ReplicaId) {
-        if let Some(progress) = self.progress.get_mut(&replica) {
+        if let Some(progress) = self.progress.get_mut(replica) {
             progress.on_unreachable();
         }
         self.give_up_transfer_to(shared, replica);
@@ -326,7 +358,7 @@ impl Leader {
         to: ReplicaId,
         outcome: SnapshotOutcome,
     ) {
-        let Some(progress) = self.progress.get_mut(&to) else { return };
+        let Some(progress) = self.progress.get_mut(to) else { return };
         if progress.awaits_snapshot() {
             shared.event(RaftEvent::SnapshotEnded { to, outcome });
         }

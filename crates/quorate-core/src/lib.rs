@@ -81,6 +81,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod aside;
 mod candidate;
 mod change;
 mod changing;
@@ -94,6 +95,7 @@ mod event;
 mod feeding;
 mod fetches;
 mod follower;
+mod followers;
 mod forced_recovery;
 mod gate;
 mod joint;
@@ -112,7 +114,6 @@ mod ready;
 mod rng;
 mod role;
 mod shared;
-mod spare;
 mod status;
 mod transfer;
 mod types;

@@ -21,6 +21,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::aside::Aside;
 use crate::chunks::Chunks;
 use crate::codec::encoded_entry_len;
 use crate::entries::Entries;
@@ -41,7 +42,7 @@ pub(crate) struct Log {
     window_bytes: u64,
     window_bytes_max: u64,
     /// What was handed out of the window lately.
-    chunks: Chunks,
+    chunks: Aside<Chunks>,
     /// Never empty: the first is the one in effect at `compacted`.
     memberships: Vec<(LogId, Arc<Membership>)>,
     commit: LogIndex,
@@ -105,7 +106,7 @@ impl Log {
             window: VecDeque::new(),
             window_bytes: 0,
             window_bytes_max,
-            chunks: Chunks::default(),
+            chunks: Aside::default(),
             memberships,
             commit: hard_state.commit.min(last).max(applied).max(compacted.index),
             persisted: last,
@@ -234,7 +235,7 @@ impl Log {
         self.runs.clear();
         self.window.clear();
         self.window_bytes = 0;
-        self.chunks = Chunks::default();
+        self.chunks = Aside::default();
         self.memberships = vec![(meta.membership_id, Arc::clone(&meta.membership))];
     }
 

@@ -6,16 +6,16 @@
 //!   that repeats itself cannot fill the memory.
 //! * When the term changes, held messages of older terms are dropped: nobody needs them.
 
+use crate::aside::Aside;
 use crate::message::{AppendReply, Message, MessageBody};
 use crate::ready::PersistToken;
-use crate::spare::Spare;
 use crate::types::Term;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Outbox {
     free: Vec<Message>,
-    spare: Spare<Message>,
+    spare: Aside<Vec<Message>>,
     held: Vec<(PersistToken, Message)>,
 }
 

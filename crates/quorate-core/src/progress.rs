@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::promotion::CatchUp;
+use crate::quorum::Votes;
 use crate::status::{ProgressName, ProgressStatus};
 use crate::types::{LogIndex, MonoTime};
 
@@ -43,6 +44,8 @@ pub(crate) struct Progress {
     pub(crate) departing: Option<LogIndex>,
     /// How far it has caught up, while it is to be promoted (`promotion.rs`).
     pub(crate) catch_up: Option<CatchUp>,
+    /// Where it counts.
+    pub(crate) votes: Votes,
     /// How it is fed, as the events have told.
     pub(crate) told: ProgressName,
 }
@@ -126,6 +129,7 @@ impl Progress {
             recheck: false,
             departing: None,
             catch_up: None,
+            votes: Votes { incoming: false, outgoing: false },
             told: ProgressName::Probe,
         }
     }

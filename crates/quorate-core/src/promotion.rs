@@ -48,7 +48,7 @@ impl Leader {
     /// Whether `learner` has just ended a round in time; moves on to the next round.
     fn has_caught_up(&mut self, shared: &Shared, learner: ReplicaId) -> bool {
         let (now, timeout) = (shared.now, shared.config.election_timeout);
-        let Some(progress) = self.progress.get_mut(&learner) else { return false };
+        let Some(progress) = self.progress.get_mut(learner) else { return false };
         let last = shared.log.last_index();
         let first = CatchUp { round: 1, until: last, began: now };
         let round = *progress.catch_up.get_or_insert(first);

@@ -9,18 +9,47 @@
 
 use std::collections::BTreeMap;
 
-use crate::membership::{MEMBERS_MAX, Membership};
+use crate::membership::{MEMBERS_MAX, MemberRole, Membership};
 use crate::types::ReplicaId;
+
+/// A group of so many voters is counted without clearing room for the largest.
+const FEW: usize = 8;
 
 /// How many of `voters` are a majority.
 const fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// The highest value that a majority has reached; `None` without voters. Reorders `values`.
-fn reached_by_majority<T: Ord + Copy>(values: &mut [T]) -> Option<T> {
-    values.sort_unstable_by(|a, b| b.cmp(a));
-    values.get(majority(values.len()) - 1).copied()
+/// The highest value that a majority has reached; `None` without voters. Room for `N` voters.
+fn reached_among<T: Ord + Copy + Default, const N: usize>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut sorted = [T::default(); N];
+    let mut count = 0;
+    for (voter, value) in values.take(N).enumerate() {
+        // Highest first. Voters are few and mostly equal: nothing sorts them faster.
+        let mut place = voter;
+        while place > 0 && sorted[place - 1] < value {
+            sorted[place] = sorted[place - 1];
+            place -= 1;
+        }
+        sorted[place] = value;
+        count = voter + 1;
+    }
+    (count > 0).then(|| sorted[majority(count) - 1])
+}
+
+/// The highest value that a majority of at most `voters_max` voters has reached; `None` without voters.
+pub(crate) fn reached_by_majority<T: Ord + Copy + Default>(
+    voters_max: usize,
+    values: impl Iterator<Item = T>,
+) -> Option<T> {
+    if voters_max <= FEW { reached_among::<T, FEW>(values) } else { reached_among::<T, MEMBERS_MAX>(values) }
+}
+
+/// In which of the two majorities of the joint state a member counts; outside of it only in the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Votes {
+    pub(crate) incoming: bool,
+    pub(crate) outgoing: bool,
 }
 
 /// How an election stands.
@@ -63,31 +92,27 @@ fn tally(voters: impl Iterator<Item = ReplicaId>, votes: &BTreeMap<ReplicaId, bo
     }
 }
 
-/// What a majority of `voters` has reached.
-fn reached<T: Ord + Copy + Default>(
-    voters: impl Iterator<Item = ReplicaId>,
-    of: impl Fn(ReplicaId) -> T,
-) -> Option<T> {
-    let mut values = [T::default(); MEMBERS_MAX];
-    let mut count = 0;
-    for (value, voter) in values.iter_mut().zip(voters) {
-        *value = of(voter);
-        count += 1;
-    }
-    reached_by_majority(values.get_mut(..count)?)
-}
-
 impl Membership {
     /// The highest value that a quorum has reached; `None` without voters.
     pub(crate) fn reached_by_quorum<T: Ord + Copy + Default>(
         &self,
         of: impl Fn(ReplicaId) -> T,
     ) -> Option<T> {
-        let incoming = reached(self.incoming_voters(), &of)?;
+        let incoming = reached_by_majority(MEMBERS_MAX, self.incoming_voters().map(&of))?;
         match self.joint() {
             None => Some(incoming),
-            Some(joint) => reached(joint.outgoing_voters(), &of).map(|outgoing| incoming.min(outgoing)),
+            Some(joint) => {
+                let outgoing = reached_by_majority(MEMBERS_MAX, joint.outgoing_voters().map(&of))?;
+                Some(incoming.min(outgoing))
+            }
         }
+    }
+
+    /// Where `id` counts.
+    pub(crate) fn votes(&self, id: ReplicaId) -> Votes {
+        let votes = self.get(id).is_some_and(|member| member.role == MemberRole::Voter);
+        let incoming = votes && !self.is_leaving(id);
+        Votes { incoming, outgoing: self.joint().is_some_and(|joint| joint.outgoing.contains(&id)) }
     }
 
     /// How an election stands among all who vote.
@@ -118,7 +143,7 @@ mod tests {
                 .filter(|candidate| values.iter().filter(|value| *value >= candidate).count() * 2 > values.len())
                 .max()
                 .unwrap();
-            prop_assert_eq!(reached_by_majority(&mut values.clone()), Some(by_counting));
+            prop_assert_eq!(reached_by_majority(values.len(), values.iter().copied()), Some(by_counting));
         }
 
         #[test]
@@ -316,7 +341,7 @@ mod tests {
 
     #[test]
     fn without_voters_nothing_is_reached_and_nobody_wins() {
-        assert_eq!(reached_by_majority::<u64>(&mut []), None);
+        assert_eq!(reached_by_majority::<u64>(0, std::iter::empty()), None);
         assert_eq!(tally(std::iter::empty(), &BTreeMap::new()), Tally::Lost);
     }
 }

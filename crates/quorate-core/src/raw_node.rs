@@ -136,7 +136,7 @@ impl RawNode {
             | MessageBody::HeartbeatReply { .. }
             | MessageBody::ReadIndex { .. }
             | MessageBody::ReadIndexReply { .. } => match &self.role {
-                Role::Leader(leader) => leader.progress.contains_key(&message.from),
+                Role::Leader(leader) => leader.progress.get(message.from).is_some(),
                 Role::Follower(_) | Role::Candidate(_) => {
                     self.shared.membership().get(message.from).is_some()
                         || self.shared.leader == Some(message.from)
@@ -575,7 +575,7 @@ impl RawNode {
         };
         let (now, config) = (self.shared.now, &self.shared.config);
         leading.into_iter().flat_map(move |leader| {
-            leader.progress.iter().map(move |(id, progress)| (*id, progress.status(now, config)))
+            leader.progress.iter().map(move |(id, progress)| (id, progress.status(now, config)))
         })
     }
 

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::apply::Apply;
+use crate::aside::Aside;
 use crate::config::Config;
 use crate::entry::{Entry, EntryPayload};
 use crate::error::RestoreError;
@@ -21,7 +22,6 @@ use crate::raw_node::Restored;
 use crate::read::Asker;
 use crate::ready::{PersistToken, ReadOutcome, ReadTicket};
 use crate::rng::SplitMix64;
-use crate::spare::Spare;
 use crate::types::{HardState, LogIndex, MonoTime, ReplicaId, Term};
 use crate::writes::Writes;
 
@@ -50,8 +50,8 @@ pub(crate) struct Shared {
     pub(crate) next_request: u64,
     pub(crate) reads: Vec<ReadOutcome>,
     pub(crate) events: Vec<RaftEvent>,
-    pub(crate) spare_reads: Spare<ReadOutcome>,
-    pub(crate) spare_events: Spare<RaftEvent>,
+    pub(crate) spare_reads: Aside<Vec<ReadOutcome>>,
+    pub(crate) spare_events: Aside<Vec<RaftEvent>>,
 }
 
 impl Shared {
@@ -85,8 +85,8 @@ impl Shared {
             next_request: lives.next(),
             reads: Vec::new(),
             events: Vec::new(),
-            spare_reads: Spare::default(),
-            spare_events: Spare::default(),
+            spare_reads: Aside::default(),
+            spare_events: Aside::default(),
             log,
             config,
         })

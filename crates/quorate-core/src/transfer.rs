@@ -53,7 +53,7 @@ impl Leader {
         if !shared.membership().may_lead(to) {
             return Err(TransferError::NotVoter);
         }
-        if !self.progress.get(&to).is_some_and(|p| p.is_active(shared.now, shared.config.election_timeout)) {
+        if !self.progress.get(to).is_some_and(|p| p.is_active(shared.now, shared.config.election_timeout)) {
             return Err(TransferError::Unreachable);
         }
         self.transfer = Some(Transfer { to, until: shared.one_timeout(), told: false });
@@ -69,10 +69,10 @@ impl Leader {
         self.progress
             .iter()
             .filter(|(id, progress)| {
-                shared.membership().may_lead(**id) && progress.is_active(shared.now, timeout)
+                shared.membership().may_lead(*id) && progress.is_active(shared.now, timeout)
             })
-            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
-            .map(|(id, _)| *id)
+            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(*id)))
+            .map(|(id, _)| id)
     }
 
     /// Stops waiting for the target: proposals are taken again at once. What it was told cannot be taken
@@ -115,7 +115,7 @@ impl Leader {
     pub(crate) fn maybe_finish_transfer(&mut self, shared: &mut Shared) {
         let Some(transfer) = &mut self.transfer else { return };
         let last = shared.log.last_index();
-        let complete = self.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
+        let complete = self.progress.get(transfer.to).is_some_and(|progress| progress.matched == last);
         if complete && !transfer.told {
             transfer.told = true;
             self.lease.break_for_good();
