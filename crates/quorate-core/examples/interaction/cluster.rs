@@ -3,7 +3,9 @@
 //! | directive | here |
 //! |---|---|
 //! | add-nodes | the next replicas; with `index` their log begins after a snapshot there |
-//! | campaign, propose, propose-conf-change, transfer-leadership, forget-leader, report-unreachable | the input of that name |
+//! | campaign, transfer-leadership, report-unreachable | the input of that name |
+//! | propose, propose-conf-change | the input of that name; a replica that does not lead names the leader, and that one is asked (etcd passes the proposal on) |
+//! | forget-leader | the input of that name at followers (etcd's leaders and candidates ignore it, ours step down) |
 //! | tick-heartbeat | half an election timeout passes in one jump: after that our leader asks again for what was not answered, as etcd's does at every heartbeat |
 //! | tick-election | three thirds of an election timeout pass |
 //! | process-ready, process-append-thread, process-apply-thread | see `node.rs` |
@@ -17,7 +19,8 @@
 use std::collections::BTreeMap;
 
 use quorate_core::{
-    ChangeError, Config, LogId, LogIndex, Member, MemberRole, Membership, Message, NodeId, RawNode, ReplicaId,
+    ChangeError, Config, LogId, LogIndex, Member, MemberRole, Membership, Message, NodeId, ProposeError,
+    RawNode, ReplicaId, RoleName,
 };
 
 use crate::facts::Way;
@@ -95,14 +98,13 @@ impl Cluster {
                 None
             }
             "forget-leader" => {
-                self.node(first)?.input(RawNode::forget_leader);
+                let node = self.node(first)?;
+                if node.core.status().role == RoleName::Follower {
+                    node.input(RawNode::forget_leader);
+                }
                 None
             }
-            "propose" => {
-                let data = step.plain().nth(1).unwrap_or_default().trim_matches('"').to_owned();
-                let outcome = self.node(first)?.input(|core, now| core.propose(now, data.into()));
-                outcome.err().map(|error| error.to_string())
-            }
+            "propose" => self.propose(first, step.plain().nth(1).unwrap_or_default())?,
             "propose-conf-change" => self.propose_change(step)?,
             "tick-heartbeat" => {
                 self.node(first)?.pass(TIMEOUT / 2);
@@ -118,7 +120,9 @@ impl Cluster {
                 None
             }
             "send-snapshot" => {
-                self.node(first)?.send_snapshot(second.ok_or("send-snapshot: to whom?")?);
+                let to = second.ok_or("send-snapshot: to whom?")?;
+                let snapshot = self.node(first)?.snapshot_for(to);
+                self.send(snapshot.into_iter().collect());
                 None
             }
             "transfer-leadership" => {
@@ -135,6 +139,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Proposes `data`; a replica that does not lead names the one to ask, as it does to clients.
+    fn propose(&mut self, at: Option<u64>, data: &str) -> Result<Option<String>, String> {
+        let proposal = |core: &mut RawNode, now| core.propose(now, data.to_owned().into());
+        let mut outcome = self.node(at)?.input(proposal);
+        if let Err(ProposeError::NotLeader { leader: Some(leader) }) = outcome {
+            outcome = self.node(Some(leader.0))?.input(proposal);
+        }
+        Ok(outcome.err().map(|error| error.to_string()))
+    }
+
     // ---- members --------------------------------------------------------------------------------
 
     fn add_nodes(&mut self, step: &Step) -> Result<(), String> {
@@ -149,6 +163,7 @@ impl Cluster {
             config.heartbeat_interval = TIMEOUT / 3;
             config.pre_vote = step.is_on("prevote");
             config.check_quorum = step.is_on("checkquorum");
+            config.leader_lease = step.value("read-only") == Some("lease-based");
             config.inflight_messages_max =
                 number("inflight").map_or(1 << 20, |count| usize::try_from(count).unwrap_or(1));
             config.apply_bytes_max = number("max-committed-size-per-ready").unwrap_or(config.apply_bytes_max);
@@ -161,11 +176,15 @@ impl Cluster {
     fn propose_change(&mut self, step: &Step) -> Result<Option<String>, String> {
         let id = step.replicas().first().copied().ok_or("propose-conf-change: where?")?;
         let wish = Wish::read(step)?;
-        match wish.propose(self.node(Some(id))?) {
+        let (mut at, mut outcome) = (id, wish.propose(self.node(Some(id))?));
+        if let Err(ChangeError::Propose(ProposeError::NotLeader { leader: Some(leader) })) = outcome {
+            (at, outcome) = (leader.0, wish.propose(self.node(Some(leader.0))?));
+        }
+        match outcome {
             Ok(()) => Ok(None),
             // Not before its leader has committed in its term: that comes by itself.
             Err(ChangeError::NotReady) => {
-                self.wishes.push((id, wish));
+                self.wishes.push((at, wish));
                 Ok(None)
             }
             Err(refused) => Ok(Some(format!("{refused:?}"))),

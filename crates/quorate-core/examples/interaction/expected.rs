@@ -190,7 +190,6 @@ impl Reader {
             "MsgTimeoutNow" => self.facts.deed(subject("timeout now"), format!("t{term}")),
             "MsgSnap" => self.facts.deed(subject("snapshot"), "yes"),
             "MsgApp" => self.append(rest, (from, to, way)),
-            "MsgProp" => self.facts.deed(subject("forwards a proposal"), "yes"),
             _ => {}
         }
     }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! With asynchronous storage the last row is three directives: writes and applies wait in queues for
-//! theirs.
+//! theirs. Only a term and vote that nothing waits before are written at once: our core asks for no
+//! vote before its own is durable, where etcd's asks first and counts its own later.
 
 use std::collections::VecDeque;
 use std::mem::take;
@@ -151,20 +152,19 @@ impl Node {
                         let entries = self.disk.read(from, to, bytes_max);
                         self.core.on_fetched(self.now, from, entries);
                     }
-                    Fetch::SendSnapshot { to, .. } => self.send_snapshot(to),
+                    Fetch::SendSnapshot { to, .. } => self.messages.extend(self.snapshot_for(to)),
                 }
             }
         }
     }
 
-    /// Sends `to` a snapshot of what is applied here.
-    pub(crate) fn send_snapshot(&mut self, to: ReplicaId) {
+    /// A snapshot for `to` of what is applied here.
+    pub(crate) fn snapshot_for(&self, to: ReplicaId) -> Option<Message> {
         let status = self.core.status();
         let (from, term) = (status.id, status.term);
-        if let Some(meta) = self.core.snapshot_meta(status.applied) {
-            let epoch = meta.membership.epoch();
-            self.messages.push(Message { from, to, term, epoch, body: MessageBody::InstallSnapshot(meta) });
-        }
+        let meta = self.core.snapshot_meta(status.applied)?;
+        let epoch = meta.membership.epoch();
+        Some(Message { from, to, term, epoch, body: MessageBody::InstallSnapshot(meta) })
     }
 
     /// Whether `handle_ready` would do anything.
@@ -184,7 +184,11 @@ impl Node {
         let writes = take(&mut self.writes);
         done.written = writes.iter().flat_map(|write| write.entries.iter().cloned()).collect();
         if self.asynchronous {
-            if !writes.is_empty() {
+            let only_votes =
+                writes.iter().all(|write| write.entries.is_empty() && write.truncate_from.is_none());
+            if only_votes && self.append_work.is_empty() && self.restores.is_none() {
+                done.messages.extend(self.write(&writes));
+            } else if !writes.is_empty() {
                 self.append_work.push_back(writes);
             }
             done.applied = Work { restores: self.restores.take(), applies: take(&mut self.applies) };
