@@ -86,6 +86,7 @@ impl Candidate {
             | MessageBody::Vote(_)
             | MessageBody::Append(_)
             | MessageBody::Heartbeat { .. }
+            | MessageBody::Quiesce { .. }
             | MessageBody::InstallSnapshot(_) => unreachable!("answered before, or by a follower"),
         };
         self.count(shared, message.from, granted);

@@ -76,6 +76,7 @@ const INSTALL_SNAPSHOT: u8 = 10;
 const TIMEOUT_NOW: u8 = 11;
 const READ_INDEX: u8 = 12;
 const READ_INDEX_REPLY: u8 = 13;
+const QUIESCE: u8 = 14;
 
 /// Appends the encoding of `entry` to `out`.
 pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
@@ -222,6 +223,10 @@ pub fn encode_message(message: &Message, out: &mut Vec<u8>) {
             put_log_id(*last, out);
         }
         MessageBody::InstallSnapshot(meta) => encode_snapshot_meta(meta, out),
+        MessageBody::Quiesce { last, round } => {
+            put_log_id(*last, out);
+            put_u64(*round, out);
+        }
         MessageBody::TimeoutNow => {}
         MessageBody::ReadIndex { request } => put_u64(*request, out),
         MessageBody::ReadIndexReply { request, index } => {
@@ -261,6 +266,7 @@ const fn message_kind(body: &MessageBody) -> u8 {
         MessageBody::Heartbeat { .. } => HEARTBEAT,
         MessageBody::HeartbeatReply { .. } => HEARTBEAT_REPLY,
         MessageBody::InstallSnapshot(_) => INSTALL_SNAPSHOT,
+        MessageBody::Quiesce { .. } => QUIESCE,
         MessageBody::TimeoutNow => TIMEOUT_NOW,
         MessageBody::ReadIndex { .. } => READ_INDEX,
         MessageBody::ReadIndexReply { .. } => READ_INDEX_REPLY,
@@ -456,6 +462,7 @@ impl Reader<'_> {
                 MessageBody::HeartbeatReply { read_round: self.u64("a read round")?, last: self.log_id()? }
             }
             INSTALL_SNAPSHOT => MessageBody::InstallSnapshot(self.snapshot_meta()?),
+            QUIESCE => MessageBody::Quiesce { last: self.log_id()?, round: self.u64("a round")? },
             TIMEOUT_NOW => MessageBody::TimeoutNow,
             READ_INDEX => MessageBody::ReadIndex { request: self.u64("a request")? },
             READ_INDEX_REPLY => {

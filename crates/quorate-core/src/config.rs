@@ -24,6 +24,10 @@ pub struct Config {
     /// one of them can win. At most ten times `election_timeout`: when nobody else can, it leads.
     #[doc(alias = "priority")]
     pub election_delay: Duration,
+    /// After how long without anything to do a leader asks its group to rest: no heartbeats, no deadlines
+    /// (`next_deadline` is `MonoTime::NEVER`), until something happens. The caller then has to tell its replicas
+    /// with `RawNode::wake` when the node of their leader is lost. Default `None`: never.
+    pub quiesce_after: Option<Duration>,
     /// How often an idle leader speaks. Default 100 ms; at most a third of `election_timeout`.
     pub heartbeat_interval: Duration,
     /// Ask before campaigning, so that a partitioned replica does not raise terms. Default on.
@@ -89,6 +93,7 @@ impl Config {
             id,
             election_timeout: Duration::from_secs(1),
             election_delay: Duration::ZERO,
+            quiesce_after: None,
             heartbeat_interval: Duration::from_millis(100),
             pre_vote: true,
             check_quorum: true,

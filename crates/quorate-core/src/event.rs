@@ -153,6 +153,11 @@ pub enum RaftEvent {
         /// The message, without its entries.
         message: Box<Message>,
     },
+    /// A leader and its followers stopped waiting for each other, or woke (`Config::quiesce_after`).
+    QuiescenceChanged {
+        /// Whether the replica rests now.
+        quiescent: bool,
+    },
     /// A leadership transfer began.
     TransferStarted {
         /// Who shall lead.
@@ -312,6 +317,7 @@ impl RaftEvent {
             | Self::SnapshotReceived { .. }
             | Self::ReadsFailed { .. }
             | Self::MessageRejected { .. }
+            | Self::QuiescenceChanged { .. }
             | Self::TransferStarted { .. }
             | Self::TransferEnded { .. } => EventDetail::Changes,
             Self::Committed { .. } | Self::ReadsServed { .. } => EventDetail::Steps,

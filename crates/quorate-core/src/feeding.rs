@@ -31,6 +31,7 @@ impl Leader {
         let heartbeat_due = std::mem::take(&mut self.heartbeat_due);
         if heartbeat_due {
             self.maybe_begin_lease_round(shared);
+            self.maybe_ask_to_rest(shared);
         }
         // A member that left may have been all that a round waited for.
         self.maybe_confirm_reads(shared);
@@ -39,10 +40,19 @@ impl Leader {
             self.note_round(shared, number);
             self.maybe_confirm_reads(shared);
         }
+        let question = self.wish_to_rest(shared).filter(|_| heartbeat_due);
         let mut feeding = Feeding::new(shared, &self.rounds, &[]);
+        let mut anything = false;
         for (id, progress) in self.progress.iter_mut() {
             let appended = feeding.feed(id, progress);
-            feeding.maybe_heartbeat(id, progress, heartbeat_due, appended);
+            anything |= appended;
+            match &question {
+                Some(question) => feeding.shared.send(id, question.clone()),
+                None => feeding.maybe_heartbeat(id, progress, heartbeat_due, appended),
+            }
+        }
+        if anything {
+            self.stir(shared);
         }
         if heartbeat_due && let Some(transfer) = self.transfer.filter(|transfer| transfer.told) {
             shared.send(transfer.to, MessageBody::TimeoutNow);
@@ -69,6 +79,7 @@ impl Leader {
         for (id, progress) in self.progress.iter_mut() {
             feeding.feed(id, progress);
         }
+        self.stir(shared);
         self.replicate = true;
     }
 

@@ -21,15 +21,19 @@ use crate::types::{LogId, LogIndex, MonoTime, ReplicaId};
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Follower {
-    /// When to campaign, if no leader speaks until then.
-    pub(crate) deadline: MonoTime,
-    verified: LogIndex,
+    /// When to campaign, if no leader speaks until then; `None` at rest (see `quiescence.rs`).
+    pub(crate) deadline: Option<MonoTime>,
+    pub(crate) verified: LogIndex,
     passed_on: PassedOn,
 }
 
 impl Follower {
     pub(crate) fn new(shared: &mut Shared) -> Self {
-        Self { deadline: shared.election_deadline(), verified: LogIndex(0), passed_on: PassedOn::default() }
+        Self {
+            deadline: Some(shared.election_deadline()),
+            verified: LogIndex(0),
+            passed_on: PassedOn::default(),
+        }
     }
 
     pub(crate) fn tick(&mut self, shared: &mut Shared) -> Transition {
@@ -38,13 +42,13 @@ impl Follower {
         for ticket in expired {
             shared.fail_read(ticket);
         }
-        if shared.now < self.deadline {
+        if self.deadline.is_none_or(|deadline| shared.now < deadline) {
             return Transition::Stay;
         }
         if shared.may_campaign() {
             return Transition::Campaign { transfer: false, reason: RoleReason::ElectionTimeout };
         }
-        self.deadline = shared.election_deadline();
+        self.deadline = Some(shared.election_deadline());
         if shared.leader.is_some() {
             return Transition::Follow { leader: None, reason: RoleReason::ElectionTimeout };
         }
@@ -52,13 +56,15 @@ impl Follower {
     }
 
     pub(crate) fn next_deadline(&self) -> MonoTime {
-        self.passed_on.deadline().map_or(self.deadline, |reads| reads.min(self.deadline))
+        let deadline = self.deadline.unwrap_or(MonoTime::NEVER);
+        self.passed_on.deadline().map_or(deadline, |reads| reads.min(deadline))
     }
 
     /// The leader of this term spoke.
-    fn hear(&mut self, shared: &mut Shared) {
+    pub(crate) fn hear(&mut self, shared: &mut Shared) {
+        self.wake(shared);
         shared.heard_leader = Some(shared.now);
-        self.deadline = shared.election_deadline();
+        self.deadline = Some(shared.election_deadline());
     }
 
     pub(crate) fn step(&mut self, shared: &mut Shared, message: Message) -> Result<Transition, Rejected> {
@@ -72,6 +78,7 @@ impl Follower {
                 self.hear(shared);
                 self.on_heartbeat(shared, from, commit, read_round);
             }
+            MessageBody::Quiesce { last, round } => self.on_quiesce(shared, from, last, round),
             MessageBody::InstallSnapshot(meta) => {
                 self.hear(shared);
                 self.on_snapshot(shared, from, meta);
@@ -117,9 +124,7 @@ impl Follower {
             shared.lost_until = shared.lost_until.max(commit);
         }
         shared.commit_to(commit.min(self.verified));
-        let durable = self.verified.min(shared.log.persisted());
-        let last = shared.log.id_at(durable).unwrap_or_default();
-        shared.send(from, MessageBody::HeartbeatReply { read_round, last });
+        self.answer_heartbeat(shared, from, read_round);
     }
 
     fn on_append(&mut self, shared: &mut Shared, from: ReplicaId, append: Append) {
@@ -177,6 +182,7 @@ impl Follower {
         if self.passed_on.len() >= shared.config.reads_max {
             return Err(ReadError::Busy);
         }
+        self.wake(shared);
         let request = shared.next_request;
         shared.next_request = request.wrapping_add(1);
         self.passed_on.ask(request, ticket, shared.one_timeout());

@@ -53,6 +53,7 @@ pub(crate) fn check(shared: &Shared, from: ReplicaId, message: &Message) -> Resu
         | MessageBody::AppendReply(_)
         | MessageBody::Heartbeat { .. }
         | MessageBody::HeartbeatReply { .. }
+        | MessageBody::Quiesce { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => Ok(()),
@@ -70,6 +71,7 @@ const fn needs_a_term(body: &MessageBody) -> bool {
         | MessageBody::Heartbeat { .. }
         | MessageBody::HeartbeatReply { .. }
         | MessageBody::InstallSnapshot(_)
+        | MessageBody::Quiesce { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndexReply { .. } => true,
         MessageBody::PreVoteReply { .. } | MessageBody::ReadIndex { .. } => false,
@@ -96,6 +98,7 @@ fn check_body(term: Term, body: &MessageBody) -> Result<(), Rejected> {
             position(term, *hint)
         }
         MessageBody::Heartbeat { commit, .. } => index(*commit),
+        MessageBody::Quiesce { last, .. } => position(term, *last),
         MessageBody::HeartbeatReply { last, .. } => position(term, *last),
         MessageBody::InstallSnapshot(meta) => snapshot(term, meta),
         MessageBody::ReadIndexReply { index: at, .. } => at.map_or(Ok(()), index),

@@ -23,6 +23,7 @@ use crate::lease::Lease;
 use crate::log::entry_bytes;
 use crate::message::{AppendReply, Message, MessageBody};
 use crate::progress::{Progress, Rejection};
+use crate::quiescence::Rest;
 use crate::quorum::{Votes, reached_by_majority};
 use crate::raw_node::{ProposeError, ReadError, Rejected, SnapshotOutcome};
 use crate::read::{Asker, Rounds};
@@ -45,6 +46,7 @@ pub(crate) struct Leader {
     pub(crate) quorum_until: Aside<MonoTime>,
     pub(crate) heartbeat_deadline: MonoTime,
     pub(crate) heartbeat_due: bool,
+    pub(crate) rest: Rest,
     pub(crate) rounds: Rounds,
     pub(crate) lease: Lease,
     pub(crate) transfer: Option<Transfer>,
@@ -66,6 +68,7 @@ impl Leader {
             quorum_until: Aside::default(),
             heartbeat_deadline: shared.now + shared.config.heartbeat_interval,
             heartbeat_due: false,
+            rest: Rest::Awake { since: shared.now },
             rounds: Rounds::default(),
             lease: Lease::default(),
             transfer: None,
@@ -86,6 +89,7 @@ impl Leader {
         self.uncommitted.push_back((id.index, bytes));
         self.uncommitted_bytes += bytes;
         shared.append(entry);
+        self.stir(shared);
         self.replicate = true;
         id
     }
@@ -93,6 +97,9 @@ impl Leader {
     // ---- time -----------------------------------------------------------------------------------
 
     pub(crate) fn tick(&mut self, shared: &mut Shared) -> Transition {
+        if self.is_resting() {
+            return Transition::Stay;
+        }
         if shared.config.check_quorum && *self.quorum_until <= shared.now {
             // Until then no vote is counted again: who was heard stays heard.
             *self.quorum_until = self.quorum_heard(shared) + shared.config.election_timeout;
@@ -118,6 +125,9 @@ impl Leader {
     }
 
     pub(crate) fn next_deadline(&self, shared: &Shared) -> MonoTime {
+        if self.is_resting() {
+            return MonoTime::NEVER;
+        }
         let transfer = self.transfer.map(|transfer| transfer.until);
         let quorum =
             shared.config.check_quorum.then(|| self.quorum_heard(shared) + shared.config.election_timeout);
@@ -184,7 +194,7 @@ impl Leader {
         shared.log.term_at(shared.log.commit()) == Some(shared.term)
     }
 
-    pub(crate) fn read(&mut self, shared: &Shared, ticket: ReadTicket) -> Result<(), ReadError> {
+    pub(crate) fn read(&mut self, shared: &mut Shared, ticket: ReadTicket) -> Result<(), ReadError> {
         if self.admit(shared, Asker::Local(ticket)) { Ok(()) } else { Err(ReadError::Busy) }
     }
 
@@ -200,7 +210,8 @@ impl Leader {
     }
 
     /// Takes a read if there is room.
-    fn admit(&mut self, shared: &Shared, asker: Asker) -> bool {
+    fn admit(&mut self, shared: &mut Shared, asker: Asker) -> bool {
+        self.stir(shared);
         let room = self.rounds.len() < shared.config.reads_max;
         if room {
             self.rounds.ask(asker, shared.one_timeout());
@@ -268,6 +279,7 @@ impl Leader {
                 // overtook each other look the same, so this alone proves no loss.
                 progress.recheck |= last.index < progress.matched;
                 self.replicate = true;
+                self.on_rest_answer(shared, from, read_round);
                 self.maybe_confirm_reads(shared);
             }
             MessageBody::ReadIndex { request } => {
@@ -281,7 +293,10 @@ impl Leader {
             MessageBody::PreVoteReply { .. } | MessageBody::VoteReply { .. } => {}
             MessageBody::ReadIndexReply { .. } => return Err(Rejected::Unexpected),
             MessageBody::TimeoutNow => return Err(Rejected::NotFromLeader),
-            MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_) => {
+            MessageBody::Append(_)
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::Quiesce { .. }
+            | MessageBody::InstallSnapshot(_) => {
                 return Err(Rejected::TwoLeaders);
             }
             MessageBody::PreVote(_) | MessageBody::Vote(_) => unreachable!("answered in every role alike"),
@@ -349,6 +364,7 @@ impl Leader {
         if let Some(progress) = self.progress.get_mut(replica) {
             progress.on_unreachable();
         }
+        self.stir(shared);
         self.give_up_transfer_to(shared, replica);
     }
 

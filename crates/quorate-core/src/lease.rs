@@ -16,7 +16,7 @@
 //!   lease switched on neither campaigns on request nor forgets its leader while it promises.
 //! * A transfer breaks the promises on purpose. There is no lease from when it starts, and none any more in a
 //!   term in which somebody was told to campaign: that message may arrive late.
-//! * No lease before an entry of the own term is committed, and none while members change.
+//! * No lease before an entry of the own term is committed, none while members change, none at rest.
 //!
 //! Not here: who gets a vote (`RawNode::answer_vote`), rounds for reads without a lease (`read.rs`).
 
@@ -85,7 +85,11 @@ impl Leader {
         let config = &shared.config;
         let (membership_id, membership) = shared.log.membership();
         let changing = membership_id.index > shared.log.commit() || membership.joint().is_some();
-        let dead = !config.leader_lease || self.lease.broken || self.transfer.is_some() || changing;
+        let dead = !config.leader_lease
+            || self.lease.broken
+            || self.transfer.is_some()
+            || changing
+            || self.is_resting();
         if dead || !Self::own_term_committed(shared) {
             return None;
         }

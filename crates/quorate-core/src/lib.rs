@@ -107,6 +107,7 @@ mod message;
 mod outbox;
 mod progress;
 mod promotion;
+mod quiescence;
 mod quorum;
 mod raw_node;
 mod read;

@@ -50,7 +50,15 @@ pub enum MessageBody {
         /// The newest read round (0: none).
         read_round: u64,
     },
-    /// Answer to `Heartbeat`.
+    /// "Nothing happens, and everybody has the log up to `last`: wait for nobody until you hear of me or of a
+    /// campaign." Answered like a heartbeat; of another round by who does not agree.
+    Quiesce {
+        /// The last entry, committed.
+        last: LogId,
+        /// The round to answer.
+        round: u64,
+    },
+    /// Answer to `Heartbeat` and `Quiesce`.
     HeartbeatReply {
         /// The round of the heartbeat answered.
         read_round: u64,

@@ -40,6 +40,8 @@ pub(crate) struct Progress {
     pub(crate) commit_sent: LogIndex,
     /// Ask whether what matched is still there: it reported less.
     pub(crate) recheck: bool,
+    /// The newest round in which it agreed to rest.
+    pub(crate) rests_since: u64,
     /// It was removed by this entry and is only told so.
     pub(crate) departing: Option<LogIndex>,
     /// How far it has caught up, while it is to be promoted (`promotion.rs`).
@@ -127,6 +129,7 @@ impl Progress {
             round_sent: 0,
             commit_sent: LogIndex(0),
             recheck: false,
+            rests_since: 0,
             departing: None,
             catch_up: None,
             votes: Votes { incoming: false, outgoing: false },

@@ -129,6 +129,7 @@ impl RawNode {
             | MessageBody::InstallSnapshot(_)
             | MessageBody::PreVote(_)
             | MessageBody::Vote(_)
+            | MessageBody::Quiesce { .. }
             | MessageBody::TimeoutNow => true,
             MessageBody::PreVoteReply { .. }
             | MessageBody::VoteReply { .. }
@@ -220,7 +221,8 @@ impl RawNode {
         let (candidate, term) = (message.from, message.term);
         let pre = matches!(message.body, MessageBody::PreVote(_));
         let hears = self.shared.config.check_quorum && self.hears_a_leader();
-        let stays = !request.transfer && (hears || self.shared.keeps_promise());
+        let rested = self.rouse(candidate);
+        let stays = !request.transfer && (hears || rested || self.shared.keeps_promise());
         // A leader knows for sure who is no member: a removed replica cannot depose it.
         let removed =
             matches!(self.role, Role::Leader(_)) && self.shared.membership().get(candidate).is_none();
@@ -253,13 +255,28 @@ impl RawNode {
         if granted && self.shared.vote.is_none() {
             self.shared.vote = Some(candidate);
             if let Role::Follower(follower) = &mut self.role {
-                follower.deadline = self.shared.election_deadline();
+                follower.deadline = Some(self.shared.election_deadline());
             }
         }
         // A voter that stays with its leader says nothing: its older term would mean nothing.
         if refusal != Some(VoteRefusal::HeardLeader) {
             self.shared.send(candidate, MessageBody::VoteReply { granted });
         }
+    }
+
+    /// A campaign wakes who rests: a leader so that it shows that it is there; a follower, which says no this
+    /// time to anybody but its leader, so that it waits for it from now on. Says whether it says no.
+    fn rouse(&mut self, candidate: ReplicaId) -> bool {
+        let member = self.shared.membership().get(candidate).is_some();
+        match &mut self.role {
+            Role::Leader(leader) if member => leader.stir(&mut self.shared),
+            Role::Follower(follower) if follower.is_resting() => {
+                follower.wake(&mut self.shared);
+                return self.shared.leader != Some(candidate);
+            }
+            Role::Leader(_) | Role::Follower(_) | Role::Candidate(_) => {}
+        }
+        false
     }
 
     fn hears_a_leader(&self) -> bool {
@@ -280,7 +297,11 @@ impl RawNode {
         self.tick(now);
         match &mut self.role {
             Role::Leader(leader) => leader.propose(&mut self.shared, command),
-            Role::Follower(_) | Role::Candidate(_) => Err(self.not_leader()),
+            Role::Follower(follower) => {
+                follower.wake(&mut self.shared);
+                Err(self.not_leader())
+            }
+            Role::Candidate(_) => Err(self.not_leader()),
         }
     }
 
@@ -359,7 +380,7 @@ impl RawNode {
     pub fn read(&mut self, now: MonoTime, ticket: ReadTicket) -> Result<(), ReadError> {
         self.tick(now);
         match &mut self.role {
-            Role::Leader(leader) => leader.read(&self.shared, ticket),
+            Role::Leader(leader) => leader.read(&mut self.shared, ticket),
             Role::Follower(follower) => follower.read(&mut self.shared, ticket),
             Role::Candidate(_) => Err(ReadError::NoLeader),
         }
@@ -445,6 +466,18 @@ impl RawNode {
     }
 
     // ---- reports --------------------------------------------------------------------------------
+
+    /// Ends this replica's rest (`Config::quiesce_after`): a leader speaks at once, a follower waits for its
+    /// leader as usual. For the caller who knows that the leader's node may be lost. No effect on
+    /// replicas that do not rest.
+    pub fn wake(&mut self, now: MonoTime) {
+        self.tick(now);
+        match &mut self.role {
+            Role::Leader(leader) if leader.is_resting() => leader.stir(&mut self.shared),
+            Role::Follower(follower) => follower.wake(&mut self.shared),
+            Role::Leader(_) | Role::Candidate(_) => {}
+        }
+    }
 
     /// The transport could not deliver to `replica`: stop streaming, probe; a transfer to it is given up.
     pub fn report_unreachable(&mut self, replica: ReplicaId) {
@@ -562,8 +595,17 @@ impl RawNode {
             membership,
             membership_id: *membership_id,
             transfer_to: leading.and_then(|leader| leader.transfer.map(|transfer| transfer.to)),
+            quiescent: self.is_quiescent(),
             lease_until: leading.and_then(|leader| leader.lease_until(shared)),
             uncommitted_bytes: leading.map_or(0, |leader| leader.uncommitted_bytes),
+        }
+    }
+
+    fn is_quiescent(&self) -> bool {
+        match &self.role {
+            Role::Leader(leader) => leader.is_resting(),
+            Role::Follower(follower) => follower.is_resting(),
+            Role::Candidate(_) => false,
         }
     }
 
@@ -640,7 +682,7 @@ impl RawNode {
         if let (Role::Follower(before), None) = (&self.role, leader) {
             // Only a leader and a vote granted put the own campaign off (Raft §5.2); a candidate that
             // cannot win must not silence the one that could by raising terms.
-            follower.deadline = before.deadline;
+            follower.deadline = before.deadline.or(follower.deadline);
         }
         self.role = Role::Follower(follower);
         self.shared.role_event(RoleName::Follower, reason);
@@ -679,7 +721,13 @@ impl RawNode {
 
 /// Whether only a leader says this.
 const fn leads(body: &MessageBody) -> bool {
-    matches!(body, MessageBody::Append(_) | MessageBody::Heartbeat { .. } | MessageBody::InstallSnapshot(_))
+    matches!(
+        body,
+        MessageBody::Append(_)
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::Quiesce { .. }
+            | MessageBody::InstallSnapshot(_)
+    )
 }
 
 /// What an event tells of a refused message.
@@ -694,6 +742,7 @@ fn without_entries(message: &Message) -> Message {
         | MessageBody::Heartbeat { .. }
         | MessageBody::HeartbeatReply { .. }
         | MessageBody::InstallSnapshot(_)
+        | MessageBody::Quiesce { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => message.body.clone(),

@@ -35,6 +35,8 @@ pub struct Status<'a> {
     pub membership_id: LogId,
     /// Whom leadership is being handed to.
     pub transfer_to: Option<ReplicaId>,
+    /// Whether it rests (`Config::quiesce_after`).
+    pub quiescent: bool,
     /// Until when this leader may serve reads from its lease, if it may now.
     pub lease_until: Option<MonoTime>,
     /// Payload bytes proposed and not committed.

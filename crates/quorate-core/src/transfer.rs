@@ -57,6 +57,7 @@ impl Leader {
             return Err(TransferError::Unreachable);
         }
         self.transfer = Some(Transfer { to, until: shared.one_timeout(), told: false });
+        self.stir(shared);
         shared.event(RaftEvent::TransferStarted { to });
         self.replicate = true;
         self.maybe_finish_transfer(shared);

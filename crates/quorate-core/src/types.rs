@@ -116,6 +116,8 @@ pub struct HardState {
 pub struct MonoTime(pub u64);
 
 impl MonoTime {
+    /// Later than any moment: a deadline that does not come.
+    pub const NEVER: Self = Self(u64::MAX);
     /// A moment this many milliseconds after the origin.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {

@@ -3,12 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{
     Config, Entry, Fetch, HardState, LogId, LogIndex, Member, MemberRole, Membership, Message, MonoTime,
-    NodeId, Persist, RawNode, ReadOutcome, ReadTicket, ReplicaId, Restored, RoleName, SnapshotMeta,
-    SnapshotOutcome, Term,
+    NodeId, Persist, RaftEvent, RawNode, ReadOutcome, ReadTicket, ReplicaId, Restored, RoleName,
+    SnapshotMeta, SnapshotOutcome, Term,
 };
 
 struct Rng(u64);
@@ -92,6 +93,7 @@ struct Cluster {
     reads_done: u64,
     next_read: u64,
     leased: u64,
+    rested: u64,
     /// Nothing reaches it or leaves it.
     isolated: Option<ReplicaId>,
     loss: u64,
@@ -105,6 +107,7 @@ fn config(id: ReplicaId, seed: u64) -> Config {
     config.inflight_messages_max = 4;
     // Clocks differ by at most 4 % both ways: by less than 100 ms in the second of an election timeout.
     config.leader_lease = seed.is_multiple_of(2);
+    config.quiesce_after = (seed % 4 < 2).then_some(Duration::from_millis(200));
     config
 }
 
@@ -140,6 +143,7 @@ impl Cluster {
             reads_done: 0,
             next_read: 0,
             leased: 0,
+            rested: 0,
             isolated: None,
             loss: 10,
         }
@@ -157,6 +161,8 @@ impl Cluster {
     fn step(&mut self) {
         let id = self.any();
         let now = self.time(id);
+        // Now and then nobody asks for anything.
+        let calm = self.now % 4_000 > 2_500;
         match self.rng.below(100) {
             0..20 => {
                 self.now += self.rng.below(60);
@@ -164,6 +170,7 @@ impl Cluster {
                 self.nodes.get_mut(&id).unwrap().core.tick(now);
             }
             20..60 => self.deliver(),
+            60..72 | 90..96 if calm => self.persist(id),
             60..72 => {
                 let command = Bytes::from(vec![7; usize::try_from(self.rng.below(60)).unwrap()]);
                 drop(self.nodes.get_mut(&id).unwrap().core.propose(now, command));
@@ -173,6 +180,7 @@ impl Cluster {
             94..96 => self.compact(id),
             96..97 => drop(self.nodes.get_mut(&id).unwrap().core.transfer_leadership(now, None)),
             97..98 => self.crash(id),
+            98..99 if calm => self.nodes.get_mut(&id).unwrap().core.wake(now),
             98..99 => self.isolate(),
             _ => self.nodes.get_mut(&id).unwrap().core.report_unreachable(ReplicaId(1)),
         }
@@ -280,6 +288,9 @@ impl Cluster {
                 assert_eq!(*agreed, entry, "two replicas applied different entries");
             }
             node.core.on_applied(now, node.applied);
+            let rests =
+                |event: &&RaftEvent| matches!(event, RaftEvent::QuiescenceChanged { quiescent: true });
+            self.rested += ready.events.iter().filter(rests).count() as u64;
             for read in ready.reads {
                 let (ReadOutcome::At { ticket, .. } | ReadOutcome::Failed { ticket }) = read;
                 let newest = self.reads.remove(&ticket.0).expect("each read is decided once");
@@ -383,7 +394,7 @@ fn install(from: ReplicaId, to: ReplicaId, term: Term, meta: SnapshotMeta) -> Me
 
 #[test]
 fn random_clusters_keep_every_promise() {
-    let (mut commits, mut snapshots, mut reads, mut leased, mut terms) = (0, 0, 0, 0, 0);
+    let (mut commits, mut snapshots, mut reads, mut leased, mut rested, mut terms) = (0, 0, 0, 0, 0, 0);
     for seed in 0..80 {
         let mut cluster = Cluster::new(seed, 1 + seed % 5);
         for _ in 0..3_000 {
@@ -394,11 +405,12 @@ fn random_clusters_keep_every_promise() {
         snapshots += cluster.snapshots;
         reads += cluster.reads_done;
         leased += cluster.leased;
+        rested += cluster.rested;
         terms += cluster.leaders.len();
     }
     // The run is worth nothing if these never happen.
     assert!(
-        commits > 4_000 && snapshots > 20 && reads > 300 && leased > 60 && terms > 150,
-        "{commits} {snapshots} {reads} {leased} {terms}"
+        commits > 4_000 && snapshots > 20 && reads > 300 && leased > 60 && rested > 20 && terms > 150,
+        "{commits} {snapshots} {reads} {leased} {rested} {terms}"
     );
 }

@@ -358,6 +358,7 @@ fn vote_in(message: &Message) -> Option<ReplicaId> {
         | MessageBody::Heartbeat { .. }
         | MessageBody::HeartbeatReply { .. }
         | MessageBody::InstallSnapshot(_)
+        | MessageBody::Quiesce { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => None,

@@ -271,6 +271,7 @@ impl World {
             | RaftEvent::SnapshotReceived { .. }
             | RaftEvent::ReadsServed { .. }
             | RaftEvent::ReadsFailed { .. }
+            | RaftEvent::QuiescenceChanged { .. }
             | RaftEvent::TransferStarted { .. }
             | RaftEvent::EntryAppended { .. }
             | RaftEvent::Persisted { .. }

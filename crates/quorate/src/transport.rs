@@ -119,6 +119,7 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
             | MessageBody::Heartbeat { .. }
             | MessageBody::HeartbeatReply { .. }
             | MessageBody::InstallSnapshot(_)
+            | MessageBody::Quiesce { .. }
             | MessageBody::TimeoutNow
             | MessageBody::ReadIndex { .. }
             | MessageBody::ReadIndexReply { .. } => 0,

@@ -267,6 +267,7 @@ const fn promises(body: &MessageBody) -> bool {
         MessageBody::Append(_)
         | MessageBody::Heartbeat { .. }
         | MessageBody::InstallSnapshot(_)
+        | MessageBody::Quiesce { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => false,

@@ -94,7 +94,9 @@ impl Story {
             }
             MessageBody::InstallSnapshot(_) => self.facts.deed(subject("snapshot"), "yes"),
             MessageBody::TimeoutNow => self.facts.deed(subject("timeout now"), format!("t{term}")),
-            MessageBody::ReadIndex { .. } | MessageBody::ReadIndexReply { .. } => {}
+            MessageBody::ReadIndex { .. }
+            | MessageBody::ReadIndexReply { .. }
+            | MessageBody::Quiesce { .. } => {}
         }
     }
 
@@ -177,6 +179,7 @@ pub(crate) const fn etcd_kind(body: &MessageBody) -> &'static str {
         MessageBody::HeartbeatReply { .. } => "MsgHeartbeatResp",
         MessageBody::InstallSnapshot(_) => "MsgSnap",
         MessageBody::TimeoutNow => "MsgTimeoutNow",
+        MessageBody::Quiesce { .. } => "Quiesce (not in etcd)",
         MessageBody::ReadIndex { .. } => "MsgReadIndex",
         MessageBody::ReadIndexReply { .. } => "MsgReadIndexResp",
     }

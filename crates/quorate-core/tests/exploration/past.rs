@@ -60,6 +60,7 @@ impl Past {
             | MessageBody::Heartbeat { .. }
             | MessageBody::HeartbeatReply { .. }
             | MessageBody::InstallSnapshot(_)
+            | MessageBody::Quiesce { .. }
             | MessageBody::TimeoutNow
             | MessageBody::ReadIndex { .. }
             | MessageBody::ReadIndexReply { .. } => return Ok(()),

@@ -342,6 +342,7 @@ impl Replica {
             | MessageBody::AppendReply(AppendReply::Rejected { .. })
             | MessageBody::Heartbeat { .. }
             | MessageBody::InstallSnapshot(_)
+            | MessageBody::Quiesce { .. }
             | MessageBody::TimeoutNow
             | MessageBody::ReadIndex { .. }
             | MessageBody::ReadIndexReply { .. } => term <= disk.hard_state.term,

@@ -1,10 +1,10 @@
 //! The words of the scripts.
 //!
 //! ```text
-//! cluster voters=3 [learners=1] [pre-vote=off] [check-quorum=off] [lease=on drift=100] [window=N] [append=N] [inflight=N] …
+//! cluster voters=3 [learners=1] [pre-vote=off] [check-quorum=off] [lease=on drift=100] [quiesce=1000] [window=N] [append=N] [inflight=N] …
 //! auto deliver=off persist=off apply=off fetch=off    the script does these itself
 //! slow-disk 3                                         the script makes its writes durable: persist 3
-//! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · lease-read 1 7 · lease · transfer 1 2 · abort-transfer 1 · delay 1 1000 · forget 1 · tick 500 · sleep 500
+//! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · lease-read 1 7 · lease · transfer 1 2 · abort-transfer 1 · delay 1 1000 · forget 1 · wake 1 · tick 500 · sleep 500
 //! add-learner 1 4 · add-voter 1 4 · join 1 4 · promote-later 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
 //! change 1 remove=1 add-voter=4 promote=5 [joint=automatic|implicit|explicit] [expected=2] · leave-joint 1
 //! deliver [from=1] [to=2] · drop [from=1] [to=2] · duplicate from=1 to=2 · persist 1 · apply 1 · fetch 1
@@ -12,7 +12,7 @@
 //! snapshot 1 2 (1 sends 2 a snapshot of what it has applied, asked for or not)
 //! events all (shows every event, not only what the messages do not say) · heartbeats on
 //! recover 1 lost=2-3 [left-out=4-5] [accept-more-loss=on] (1 is down; goes on alone)
-//! crash 1 · restart 1 · wipe 1 · compact 1 [5] · status · log 1 · progress 1 · wire
+//! crash 1 · restart 1 · wipe 1 · compact 1 [5] · status · deadlines · log 1 · progress 1 · wire
 //! ```
 
 use std::error::Error;
@@ -22,7 +22,7 @@ use bytes::Bytes;
 use goldenscript::{Argument, ArgumentConsumer, Block, Command, Context, Runner};
 use quorate_core::{
     Config, ForcedRecovery, LogId, LogIndex, Membership, MembershipChange, MembershipTransition, Message,
-    NodeId, ReadTicket, ReplicaId, force_recovery,
+    MonoTime, NodeId, ReadTicket, ReplicaId, force_recovery,
 };
 
 use crate::cluster::{Auto, Cluster, Node};
@@ -141,7 +141,11 @@ impl Script {
                 self.cluster.snapshot(from, to);
                 Ok(())
             }
-            "status" | "log" | "progress" | "wire" | "leader" | "lease" => self.show(name, args),
+            "status" | "log" | "progress" | "wire" | "leader" => self.show(name, args),
+            "lease" | "deadlines" => {
+                self.show_times(name);
+                Ok(())
+            }
             "add-learner" | "add-voter" | "join" | "promote" | "promote-later" | "demote" | "remove"
             | "move" => self.change_one(name, args),
             "change" => self.change_several(args),
@@ -157,6 +161,7 @@ impl Script {
         let config = Config {
             pre_vote: on(args, "pre-vote", true),
             check_quorum: on(args, "check-quorum", true),
+            quiesce_after: args.take_key("quiesce").map(str::parse).transpose()?.map(Duration::from_millis),
             leader_lease: on(args, "lease", false),
             lease_drift_max: Duration::from_millis(number(args, "drift", 100)?),
             window_bytes_max: number(args, "window", defaults.window_bytes_max)?,
@@ -197,6 +202,10 @@ impl Script {
             "delay" => {
                 let millis = args.next_pos().ok_or("how long?")?.parse()?;
                 core.set_election_delay(Duration::from_millis(millis));
+                None
+            }
+            "wake" => {
+                core.wake(now);
                 None
             }
             "forget" => {
@@ -445,6 +454,28 @@ impl Script {
         Ok(())
     }
 
+    fn show_times(&mut self, name: &str) {
+        if name == "deadlines" {
+            let now = self.cluster.now();
+            let line = |node: &Node| match node.core.next_deadline() {
+                MonoTime::NEVER => format!("{} waits for nothing", node.config.id),
+                at => format!("{} acts in {} ms", node.config.id, at.since(now).as_millis()),
+            };
+            let lines: Vec<_> = self.cluster.nodes.values().map(line).collect();
+            lines.iter().for_each(|line| self.cluster.say(line));
+        } else {
+            let now = self.cluster.now();
+            let left = |node: &Node| Some((node.config.id, node.core.status().lease_until?));
+            let leases: Vec<_> = self.cluster.nodes.values().filter_map(left).collect();
+            for (id, until) in &leases {
+                self.cluster.say(format!("{id} has a lease for {} ms", until.since(now).as_millis()));
+            }
+            if leases.is_empty() {
+                self.cluster.say("nobody has a lease");
+            }
+        }
+    }
+
     fn show(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
         match name {
             "status" => {
@@ -457,17 +488,6 @@ impl Script {
             "leader" => {
                 let leader = self.cluster.leader().map_or("nobody".to_owned(), |id| id.to_string());
                 self.cluster.say(format!("{leader} leads"));
-            }
-            "lease" => {
-                let now = self.cluster.now();
-                let left = |node: &Node| Some((node.config.id, node.core.status().lease_until?));
-                let leases: Vec<_> = self.cluster.nodes.values().filter_map(left).collect();
-                for (id, until) in &leases {
-                    self.cluster.say(format!("{id} has a lease for {} ms", until.since(now).as_millis()));
-                }
-                if leases.is_empty() {
-                    self.cluster.say("nobody has a lease");
-                }
             }
             "log" => {
                 let id = replica(args)?;
@@ -518,7 +538,7 @@ impl Script {
 fn line((id, node): (&ReplicaId, &crate::cluster::Node)) -> String {
     let status = node.core.status();
     format!(
-        "{id} {} t{} leader={} last={} commit={} applied={} members={}",
+        "{id} {} t{} leader={} last={} commit={} applied={} members={}{}",
         status.role,
         status.term,
         status.leader.map_or("none".to_owned(), |leader| leader.to_string()),
@@ -526,5 +546,6 @@ fn line((id, node): (&ReplicaId, &crate::cluster::Node)) -> String {
         status.commit,
         status.applied,
         trace::membership(status.membership),
+        if status.quiescent { " resting" } else { "" },
     )
 }

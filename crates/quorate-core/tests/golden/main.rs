@@ -50,11 +50,14 @@ scripts! {
     a_joint_state_is_left_only_when_it_is_committed
     a_joint_state_lasts_until_somebody_leaves_it
     a_lagging_follower_is_probed_once
+    a_lagging_member_keeps_the_group_awake
     a_large_backlog_travels_in_pieces
     a_late_answer_does_not_carry_the_lease
+    a_late_wish_to_rest_is_taken_back_by_a_heartbeat
     a_leader_demotes_itself_and_hands_over
     a_leader_is_replaced_in_one_step
     a_leader_removes_itself_and_hands_over
+    a_leader_that_was_replaced_while_it_rested_steps_down
     a_leader_without_a_quorum_steps_down
     a_learner_behind_the_log_gets_a_snapshot
     a_learner_joins_catches_up_and_is_promoted
@@ -84,7 +87,9 @@ scripts! {
     a_reset_is_durable_before_the_snapshot_is_restored
     a_restarted_follower_learns_what_is_committed
     a_restarted_replica_applies_from_its_disk
+    a_restarted_replica_wakes_a_resting_group
     a_restarted_voter_keeps_its_promise
+    a_resting_group_whose_leader_is_gone_is_woken
     a_shorter_log_gets_no_vote
     a_silent_group_elects_somebody
     a_single_voter_leads_once_its_vote_is_durable
@@ -104,6 +109,7 @@ scripts! {
     a_vote_waits_for_the_disk
     a_voter_is_demoted_and_a_learner_promoted_in_one_step
     an_acceptance_waits_for_the_disk
+    an_idle_group_comes_to_rest
     an_isolated_follower_returns_and_disturbs_nobody
     an_old_answer_confirms_no_new_read
     an_old_terms_entry_is_not_committed_by_counting

@@ -58,6 +58,7 @@ pub(crate) fn body(body: &MessageBody) -> String {
         MessageBody::HeartbeatReply { read_round, last } => {
             format!("heartbeat-reply last={last} round={read_round}")
         }
+        MessageBody::Quiesce { last, round } => format!("rest? last={last} round={round}"),
         MessageBody::InstallSnapshot(meta) => {
             format!("snapshot {} {}", meta.last, membership(&meta.membership))
         }
@@ -87,6 +88,7 @@ pub(crate) const fn is_plain(event: &RaftEvent) -> bool {
         | RaftEvent::Committed { .. }
         | RaftEvent::MembershipChanged { .. }
         | RaftEvent::FollowerLostLog { .. }
+        | RaftEvent::QuiescenceChanged { .. }
         | RaftEvent::MessageRejected { .. } => true,
         RaftEvent::TransferEnded { outcome, .. } => !matches!(outcome, TransferOutcome::SteppedDown),
         RaftEvent::VoteAnswered { refusal: None, .. }
@@ -157,6 +159,8 @@ pub(crate) fn event(event: &RaftEvent) -> String {
         RaftEvent::SnapshotReceived { last, taken } => format!("got a snapshot of {last}: {taken:?}"),
         RaftEvent::ReadsServed { index, reads } => format!("serves {reads} reads at {index}"),
         RaftEvent::ReadsFailed { reads, reason } => format!("fails {reads} reads ({reason:?})"),
+        RaftEvent::QuiescenceChanged { quiescent: true } => "rests".to_owned(),
+        RaftEvent::QuiescenceChanged { quiescent: false } => "wakes".to_owned(),
         RaftEvent::TransferStarted { to } => format!("begins a transfer to {to}"),
         RaftEvent::TransferEnded { to, outcome: TransferOutcome::SteppedDown } => {
             format!("has handed over to {to}")

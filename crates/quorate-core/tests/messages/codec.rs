@@ -121,6 +121,10 @@ fn the_bytes_of_messages_are_these() {
             MessageBody::Heartbeat { commit: LogIndex(6), read_round: 5 },
             format!("08{head}06000000000000000500000000000000"),
         ),
+        (
+            MessageBody::Quiesce { last: LogId::new(3, 6), round: 5 },
+            format!("0e{head}030000000000000006000000000000000500000000000000"),
+        ),
         (MessageBody::TimeoutNow, format!("0b{head}")),
         (MessageBody::VoteReply { granted: true }, format!("04{head}01")),
         (

@@ -93,11 +93,12 @@ fn body() -> impl Strategy<Value = MessageBody> {
     ];
     let rare = prop_oneof![
         Just(MessageBody::TimeoutNow),
+        (position(), number()).prop_map(|(last, round)| MessageBody::Quiesce { last, round }),
         number().prop_map(|request| MessageBody::ReadIndex { request }),
         (number(), prop::option::of(number()))
             .prop_map(|(request, index)| MessageBody::ReadIndexReply { request, index: index.map(LogIndex) }),
     ];
-    prop_oneof![3 => small, 1 => rare, 2 => append().prop_map(MessageBody::Append)]
+    prop_oneof![3 => small.boxed(), 1 => rare.boxed(), 2 => append().prop_map(MessageBody::Append).boxed()]
 }
 
 pub(crate) fn any_message() -> impl Strategy<Value = Message> {
