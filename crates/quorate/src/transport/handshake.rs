@@ -9,7 +9,10 @@
 //! ```
 //!
 //! * A node id belongs to one data directory for as long as this process remembers: a wiped directory could have
-//!   forgotten a vote, so it must come back as a new node.
+//!   forgotten a vote, so it must come back as a new node. A process that has just started believes whoever comes first.
+//!   What an old directory then says does no harm where its replica was removed: replica ids are never used again, and
+//!   the membership decides which node speaks for a replica. Only a replica *made again* with its old id (the initial
+//!   members' ids are known beforehand) could; `docs/operations.md` forbids that.
 //! * Of two live processes with one node id and one directory (a copy), the one started later is believed.
 
 use std::collections::BTreeMap;
