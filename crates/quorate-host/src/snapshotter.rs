@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use quorate_core::{GroupId, LogId};
-use quorate_storage::{SnapshotStore, SnapshotWriter};
+use quorate_storage::{SnapshotError, SnapshotStore, SnapshotWriter};
 
 use crate::applier::{describe, panic_text};
 use crate::config::HostConfig;
@@ -141,16 +141,37 @@ impl Snapshotter {
                 drop(store.retain(group, keep));
                 Vec::new()
             }
-            SnapshotTask::Close { group } => {
-                self.receives.close(group);
-                let (closed, others) = std::mem::take(&mut self.saves)
-                    .into_iter()
-                    .partition::<VecDeque<_>, _>(|save| save.group == group);
-                self.saves = others;
-                closed.into_iter().for_each(|save| drop_view(save.source));
-                self.sends.close(group, store)
+            SnapshotTask::Close { group } => self.close(group),
+        }
+    }
+
+    fn close(&mut self, group: GroupId) -> Vec<SnapshotEvent> {
+        self.receives.close(group);
+        let (closed, others): (VecDeque<Save>, _) =
+            std::mem::take(&mut self.saves).into_iter().partition(|save| save.group == group);
+        self.saves = others;
+        closed.into_iter().for_each(|save| drop_view(save.source));
+        self.sends.close(group, &*self.store)
+    }
+
+    /// Removes everything of a closed group that was removed from this node, at once: nothing that still
+    /// waits here can bring a snapshot back. Returns what that gives the others to do.
+    ///
+    /// # Errors
+    /// A snapshot could not be removed; may be repeated.
+    pub fn forget(&mut self, group: GroupId) -> Result<Vec<Event>, SnapshotError> {
+        let (gone, kept): (VecDeque<SnapshotTask>, _) =
+            std::mem::take(&mut self.tasks).into_iter().partition(|task| task.group() == Some(group));
+        self.tasks = kept;
+        for task in gone {
+            self.backlog_bytes -= droppable_bytes(&task);
+            if let SnapshotTask::Save { source, .. } = task {
+                drop_view(source);
             }
         }
+        let events = self.close(group);
+        self.store.retain(group, 0)?;
+        Ok(events.into_iter().map(Event::Snapshot).collect())
     }
 
     fn save_piece(&mut self) -> Vec<SnapshotEvent> {
@@ -175,6 +196,22 @@ impl Snapshotter {
             }
             Err(error) => SnapshotEvent::SaveFailed { group, reason: describe(&error) },
         }]
+    }
+}
+
+impl SnapshotTask {
+    const fn group(&self) -> Option<GroupId> {
+        match self {
+            Self::Save { group, .. }
+            | Self::AskAgain { group, .. }
+            | Self::Acked { group, .. }
+            | Self::CancelSend { group, .. }
+            | Self::Receive { group, .. }
+            | Self::Retain { group, .. }
+            | Self::Close { group } => Some(*group),
+            Self::Send(send) => Some(send.group),
+            Self::Allow { .. } => None,
+        }
     }
 }
 

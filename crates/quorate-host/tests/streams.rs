@@ -340,6 +340,33 @@ fn pieces_that_wait_for_the_disk_are_bounded_in_bytes() {
     assert_eq!(steps, 7 + 1);
 }
 
+/// A piece that waited behind the removal of its group once brought its snapshot back, for the next replica to find.
+#[test]
+fn nothing_that_waits_brings_back_the_snapshots_of_a_forgotten_group() {
+    let store = MemSnapshotStore::new();
+    let mut snapshotter = Snapshotter::new(&HostConfig::default(), Arc::new(store.clone()));
+    let cluster = Cluster::new(3);
+    let mut piece = |offset: u64, data: &'static [u8]| {
+        let change = |chunk: &mut SnapshotChunk| {
+            (chunk.bytes, chunk.offset, chunk.data) = (8, offset, Bytes::from_static(data));
+        };
+        let Event::Received { from, message } = forged(&cluster, change) else { panic!() };
+        let PeerBody::SnapshotChunk(chunk) = message.body else { panic!() };
+        snapshotter.submit(SnapshotTask::Receive { group: GROUP, node: from, chunk });
+        if offset == 0 {
+            snapshotter.step();
+        } else {
+            snapshotter.forget(GROUP).unwrap();
+        }
+        while snapshotter.has_work() {
+            snapshotter.step();
+        }
+    };
+    piece(0, b"half");
+    piece(4, b"rest");
+    assert_eq!(store.list(GROUP).unwrap(), []);
+}
+
 #[test]
 fn limits_that_cannot_work_are_refused() {
     let cluster = Cluster::new(1);

@@ -155,6 +155,7 @@ pub struct Node {
     transport: Arc<dyn Transport>,
     log: Arc<Mailbox<LogInput>>,
     apply: Arc<Mailbox<ApplyInput>>,
+    read: Arc<Mailbox<ReadInput>>,
     reader: Arc<dyn LogReader>,
     snapshots: Arc<dyn SnapshotStore>,
     groups_at_start: Vec<GroupId>,
@@ -250,7 +251,8 @@ impl Node {
         running.spawn("apply", move |shared| apply_loop(applier, &mailbox, shared))?;
         let fetcher = LogFetcher::new(Arc::clone(&reader));
         let snapshotter = Snapshotter::new(&config.host, Arc::clone(&snapshots));
-        running.spawn("read", move |shared| read_loop(fetcher, snapshotter, &read, shared))?;
+        let mailbox = Arc::clone(&read);
+        running.spawn("read", move |shared| read_loop(fetcher, snapshotter, &mailbox, shared))?;
         transport.start(Arc::clone(&shared) as Arc<dyn Inbound>);
         Ok(Self {
             config,
@@ -258,6 +260,7 @@ impl Node {
             transport,
             log,
             apply,
+            read,
             reader,
             snapshots,
             groups_at_start,
@@ -431,9 +434,9 @@ impl Node {
             let task = LogTask { write, token: None, must_sync: true };
             self.write_log(task).await.ok_or(RemoveError::Stopped)??;
         }
-        let snapshots = Arc::clone(&self.snapshots);
-        let removed = tokio::task::spawn_blocking(move || snapshots.retain(group, 0)).await;
-        Ok(removed.map_err(|_| RemoveError::Stopped)??)
+        let (reply, forgotten) = oneshot::channel();
+        self.read.push(ReadInput::Forget { group, reply }).map_err(|_| RemoveError::Stopped)?;
+        Ok(forgotten.await.map_err(|_| RemoveError::Stopped)??)
     }
 
     /// Reads the snapshots of `group` to their ends and returns what is damaged; blocks no thread of the node's.

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, PoisonError};
 
+use quorate_core::GroupId;
 use quorate_host::{
     Applier, ApplyTask, Event, FetchTask, LogFetcher, LogTask, LogWriter, LogWritten, RecoveredMachine,
     SnapshotTask, Snapshotter,
 };
-use quorate_storage::LogError;
+use quorate_storage::{LogError, SnapshotError};
 use tokio::sync::oneshot;
 
 use crate::runtime::gauge::Permit;
@@ -35,6 +36,8 @@ pub(crate) enum ReadInput {
     Fetch(FetchTask),
     /// Snapshots.
     Snapshot { task: SnapshotTask, permit: Permit },
+    /// A closed group was removed from this node: its snapshots go, and nothing brings them back.
+    Forget { group: GroupId, reply: oneshot::Sender<Result<(), SnapshotError>> },
 }
 
 /// Everything that waits becomes one write and one sync.
@@ -143,6 +146,13 @@ pub(crate) fn read_loop(
                 ReadInput::Snapshot { task, permit } => {
                     snapshotter.submit(task);
                     drop(permit);
+                }
+                ReadInput::Forget { group, reply } => {
+                    let result = snapshotter.forget(group).map(|events| {
+                        shared.mailbox.push_all(events.into_iter().map(HostInput::Event));
+                    });
+                    // Whoever asked may have given up.
+                    drop(reply.send(result));
                 }
             }
         }
