@@ -76,10 +76,13 @@ scripts! {
     a_new_replica_of_a_recovered_group_starts_again_half_way
     a_partial_partition_of_five_finds_the_connected_one
     a_partial_partition_of_three_keeps_one_leader
+    a_paused_leader_serves_no_read
     a_pre_vote_of_an_older_term_is_answered
     a_preferred_replica_with_a_short_log_silences_nobody
     a_promised_follower_neither_campaigns_nor_forgets
     a_proposal_is_committed_by_a_quorum
+    a_read_that_nobody_confirms_fails_in_time
+    a_read_waits_for_the_voters_of_now
     a_removed_replica_is_told_and_keeps_quiet
     a_replica_of_an_older_term_completes_an_election
     a_replica_removed_while_away_cannot_depose_the_leader
@@ -130,6 +133,7 @@ scripts! {
     reads_fail_with_the_leadership
     reads_share_rounds
     several_voters_are_added_in_one_step
+    six_voters_with_a_later_term_against_a_longer_log_elect_somebody
     the_end_of_a_joint_state_is_rolled_back
     the_last_voter_stays
     the_new_majority_is_needed_in_the_joint_state
