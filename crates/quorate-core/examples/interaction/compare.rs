@@ -196,5 +196,8 @@ mod tests {
             run("story.txt", "\nfly 1\n----\n", "").unwrap_err().contains("line 2: unknown directive fly")
         );
         assert!(run("story.txt", "campaign 1\n----\n", "").unwrap_err().contains("no replica 1"));
+        assert!(run("story.txt", "stabilize\nv2\n----\n", "").unwrap_err().contains("takes no input"));
+        let change = "add-nodes 1 voters=(1)\n----\n\npropose-conf-change 1\nx2\n----\n";
+        assert!(run("story.txt", change, "").unwrap_err().contains("v1 l2 r3 u4"));
     }
 }

@@ -272,3 +272,53 @@ fn number(line: &str, field: &str) -> Option<u64> {
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format;
+
+    fn facts(text: &str) -> Vec<String> {
+        let steps = format::parse(text).unwrap();
+        let facts = read(&steps[0]);
+        facts.all().into_iter().map(|(subject, (_, value))| format!("{subject}={value}")).collect()
+    }
+
+    #[test]
+    fn a_ready_says_what_a_replica_is_writes_and_sends() {
+        let said = "process-ready 2\n----\nReady MustSync=true:\nLead:0 State:StatePreCandidate\n\
+                    HardState Term:3 Commit:9\nEntries:\n2/9 EntryNormal \"a\"\n3/10 EntryConfChangeV2 v4\n\
+                    CommittedEntries:\n2/9 EntryNormal \"a\"\nMessages:\n2->1 MsgPreVote Term:4 Log:3/10\n\
+                    2->1 MsgAppResp Term:3 Log:2/7 Rejected (Hint: 5)\n2->2 MsgAppResp Term:3 Log:0/10\n";
+        #[rustfmt::skip]
+        let expected = [
+            "2 applies=2/9", "2 commit=9", "2 leader=0", "2 role=PreCandidate", "2 term=3", "2 vote=0",
+            "2 writes=2/9 3/10", "sent 2→1 asks for a pre-vote=t4 3/10", "sent 2→1 refuses 7=hint 5",
+        ];
+        assert_eq!(facts(said), expected);
+    }
+
+    #[test]
+    fn what_a_storage_thread_is_to_do_is_not_done_yet() {
+        let said = "stabilize\n----\n> 1 handling Ready\n  Messages:\n  1->AppendThread MsgStorageAppend Entries:[\n    \
+                    1/5 EntryNormal \"a\"\n  ] Responses:[\n    1->2 MsgAppResp Term:1 Log:0/5\n  ]\n  \
+                    1->2 MsgApp Term:1 Log:1/4 Commit:4 Entries:[\n    1/5 EntryNormal \"a\"\n    1/6 EntryNormal \"\"\n  ]\n\
+                    > 2 receiving messages\n  1->2 MsgHeartbeat Term:1 Log:0/0 Commit:4\n  INFO 2 became follower at term 1\n";
+        let expected =
+            ["2 role now=Follower", "2 term now=1", "received 1→2 heartbeat=yes", "sent 1→2 offers=1/5..6"];
+        assert_eq!(facts(said), expected);
+    }
+
+    #[test]
+    fn progress_and_logs_are_read() {
+        let status = "status 1\n----\n1: StateReplicate match=9 next=10\n2: StateSnapshot match=0 next=9 paused pendingSnap=8\n";
+        #[rustfmt::skip]
+        let expected = [
+            "paused 1=false", "paused 2=true", "progress of 1=Replicate match=9", "progress of 2=Snapshot match=0",
+            "silent 1=false", "silent 2=false",
+        ];
+        assert_eq!(facts(status), expected);
+        assert_eq!(facts("raft-log 1\n----\nlog is empty: first index=6, last index=5\n"), ["log ends=5"]);
+        assert_eq!(facts("propose 1 a\n----\nraft proposal dropped\n"), ["refused=yes"]);
+    }
+}

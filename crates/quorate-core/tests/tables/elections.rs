@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_core::{LogId, MessageBody, ReplicaId, RoleName, VoteRequest};
+use quorate_core::{LogId, LogIndex, MessageBody, ReplicaId, RoleName, VoteRequest};
 
 use crate::replica::{Replica, Start};
 
@@ -154,7 +154,21 @@ fn only_a_voter_of_its_own_members_campaigns() {
         replica.says();
         let campaigns = replica.core.status().role != RoleName::Follower;
         assert_eq!(campaigns, does, "{id} of {voters} voters and {learners} learners");
-        let from_leader = replica.hears(2, 5, MessageBody::TimeoutNow);
-        assert!(from_leader.is_err(), "nobody has heard of a leader in term 5 yet");
+    }
+}
+
+/// Whoever is no voter by its own members does not campaign when its leader tells it to, and does not lead
+/// whatever answers come.
+#[test]
+fn a_call_to_campaign_means_nothing_to_who_is_no_voter() {
+    for (voters, learners, id) in [(3, 0, 4), (2, 1, 3)] {
+        let mut replica = Start { id, voters, learners, ..Start::default() }.replica();
+        replica.hears(1, 1, MessageBody::Heartbeat { commit: LogIndex(0), read_round: 0 }).unwrap();
+        replica.hears(1, 1, MessageBody::TimeoutNow).unwrap();
+        for voter in [1, 2] {
+            replica.hears(voter, 1, MessageBody::VoteReply { granted: true }).unwrap();
+        }
+        let status = replica.core.status();
+        assert_eq!((status.role, status.term.0), (RoleName::Follower, 1));
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use quorate_core::{
-    LogId, LogIndex, Member, MembershipChange, MembershipTransition, MessageBody, NodeId, ProgressName,
-    ReplicaId, RoleName,
+    LogId, LogIndex, Member, MembershipChange, MembershipTransition, Message, MessageBody, NodeId,
+    ProgressName, ReplicaId, RoleName,
 };
 
 use crate::replica::{Replica, Start, accepted, rejected};
@@ -163,4 +163,56 @@ fn a_new_voter_gets_a_timeout_to_answer() {
     leader.now = leader.now + timeout;
     leader.core.tick(leader.now);
     assert_eq!(leader.core.status().role, RoleName::Follower);
+}
+
+/// A leader counts the time since a quorum was heard: answers of one of two others are enough for ever,
+/// silence for a timeout is not.
+#[test]
+fn a_leader_stays_as_long_as_a_quorum_answers() {
+    let timeout = Duration::from_secs(1);
+    let step = timeout / 4;
+    let mut leader = Start { check_quorum: true, ..Start::default() }.replica().elected_by(&[2]);
+    for _ in 0..12 {
+        leader.now = leader.now + step;
+        leader.core.tick(leader.now);
+        leader.says();
+        leader.hears(2, 1, MessageBody::HeartbeatReply { read_round: 0, last: LogId::default() }).unwrap();
+        assert_eq!(leader.core.status().role, RoleName::Leader);
+    }
+    for _ in 0..3 {
+        leader.now = leader.now + step;
+        leader.core.tick(leader.now);
+        assert_eq!(leader.core.status().role, RoleName::Leader);
+    }
+    leader.now = leader.now + step;
+    leader.core.tick(leader.now);
+    let status = leader.core.status();
+    assert_eq!((status.role, status.leader, status.term.0), (RoleName::Follower, None, 1));
+}
+
+/// A follower that answers nothing gets as many appends as its window has room for, in number and in bytes (one may
+/// overshoot). Every answer makes room for what it covers, an old one for nothing.
+#[test]
+fn a_window_is_bounded_in_appends_and_in_bytes() {
+    // An entry of 900 bytes counts for a little more than that.
+    for (window, fits) in
+        [((3, 1 << 20), 3), ((1, 1 << 20), 1), ((256, 2000), 3), ((256, 1800), 2), ((256, 1), 1)]
+    {
+        let mut leader = Start { voters: 2, window, ..Start::default() }.replica().elected_by(&[2]);
+        leader.hears(2, 1, accepted(1)).unwrap();
+        let appends = |said: Vec<Message>| {
+            said.iter().filter(|said| matches!(said.body, MessageBody::Append(_))).count()
+        };
+        let mut sent = 0;
+        for _ in 0..10 {
+            leader.core.propose(leader.now, vec![0; 900].into()).unwrap();
+            sent += appends(leader.says());
+        }
+        assert_eq!(sent, fits, "{window:?}");
+        assert!(leader.core.progress().next().unwrap().1.paused);
+        let old = leader.hears(2, 1, accepted(1)).unwrap();
+        assert_eq!(appends(old), 0, "an old answer makes no room");
+        let first = leader.hears(2, 1, accepted(2)).unwrap();
+        assert!(appends(first) > 0, "an answer makes room");
+    }
 }

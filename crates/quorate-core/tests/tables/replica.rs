@@ -20,6 +20,8 @@ pub(crate) struct Start<'a> {
     pub(crate) commit: u64,
     pub(crate) pre_vote: bool,
     pub(crate) check_quorum: bool,
+    /// The window to a follower, in appends and in bytes.
+    pub(crate) window: (usize, u64),
 }
 
 impl Default for Start<'_> {
@@ -35,6 +37,7 @@ impl Default for Start<'_> {
             commit: 0,
             pre_vote: false,
             check_quorum: false,
+            window: (256, 1 << 20),
         }
     }
 }
@@ -77,6 +80,8 @@ impl Start<'_> {
         let config = Config {
             pre_vote: self.pre_vote,
             check_quorum: self.check_quorum,
+            inflight_messages_max: self.window.0,
+            inflight_bytes_max: self.window.1,
             ..Config::new(ReplicaId(self.id))
         };
         let core = RawNode::new(config, restored, MonoTime(0)).unwrap();

@@ -31,6 +31,16 @@ const fn heartbeat() -> MessageBody {
 }
 
 #[test]
+fn a_replica_starts_as_a_follower_without_a_leader() {
+    for (log, term, commit) in [(&[][..], 0, 0), (&[1, 1], 1, 2), (&[1, 3], 7, 1)] {
+        let replica = Start { log, term, commit, ..Start::default() }.replica();
+        let status = replica.core.status();
+        assert_eq!((status.role, status.leader), (RoleName::Follower, None));
+        assert_eq!((status.term.0, status.commit.0), (term, commit));
+    }
+}
+
+#[test]
 fn a_later_term_makes_a_follower_of_everybody() {
     let vote = MessageBody::Vote(VoteRequest { last: LogId::default(), transfer: false });
     for role in ROLES {
