@@ -50,6 +50,9 @@ impl Apply {
     pub(crate) const fn applied(&self) -> LogIndex {
         self.applied
     }
+    pub(crate) const fn handed(&self) -> LogIndex {
+        self.handed
+    }
 
     /// The log was replaced by the snapshot `meta`; `token` is the write that makes it true.
     pub(crate) fn restore(&mut self, token: PersistToken, meta: SnapshotMeta) {

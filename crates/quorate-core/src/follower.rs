@@ -60,6 +60,10 @@ impl Follower {
         self.passed_on.deadline().map_or(deadline, |reads| reads.min(deadline))
     }
 
+    pub(crate) fn reads_waiting(&self) -> usize {
+        self.passed_on.len()
+    }
+
     /// The leader of this term spoke.
     pub(crate) fn hear(&mut self, shared: &mut Shared) {
         self.wake(shared);

@@ -129,8 +129,7 @@ impl Leader {
             return MonoTime::NEVER;
         }
         let transfer = self.transfer.map(|transfer| transfer.until);
-        let quorum =
-            shared.config.check_quorum.then(|| self.quorum_heard(shared) + shared.config.election_timeout);
+        let quorum = self.quorum_deadline(shared);
         let snapshots = self.progress.iter().filter_map(|(_, progress)| progress.deadline()).min();
         let others = [transfer, quorum, snapshots, self.rounds.deadline()];
         others.into_iter().flatten().fold(self.heartbeat_deadline, MonoTime::min)
@@ -161,6 +160,12 @@ impl Leader {
             "the votes of the followers are those of the membership"
         );
         reached
+    }
+
+    /// When it steps down, if no more is heard of a quorum.
+    pub(crate) fn quorum_deadline(&self, shared: &Shared) -> Option<MonoTime> {
+        let checks = shared.config.check_quorum && !self.is_resting();
+        checks.then(|| self.quorum_heard(shared) + shared.config.election_timeout)
     }
 
     /// When a quorum was last heard.

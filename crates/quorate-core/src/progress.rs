@@ -282,18 +282,32 @@ impl Progress {
     }
 
     pub(crate) fn status(&self, now: MonoTime, config: &Config) -> ProgressStatus {
-        let (next, state) = match &self.state {
-            State::Probe { next, .. } => (*next, ProgressName::Probe),
-            State::Replicate { next, .. } => (*next, ProgressName::Replicate),
-            State::Snapshot { at_least, .. } => (at_least.next(), ProgressName::Snapshot),
+        let (mut inflight_messages, mut inflight_bytes, mut pending_snapshot) = (0, 0, None);
+        let next = match &self.state {
+            State::Probe { next, sent } => {
+                inflight_messages = usize::from(sent.is_some());
+                *next
+            }
+            State::Replicate { next, inflight } => {
+                (inflight_messages, inflight_bytes) = (inflight.messages.len(), inflight.bytes);
+                *next
+            }
+            State::Snapshot { at_least, .. } => {
+                pending_snapshot = Some(*at_least);
+                at_least.next()
+            }
         };
         ProgressStatus {
             matched: self.matched,
             next,
-            state,
+            state: self.name(),
             recently_active: self.is_active(now, config.election_timeout),
-            catch_up_round: self.catch_up.map(|catch_up| catch_up.round),
             paused: self.next_to_send(config).is_none(),
+            inflight_messages,
+            inflight_bytes,
+            pending_snapshot,
+            departing: self.departing.is_some(),
+            catch_up_round: self.catch_up.map(|catch_up| catch_up.round),
         }
     }
 }

@@ -581,6 +581,11 @@ impl RawNode {
             Role::Leader(leader) => Some(leader),
             Role::Follower(_) | Role::Candidate(_) => None,
         };
+        let (reads_waiting, patience_ends) = match &self.role {
+            Role::Leader(leader) => (leader.rounds.len(), leader.quorum_deadline(shared)),
+            Role::Follower(follower) => (follower.reads_waiting(), follower.deadline),
+            Role::Candidate(candidate) => (0, Some(candidate.deadline)),
+        };
         Status {
             id: shared.config.id,
             role: self.role.name(),
@@ -591,6 +596,7 @@ impl RawNode {
             last: shared.log.last(),
             persisted: shared.log.persisted(),
             commit: shared.log.commit(),
+            handed: shared.apply.handed(),
             applied: shared.apply.applied(),
             membership,
             membership_id: *membership_id,
@@ -598,6 +604,10 @@ impl RawNode {
             quiescent: self.is_quiescent(),
             lease_until: leading.and_then(|leader| leader.lease_until(shared)),
             uncommitted_bytes: leading.map_or(0, |leader| leader.uncommitted_bytes),
+            may_campaign: shared.may_campaign(),
+            reads_waiting,
+            read_round: leading.map_or(0, |leader| leader.rounds.newest()),
+            patience_ends,
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Status<'a> {
     pub persisted: LogIndex,
     /// The highest committed index it knows.
     pub commit: LogIndex,
+    /// The highest index handed out to apply.
+    pub handed: LogIndex,
     /// The highest index reported applied.
     pub applied: LogIndex,
     /// The newest membership (appended, perhaps not committed).
@@ -39,8 +41,17 @@ pub struct Status<'a> {
     pub quiescent: bool,
     /// Until when this leader may serve reads from its lease, if it may now.
     pub lease_until: Option<MonoTime>,
-    /// Payload bytes proposed and not committed.
+    /// Payload bytes proposed and not committed (on a leader).
     pub uncommitted_bytes: u64,
+    /// Whether it would campaign: a voter that holds everything it ever acknowledged.
+    pub may_campaign: bool,
+    /// Reads that wait for an answer here.
+    pub reads_waiting: usize,
+    /// The newest round of reads in this term (on a leader; 0: none yet).
+    pub read_round: u64,
+    /// When it acts, if nothing is heard until then: a follower or candidate campaigns; a leader that
+    /// checks its quorum steps down (`None` if it does not).
+    pub patience_ends: Option<MonoTime>,
 }
 
 /// What a leader knows of one member.
@@ -54,11 +65,19 @@ pub struct ProgressStatus {
     pub state: ProgressName,
     /// Heard from within the last election timeout.
     pub recently_active: bool,
-    /// Of a learner that is to be promoted: the round of catching up it is in, from 1.
-    pub catch_up_round: Option<u32>,
     /// Nothing is sent to it before it answers: a probe is out, the window is full, or it waits for
     /// a snapshot.
     pub paused: bool,
+    /// Appends sent and not answered.
+    pub inflight_messages: usize,
+    /// Bytes of entries in them.
+    pub inflight_bytes: u64,
+    /// The index that the snapshot it waits for has to reach.
+    pub pending_snapshot: Option<LogIndex>,
+    /// It was removed, and is only being told so.
+    pub departing: bool,
+    /// Of a learner that is to be promoted: the round of catching up it is in, from 1.
+    pub catch_up_round: Option<u32>,
 }
 
 /// How a leader feeds a follower.
