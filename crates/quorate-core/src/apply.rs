@@ -151,6 +151,24 @@ impl Apply {
         entries.into()
     }
 
+    /// Takes everything that could be handed out as applied: on a witness, which has no state machine.
+    pub(crate) fn skip(&mut self, log: &Log) {
+        if self.restoring.is_some() {
+            return;
+        }
+        self.handed = self.handed.max(self.end(log));
+        self.on_applied(self.handed);
+        self.fetched.clear();
+    }
+
+    /// Whether `skip` or `take_restore` would do something.
+    pub(crate) fn is_waiting_to_skip(&self, log: &Log, durable: impl Fn(PersistToken) -> bool) -> bool {
+        match &self.restoring {
+            Some((token, _)) => durable(*token),
+            None => self.applied < self.handed.max(self.end(log)),
+        }
+    }
+
     fn take_from_window(&mut self, log: &mut Log, end: LogIndex) -> Entries {
         let from = self.handed.next();
         for entry in log.window(from, end) {

@@ -44,13 +44,23 @@ pub enum MembershipChange {
         /// See [`Member::client_address`].
         client_address: String,
     },
+    /// Adds a replica on `node` that votes but keeps no data, for life (`Config::witness`); with the next id.
+    /// Witnesses are fewer than a majority of the voters.
+    AddWitness {
+        /// The process that will host it; must not host a replica of the group yet.
+        node: NodeId,
+        /// See [`Member::peer_address`].
+        peer_address: String,
+        /// See [`Member::client_address`].
+        client_address: String,
+    },
     /// Makes a caught-up learner a voter.
     Promote(ReplicaId),
     /// Lets the leader make a learner a voter once it has caught up.
     PromoteOnceCaughtUp(ReplicaId),
     /// Makes a voter a learner.
     Demote(ReplicaId),
-    /// Removes a voter or a learner, also the leader itself.
+    /// Removes a member, also the leader itself.
     Remove(ReplicaId),
     /// Changes where a member is reached.
     SetAddresses {
@@ -133,6 +143,9 @@ impl Membership {
                 self.joining.insert(id);
                 Ok(id)
             }
+            MembershipChange::AddWitness { node, peer_address, client_address } => {
+                self.add(before, Member { node, role: MemberRole::Witness, peer_address, client_address })
+            }
             MembershipChange::Promote(id) => self.set_role(id, MemberRole::Voter),
             MembershipChange::PromoteOnceCaughtUp(id) => {
                 let member = self.get(id).ok_or(Refusal::NotMember)?;
@@ -170,8 +183,13 @@ impl Membership {
 
     fn set_role(&mut self, id: ReplicaId, role: MemberRole) -> Result<ReplicaId, Refusal> {
         let member = self.members.get_mut(&id).ok_or(Refusal::NotMember)?;
-        if member.role == role {
-            return Err(Refusal::NothingToDo);
+        match (member.role, role) {
+            (MemberRole::Voter | MemberRole::Witness, MemberRole::Voter)
+            | (MemberRole::Learner, MemberRole::Learner) => return Err(Refusal::NothingToDo),
+            (MemberRole::Witness, _) | (_, MemberRole::Witness) => {
+                return Err(Refusal::Invalid("a witness stays one: remove it"));
+            }
+            (MemberRole::Voter, MemberRole::Learner) | (MemberRole::Learner, MemberRole::Voter) => {}
         }
         member.role = role;
         self.joining.remove(&id);
@@ -196,13 +214,14 @@ mod tests {
         Membership::initial((1..=voters + learners).map(|node| member(node, role(node))).collect()).unwrap()
     }
 
-    /// `+4` add voter, `+(4)` add learner, `+(4?)` join, `^4` promote, `?4` promote once caught up, `v4` demote,
+    /// `+4` add voter, `+(4)` add learner, `+(4?)` join, `+[4]` add witness, `^4` promote, `?4` promote once caught up, `v4` demote,
     /// `-4` remove, `@4` move.
     fn parse(word: &str) -> MembershipChange {
         let number = word.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
         let (node, id) = (NodeId(number), ReplicaId(number));
         let (peer_address, client_address) = (String::new(), String::new());
         match word.chars().next().unwrap() {
+            '+' if word.contains('[') => MembershipChange::AddWitness { node, peer_address, client_address },
             '+' if word.contains('?') => MembershipChange::Join { node, peer_address, client_address },
             '?' => MembershipChange::PromoteOnceCaughtUp(id),
             '+' if word.contains('(') => MembershipChange::AddLearner { node, peer_address, client_address },
@@ -214,12 +233,13 @@ mod tests {
         }
     }
 
-    /// `1 2 (3) (4?) & 1 3`: voters that stay, learners (`?`: joining), and after `&` (`&!` explicit) the old voters.
+    /// `1 2 (3) (4?) [5] & 1 3`: voters that stay, learners (`?`: joining), witnesses, and after `&` (`&!` explicit) the old voters.
     fn show(membership: &Membership) -> String {
         let staying = membership.members().filter(|(id, _)| !membership.is_leaving(*id));
         let mut words: Vec<String> = staying
             .map(|(id, member)| match member.role {
                 MemberRole::Voter => id.to_string(),
+                MemberRole::Witness => format!("[{id}]"),
                 MemberRole::Learner if membership.is_joining(id) => format!("({id}?)"),
                 MemberRole::Learner => format!("({id})"),
             })
@@ -311,10 +331,31 @@ mod tests {
             (2, 0, "-2 +2", Automatic, "AlreadyMember(r2)"),
             (1, 1, "-2 +(2)", JointExplicit, "AlreadyMember(r2)"),
         ];
+        check(&table);
+    }
+
+    fn check(table: &[(u64, u64, &str, MembershipTransition, &str)]) {
         for (voters, learners, changes, transition, expected) in table {
-            let found = outcome(&group(voters, learners), changes, transition);
-            assert_eq!(found, expected, "{voters}+{learners} {changes} {transition:?}");
+            let found = outcome(&group(*voters, *learners), changes, *transition);
+            assert_eq!(found, *expected, "{voters}+{learners} {changes} {transition:?}");
         }
+    }
+
+    #[test]
+    fn a_table_of_changes_with_witnesses() {
+        #[rustfmt::skip]
+        check(&[
+            (2, 0, "+[3]", Automatic, "1 2 [3]"),
+            (1, 0, "+[2]", Automatic, "1 [2]"),
+            (1, 0, "+2 +[3]", Automatic, "1 2 [3] & 1 => 1 2 [3]"),
+            (2, 0, "+[3] ^3", Automatic, "NothingToDo"),
+            (2, 0, "+[3] ?3", Automatic, "NothingToDo"),
+            (2, 0, "+[3] v3", Automatic, "Invalid(\"a witness stays one: remove it\")"),
+            (1, 0, "+[2] +[3]", Automatic, "Invalid(\"witnesses are fewer than a majority of the voters\")"),
+            (1, 0, "+[2] -1", Automatic, "Invalid(\"witnesses are fewer than a majority of the voters\")"),
+            (3, 0, "+[4] +[5] -2 -3", JointExplicit, "Invalid(\"witnesses are fewer than a majority of the voters\")"),
+            (3, 0, "+[4] v2", JointExplicit, "1 (2) 3 [4] &! 1 2 3 => 1 (2) 3 [4]"),
+        ]);
     }
 
     #[test]
@@ -341,7 +382,7 @@ mod tests {
     }
 
     fn any_change() -> impl Strategy<Value = String> {
-        (prop::sample::select(vec!["+", "+(", "+?", "?", "^", "v", "-", "@"]), 1_u64..8)
+        (prop::sample::select(vec!["+", "+(", "+?", "+[", "?", "^", "v", "-", "@"]), 1_u64..8)
             .prop_map(|(kind, about)| format!("{kind}{about}"))
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::change::{MembershipChange, MembershipTransition, Refusal};
 use crate::entry::EntryPayload;
 use crate::leader::Leader;
-use crate::membership::Membership;
+use crate::membership::{MemberRole, Membership};
 use crate::progress::{Progress, State};
 use crate::raw_node::ChangeError;
 use crate::shared::Shared;
@@ -30,11 +30,15 @@ impl Leader {
     pub(crate) fn sync_members(&mut self, shared: &Shared) {
         let next = shared.log.last_index().next();
         let (membership_id, membership) = shared.log.membership();
-        for (id, _) in membership.members().filter(|(id, _)| *id != shared.id()) {
-            self.progress.add(id, || Progress::new(shared.now, next));
+        for (id, member) in membership.members().filter(|(id, _)| *id != shared.id()) {
+            let witness = member.role == MemberRole::Witness;
+            self.progress.add(id, || Progress { witness, ..Progress::new(shared.now, next) });
         }
         for (id, progress) in self.progress.iter_mut() {
             let left = membership.get(id).is_none();
+            if !membership.is_joining(id) {
+                progress.catch_up = None;
+            }
             progress.departing = left.then(|| progress.departing.unwrap_or(membership_id.index));
             progress.votes = membership.votes(id);
         }
@@ -60,6 +64,7 @@ impl Leader {
                 MembershipChange::Promote(learner) => Some(*learner),
                 MembershipChange::AddLearner { .. }
                 | MembershipChange::AddVoter { .. }
+                | MembershipChange::AddWitness { .. }
                 | MembershipChange::Join { .. }
                 | MembershipChange::PromoteOnceCaughtUp(_)
                 | MembershipChange::Demote(_)
@@ -107,8 +112,6 @@ impl Leader {
     pub(crate) fn append_membership(&mut self, shared: &mut Shared, next: Membership) -> LogId {
         let id = self.append(shared, EntryPayload::Membership(Arc::new(next)));
         self.sync_members(shared);
-        // A smaller quorum may have answered already.
-        self.maybe_confirm_reads(shared);
         id
     }
 

@@ -47,6 +47,7 @@ impl std::error::Error for DecodeError {}
 const ENTRY_NOOP: u8 = 1;
 const ENTRY_COMMAND: u8 = 2;
 const ENTRY_MEMBERSHIP: u8 = 3;
+const ENTRY_WITHHELD: u8 = 4;
 /// Kind, term and index.
 const ENTRY_HEAD_BYTES: usize = 17;
 
@@ -54,6 +55,7 @@ const ROLE_VOTER: u8 = 1;
 const ROLE_LEARNER: u8 = 2;
 /// A learner that the leader promotes once it has caught up.
 const ROLE_JOINING: u8 = 3;
+const ROLE_WITNESS: u8 = 4;
 /// The member votes on the old side of a joint state.
 const OUTGOING: u8 = 0x80;
 /// The member is one until the joint state is left.
@@ -84,10 +86,11 @@ pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
         EntryPayload::Noop => ENTRY_NOOP,
         EntryPayload::Command(_) => ENTRY_COMMAND,
         EntryPayload::Membership(_) => ENTRY_MEMBERSHIP,
+        EntryPayload::Withheld => ENTRY_WITHHELD,
     });
     put_log_id(entry.id, out);
     match &entry.payload {
-        EntryPayload::Noop => {}
+        EntryPayload::Noop | EntryPayload::Withheld => {}
         EntryPayload::Command(command) => out.extend_from_slice(command),
         EntryPayload::Membership(membership) => encode_membership(membership, out),
     }
@@ -108,7 +111,7 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, DecodeError> {
 pub fn encoded_entry_len(entry: &Entry) -> usize {
     ENTRY_HEAD_BYTES
         + match &entry.payload {
-            EntryPayload::Noop => 0,
+            EntryPayload::Noop | EntryPayload::Withheld => 0,
             EntryPayload::Command(command) => command.len(),
             EntryPayload::Membership(membership) => encoded_membership_len(membership),
         }
@@ -145,6 +148,7 @@ pub fn encode_membership(membership: &Membership, out: &mut Vec<u8>) {
 fn role_byte(membership: &Membership, id: ReplicaId, member: &Member) -> u8 {
     let role = match member.role {
         MemberRole::Voter => ROLE_VOTER,
+        MemberRole::Witness => ROLE_WITNESS,
         MemberRole::Learner if membership.is_joining(id) => ROLE_JOINING,
         MemberRole::Learner => ROLE_LEARNER,
     };
@@ -366,6 +370,7 @@ impl Reader<'_> {
         let id = self.log_id()?;
         let payload = match kind {
             ENTRY_NOOP => EntryPayload::Noop,
+            ENTRY_WITHHELD => EntryPayload::Withheld,
             ENTRY_COMMAND => EntryPayload::Command(self.take(self.left(), "a command")?),
             ENTRY_MEMBERSHIP => EntryPayload::Membership(Arc::new(self.membership()?)),
             _ => return Err(DecodeError { offset: self.at - ENTRY_HEAD_BYTES, expected: "a kind of entry" }),
@@ -404,6 +409,7 @@ impl Reader<'_> {
         let byte = self.u8("a role")?;
         let role = match byte & !(OUTGOING | LEAVING) {
             ROLE_VOTER => MemberRole::Voter,
+            ROLE_WITNESS => MemberRole::Witness,
             ROLE_LEARNER => MemberRole::Learner,
             ROLE_JOINING => {
                 membership.joining.insert(id);

@@ -44,6 +44,9 @@ pub struct Config {
     /// leases are shorter by this. Below `election_timeout`. Default 100 ms. A clock that is worse than this makes
     /// stale leased reads possible; rounds do not depend on clocks.
     pub lease_drift_max: Duration,
+    /// This replica votes and keeps no data, from its first start to its last. Made by
+    /// [`witness`](Self::witness); the members must say the same.
+    pub witness: bool,
     /// The seed of the election timeouts. Give each replica its own.
     pub seed: u64,
     /// The most payload bytes in one append message; one entry always fits. Default 1 MiB.
@@ -99,6 +102,7 @@ impl Config {
             check_quorum: true,
             leader_lease: false,
             lease_drift_max: Duration::from_millis(100),
+            witness: false,
             seed: id.0,
             append_bytes_max: 1 << 20,
             inflight_messages_max: 256,
@@ -110,6 +114,14 @@ impl Config {
             command_bytes_max: 8 << 20,
             events: EventDetail::Steps,
         }
+    }
+
+    /// The defaults for replica `id` that is a witness: it votes, and keeps positions, terms and members, but no
+    /// commands. It needs no state machine and no snapshots: `Ready::apply` and `Ready::restore`
+    /// stay empty, and its log may be compacted up to what it reports as applied.
+    #[must_use]
+    pub const fn witness(id: ReplicaId) -> Self {
+        Self { witness: true, ..Self::new(id) }
     }
 
     /// Checks every limit against the others.

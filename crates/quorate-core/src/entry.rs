@@ -25,6 +25,8 @@ pub enum EntryPayload {
     Command(Bytes),
     /// The members from this position on (in effect as soon as it is appended, thesis §4.1).
     Membership(Arc<Membership>),
+    /// A command, on a witness: that it was there, not what it said.
+    Withheld,
 }
 
 impl Entry {

@@ -29,7 +29,8 @@ pub enum Rejected {
     OldEpoch,
     /// Term or index beyond what can ever be reached.
     OutOfRange,
-    /// Entries with gaps, falling terms, or of a later term than the message.
+    /// Entries with gaps, falling terms, of a later term than the message, or with commands on a witness, or
+    /// without them elsewhere.
     MalformedEntries,
     /// Would replace a committed entry: the sender is not a correct replica of this group.
     ContradictsCommitted,
@@ -131,6 +132,8 @@ pub enum ReadError {
     NoLeader,
     /// Too many reads are waiting.
     Busy,
+    /// A witness keeps no data: read elsewhere.
+    Witness,
 }
 
 /// Why leadership is not being handed over.

@@ -21,6 +21,7 @@ use crate::progress::{Progress, SnapshotPhase, State};
 use crate::read::Rounds;
 use crate::shared::Shared;
 use crate::types::{LogId, LogIndex, ReplicaId};
+use crate::witness::{place_witness, withheld};
 
 impl Leader {
     /// Sends everyone what they may get now.
@@ -124,14 +125,19 @@ impl<'a> Feeding<'a> {
         let mut appended = self.recheck(id, progress);
         while let Some(next) = progress.next_to_send(&self.shared.config) {
             let streams = matches!(progress.state, State::Replicate { .. });
-            if streams && next > self.shared.log.last_index() {
+            let last = self.last_for(progress);
+            if streams && next > last {
                 break;
             }
             let Some(prev) = self.shared.log.id_at(next.previous()) else {
-                self.offer_snapshot(id, progress);
+                if progress.witness {
+                    place_witness(self.shared, id, progress);
+                } else {
+                    self.offer_snapshot(id, progress);
+                }
                 break;
             };
-            let Some(portion) = self.portion(next) else { break };
+            let Some(portion) = self.portion(next, last) else { break };
             self.append_to(id, progress, prev, portion);
             appended = true;
         }
@@ -166,13 +172,16 @@ impl<'a> Feeding<'a> {
     }
 
     /// Entries from `next` on for one append; `None` when the disk was asked for them.
-    fn portion(&mut self, next: LogIndex) -> Option<Portion> {
-        if let Some(before) = self.before.as_ref().filter(|before| before.from == next) {
+    fn portion(&mut self, next: LogIndex, last: LogIndex) -> Option<Portion> {
+        let same = |before: &&Portion| {
+            before.from == next && before.entries.last().is_none_or(|entry| entry.index() <= last)
+        };
+        if let Some(before) = self.before.as_ref().filter(same) {
             return Some(before.clone());
         }
         let log = &mut self.shared.log;
         let bytes_max = self.shared.config.append_bytes_max;
-        let (last, start) = (log.last_index(), log.window_start());
+        let start = log.window_start();
         let portion = if next >= start {
             let (to, bytes) = fitting(next, log.window(next, last), bytes_max);
             Portion { from: next, entries: log.share(next, to), bytes }
@@ -180,19 +189,31 @@ impl<'a> Feeding<'a> {
             let skip = self.fetched.partition_point(|entry| entry.index() < next);
             let fetched = self.fetched.get(skip..).unwrap_or_default();
             if fetched.first().is_none_or(|first| first.index() != next) {
-                self.shared.fetches.entries(next, start.min(last.next()), bytes_max);
+                self.shared.fetches.entries(next, start.min(log.last_index().next()), bytes_max);
                 return None;
             }
             let (to, bytes) = fitting(next, fetched.iter(), bytes_max);
             let entries = fetched.iter().take_while(|entry| entry.index() <= to).cloned().collect();
             Portion { from: next, entries, bytes }
         };
-        self.before = Some(portion.clone());
+        if last == self.shared.log.last_index() {
+            self.before = Some(portion.clone());
+        }
         Some(portion)
     }
 
+    /// The last entry that a member may get. A witness gets only what is on this leader's disk: it would go on
+    /// asking for what nobody has, if it knew of entries that were gone after a crash.
+    const fn last_for(&self, progress: &Progress) -> LogIndex {
+        let log = &self.shared.log;
+        if progress.witness { log.persisted() } else { log.last_index() }
+    }
+
     fn append_to(&mut self, id: ReplicaId, progress: &mut Progress, prev: LogId, portion: Portion) {
-        let Portion { entries, bytes, .. } = portion;
+        let Portion { mut entries, bytes, .. } = portion;
+        if progress.witness {
+            entries = entries.iter().map(withheld).collect();
+        }
         let last = entries.last().map_or(prev.index, Entry::index);
         let (commit, read_round) = (self.shared.log.commit(), self.rounds.newest());
         progress.on_sent(self.shared.now, last, bytes);

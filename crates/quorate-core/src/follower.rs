@@ -182,6 +182,9 @@ impl Follower {
     }
 
     pub(crate) fn read(&mut self, shared: &mut Shared, ticket: ReadTicket) -> Result<(), ReadError> {
+        if shared.is_witness() {
+            return Err(ReadError::Witness);
+        }
         let leader = shared.leader.ok_or(ReadError::NoLeader)?;
         if self.passed_on.len() >= shared.config.reads_max {
             return Err(ReadError::Busy);

@@ -95,6 +95,8 @@ pub enum RecoveryRefused {
     },
     /// The survivor never voted: it may lack anything. Recover a voter if there is one.
     Learner,
+    /// The survivor is a witness: it has no data.
+    Witness,
     /// There is no later term or epoch.
     OutOfRange,
 }
@@ -145,6 +147,9 @@ fn check(members: &Membership, last: LogId, asked: &ForcedRecovery) -> Result<()
     let times = |id: ReplicaId| named.iter().filter(|named| **named == id).count();
     if let Some((replica, _)) = members.members().find(|(id, _)| times(*id) != 1) {
         return Err(RecoveryRefused::NotAccountedFor { replica });
+    }
+    if members.is_witness(asked.survivor) {
+        return Err(RecoveryRefused::Witness);
     }
     let is_left = |id: ReplicaId| u8::from(!asked.lost.contains(&id));
     if members.reached_by_quorum(is_left) == Some(1) {
@@ -217,6 +222,7 @@ impl fmt::Display for RecoveryRefused {
             Self::Learner => {
                 f.write_str("the survivor never voted and may lack anything: recover a voter if there is one")
             }
+            Self::Witness => f.write_str("the survivor is a witness and has no data: recover another one"),
             Self::OutOfRange => f.write_str("there is no later term, index or epoch"),
         }
     }

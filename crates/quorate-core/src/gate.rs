@@ -11,6 +11,7 @@
 
 use crate::entry::{Entry, EntryPayload};
 use crate::log::Fit;
+use crate::membership::Membership;
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta};
 use crate::raw_node::Rejected;
 use crate::shared::Shared;
@@ -33,6 +34,7 @@ pub(crate) fn check(shared: &Shared, from: ReplicaId, message: &Message) -> Resu
         return Err(Rejected::OldEpoch);
     }
     check_body(message.term, &message.body)?;
+    check_kind(shared, &message.body)?;
     // A message of an older term is answered, not examined.
     if message.term < shared.term {
         return Ok(());
@@ -47,6 +49,34 @@ pub(crate) fn check(shared: &Shared, from: ReplicaId, message: &Message) -> Resu
         MessageBody::Append(_)
         | MessageBody::InstallSnapshot(_)
         | MessageBody::PreVote(_)
+        | MessageBody::PreVoteReply { .. }
+        | MessageBody::Vote(_)
+        | MessageBody::VoteReply { .. }
+        | MessageBody::AppendReply(_)
+        | MessageBody::Heartbeat { .. }
+        | MessageBody::HeartbeatReply { .. }
+        | MessageBody::Quiesce { .. }
+        | MessageBody::TimeoutNow
+        | MessageBody::ReadIndex { .. }
+        | MessageBody::ReadIndexReply { .. } => Ok(()),
+    }
+}
+
+/// A witness has entries without their commands, everybody else has them whole, and the members agree.
+fn check_kind(shared: &Shared, body: &MessageBody) -> Result<(), Rejected> {
+    let (id, witness) = (shared.id(), shared.is_witness());
+    let agrees = |membership: &Membership| {
+        if membership.says_otherwise(id, witness) { Err(Rejected::InvalidMembership) } else { Ok(()) }
+    };
+    match body {
+        MessageBody::Append(append) => append.entries.iter().try_for_each(|entry| match &entry.payload {
+            EntryPayload::Membership(membership) => agrees(membership),
+            EntryPayload::Withheld if !witness => Err(Rejected::MalformedEntries),
+            EntryPayload::Command(_) if witness => Err(Rejected::MalformedEntries),
+            EntryPayload::Withheld | EntryPayload::Noop | EntryPayload::Command(_) => Ok(()),
+        }),
+        MessageBody::InstallSnapshot(meta) => agrees(&meta.membership),
+        MessageBody::PreVote(_)
         | MessageBody::PreVoteReply { .. }
         | MessageBody::Vote(_)
         | MessageBody::VoteReply { .. }
@@ -142,7 +172,7 @@ fn entries(term: Term, append: &Append) -> Result<(), Rejected> {
 fn membership(entry: &Entry) -> Result<(), Rejected> {
     match &entry.payload {
         EntryPayload::Membership(membership) => membership.validate().or(Err(Rejected::InvalidMembership)),
-        EntryPayload::Noop | EntryPayload::Command(_) => Ok(()),
+        EntryPayload::Noop | EntryPayload::Command(_) | EntryPayload::Withheld => Ok(()),
     }
 }
 

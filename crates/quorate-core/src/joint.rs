@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::membership::{Member, MemberRole, Membership};
+use crate::membership::{Member, Membership};
 use crate::types::ReplicaId;
 
 /// The old side of a joint state.
@@ -43,7 +43,7 @@ impl Joint {
     }
 
     pub(crate) fn is_valid(&self, members: &BTreeMap<ReplicaId, Member>) -> bool {
-        let voted = |id| members.get(id).is_some_and(|member| member.role == MemberRole::Voter);
+        let voted = |id| members.get(id).is_some_and(|member| member.role.votes());
         !self.outgoing.is_empty()
             && self.outgoing.iter().all(|id| members.contains_key(id))
             && self.leaving.iter().all(|id| self.outgoing.contains(id) && voted(id))

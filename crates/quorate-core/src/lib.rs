@@ -118,6 +118,7 @@ mod shared;
 mod status;
 mod transfer;
 mod types;
+mod witness;
 mod writes;
 
 pub use change::{MembershipChange, MembershipTransition};

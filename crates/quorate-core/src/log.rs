@@ -198,7 +198,7 @@ impl Log {
         }
         match &entry.payload {
             EntryPayload::Membership(membership) => self.memberships.push((entry.id, Arc::clone(membership))),
-            EntryPayload::Noop | EntryPayload::Command(_) => {}
+            EntryPayload::Noop | EntryPayload::Command(_) | EntryPayload::Withheld => {}
         }
         self.last = entry.index();
         self.window_bytes += entry_bytes(&entry);

@@ -18,6 +18,19 @@ pub enum MemberRole {
     Voter,
     /// Receives the log, counts for nothing.
     Learner,
+    /// Votes, and keeps no data: see [`MembershipChange::AddWitness`](crate::MembershipChange).
+    Witness,
+}
+
+impl MemberRole {
+    /// Whether it counts in elections and commits.
+    #[must_use]
+    pub const fn votes(self) -> bool {
+        match self {
+            Self::Voter | Self::Witness => true,
+            Self::Learner => false,
+        }
+    }
 }
 
 /// One member of a group.
@@ -25,7 +38,7 @@ pub enum MemberRole {
 pub struct Member {
     /// The process that hosts the replica.
     pub node: NodeId,
-    /// Voter or learner.
+    /// Voter, learner or witness.
     pub role: MemberRole,
     /// Where peers reach the node (`host:port`), at most [`ADDRESS_BYTES_MAX`] bytes.
     pub peer_address: String,
@@ -98,6 +111,7 @@ impl Membership {
                 self.joint.as_ref().is_none_or(|joint| joint.is_valid(&self.members)),
                 "who leaves in the joint state has voted, and who has voted is a member",
             ),
+            (self.quorums_have_data(), "witnesses are fewer than a majority of the voters"),
             (
                 self.joining.iter().all(|id| {
                     !self.is_voter(*id)
@@ -134,13 +148,13 @@ impl Membership {
     pub fn incoming_voters(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         self.members
             .iter()
-            .filter(|(id, member)| member.role == MemberRole::Voter && !self.is_leaving(**id))
+            .filter(|(id, member)| member.role.votes() && !self.is_leaving(**id))
             .map(|(id, _)| *id)
     }
     /// Whether `id` votes, on either side of the joint state.
     #[must_use]
     pub fn is_voter(&self, id: ReplicaId) -> bool {
-        self.get(id).is_some_and(|member| member.role == MemberRole::Voter)
+        self.get(id).is_some_and(|member| member.role.votes())
             || self.joint.as_ref().is_some_and(|joint| joint.outgoing.contains(&id))
     }
     /// Whether `id` is a member only until the joint state is left.
@@ -148,7 +162,7 @@ impl Membership {
     pub fn is_leaving(&self, id: ReplicaId) -> bool {
         self.joint.as_ref().is_some_and(|joint| joint.leaving.contains(&id))
     }
-    /// Whether leadership may be handed to `id`: a voter that stays one.
+    /// Whether leadership may be handed to `id`: a voter with data that stays one.
     #[must_use]
     pub fn may_lead(&self, id: ReplicaId) -> bool {
         self.get(id).is_some_and(|member| member.role == MemberRole::Voter) && !self.is_leaving(id)

@@ -44,6 +44,8 @@ pub(crate) struct Progress {
     pub(crate) rests_since: u64,
     /// It was removed by this entry and is only told so.
     pub(crate) departing: Option<LogIndex>,
+    /// It gets no commands (`witness.rs`).
+    pub(crate) witness: bool,
     /// How far it has caught up, while it is to be promoted (`promotion.rs`).
     pub(crate) catch_up: Option<CatchUp>,
     /// Where it counts.
@@ -131,6 +133,7 @@ impl Progress {
             recheck: false,
             rests_since: 0,
             departing: None,
+            witness: false,
             catch_up: None,
             votes: Votes { incoming: false, outgoing: false },
             told: ProgressName::Probe,

@@ -9,14 +9,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::membership::{MEMBERS_MAX, MemberRole, Membership};
+use crate::membership::{MEMBERS_MAX, Membership};
 use crate::types::ReplicaId;
 
 /// A group of so many voters is counted without clearing room for the largest.
 const FEW: usize = 8;
 
 /// How many of `voters` are a majority.
-const fn majority(voters: usize) -> usize {
+pub(crate) const fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
@@ -110,7 +110,7 @@ impl Membership {
 
     /// Where `id` counts.
     pub(crate) fn votes(&self, id: ReplicaId) -> Votes {
-        let votes = self.get(id).is_some_and(|member| member.role == MemberRole::Voter);
+        let votes = self.get(id).is_some_and(|member| member.role.votes());
         let incoming = votes && !self.is_leaving(id);
         Votes { incoming, outgoing: self.joint().is_some_and(|joint| joint.outgoing.contains(&id)) }
     }

@@ -501,7 +501,10 @@ impl RawNode {
         let next = match &mut self.role {
             Role::Follower(_) => Transition::Stay,
             Role::Candidate(candidate) => candidate.on_persisted(&mut self.shared),
-            Role::Leader(leader) => leader.maybe_commit(&mut self.shared),
+            Role::Leader(leader) => {
+                leader.replicate |= leader.progress.iter().any(|(_, progress)| progress.witness);
+                leader.maybe_commit(&mut self.shared)
+            }
         };
         self.become_next(next);
     }
@@ -553,7 +556,7 @@ impl RawNode {
         shared.event(RaftEvent::ReadyTaken);
         let persist = shared.writes.take(shared.hard_state(), &mut shared.log);
         let restore = shared.take_restore();
-        let apply = shared.apply.take(&mut shared.log, &mut shared.fetches);
+        let apply = shared.take_apply();
         Ready {
             persist,
             send: shared.outbox.take(),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::apply::Apply;
 use crate::aside::Aside;
 use crate::config::Config;
+use crate::entries::Entries;
 use crate::entry::{Entry, EntryPayload};
 use crate::error::RestoreError;
 use crate::event::{EventDetail, RaftEvent, ReadFailure, RoleName, RoleReason, SnapshotTaken};
@@ -58,6 +59,9 @@ impl Shared {
     pub(crate) fn new(config: Config, restored: Restored, now: MonoTime) -> Result<Self, RestoreError> {
         let (hard, applied) = (restored.hard_state, restored.applied);
         let log = Log::restore(restored, config.window_bytes_max)?;
+        if log.membership().1.says_otherwise(config.id, config.witness) {
+            return Err(RestoreError::Inconsistent("the members say otherwise who is a witness"));
+        }
         let written = HardState { commit: log.commit(), ..hard };
         let mut apply = Apply::new(applied, config.apply_bytes_max);
         if applied < log.compacted().index {
@@ -124,11 +128,17 @@ impl Shared {
         self.log.membership().1.is_voter(id)
     }
 
+    /// Whether this replica votes without keeping data.
+    pub(crate) const fn is_witness(&self) -> bool {
+        self.config.witness
+    }
+
     /// Whether this replica may ask for votes. One that removed or demoted itself still may until that is
     /// committed: nobody else may have a log that can win (thesis §4.2.2).
     pub(crate) fn may_campaign(&self) -> bool {
         let committed = &self.log.membership_at(self.log.commit()).1;
         (self.is_voter(self.id()) || committed.is_voter(self.id()))
+            && !self.is_witness()
             && !self.has_lost_entries()
             && self.term < Term::MAX
     }
@@ -280,10 +290,29 @@ impl Shared {
         }
     }
 
-    /// The snapshot to hand to the state machine now.
+    /// The snapshot to hand to the state machine now. A witness has none.
     pub(crate) fn take_restore(&mut self) -> Option<SnapshotMeta> {
         let writes = &self.writes;
-        self.apply.take_restore(|token| writes.is_durable(token))
+        let meta = self.apply.take_restore(|token| writes.is_durable(token));
+        if self.is_witness() { None } else { meta }
+    }
+
+    /// The entries to hand to the state machine now. On a witness none: it takes them as applied.
+    pub(crate) fn take_apply(&mut self) -> Entries {
+        if self.is_witness() {
+            self.apply.skip(&self.log);
+            return Entries::new();
+        }
+        self.apply.take(&mut self.log, &mut self.fetches)
+    }
+
+    fn has_something_to_apply(&self) -> bool {
+        let durable = |token| self.writes.is_durable(token);
+        if self.is_witness() {
+            self.apply.is_waiting_to_skip(&self.log, durable)
+        } else {
+            self.apply.is_waiting(&self.log, &self.fetches, durable)
+        }
     }
 
     /// Whether a `Ready` would hold anything of this.
@@ -293,6 +322,6 @@ impl Shared {
             || !self.fetches.is_empty()
             || !self.reads.is_empty()
             || !self.events.is_empty()
-            || self.apply.is_waiting(&self.log, &self.fetches, |token| self.writes.is_durable(token))
+            || self.has_something_to_apply()
     }
 }

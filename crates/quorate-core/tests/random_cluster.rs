@@ -1,4 +1,5 @@
-//! Fear, in small: clusters of cores under random loss, delay, duplication, reordering and crashes.
+//! Fear, in small: clusters of cores under random loss, delay, duplication, reordering and crashes,
+//! whose members change meanwhile: one by one, several at once, with learners and witnesses.
 //! After every step: one leader a term, logs that match, commits that never change.
 #![expect(clippy::unwrap_used, reason = "a test")]
 use std::collections::BTreeMap;
@@ -7,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{
-    Config, Entry, Fetch, HardState, LogId, LogIndex, Member, MemberRole, Membership, Message, MonoTime,
-    NodeId, Persist, RaftEvent, RawNode, ReadOutcome, ReadTicket, ReplicaId, Restored, RoleName,
-    SnapshotMeta, SnapshotOutcome, Term,
+    Config, Entry, EntryPayload, Fetch, HardState, LogId, LogIndex, Member, MemberRole, Membership,
+    MembershipChange, MembershipTransition, Message, MonoTime, NodeId, Persist, RaftEvent, RawNode,
+    ReadOutcome, ReadTicket, ReplicaId, Restored, RoleName, SnapshotMeta, SnapshotOutcome, Term,
 };
 
 struct Rng(u64);
@@ -78,6 +79,8 @@ struct Node {
     disk: Disk,
     writing: Vec<Persist>,
     applied: LogIndex,
+    id: NodeId,
+    witness: bool,
 }
 
 struct Cluster {
@@ -97,10 +100,20 @@ struct Cluster {
     /// Nothing reaches it or leaves it.
     isolated: Option<ReplicaId>,
     loss: u64,
+    /// The newest members that anybody has applied.
+    members: Arc<Membership>,
+    members_at: LogIndex,
+    /// Memberships applied, and those of them that were joint.
+    changes: u64,
+    joint: u64,
+    witnessed: u64,
+    seed: u64,
+    /// Whether its members change.
+    changing: bool,
 }
 
-fn config(id: ReplicaId, seed: u64) -> Config {
-    let mut config = Config::new(id);
+fn config(id: ReplicaId, seed: u64, witness: bool) -> Config {
+    let mut config = if witness { Config::witness(id) } else { Config::new(id) };
     config.seed = seed ^ (id.0 << 32);
     config.window_bytes_max = 200;
     config.append_bytes_max = 64;
@@ -124,11 +137,13 @@ impl Cluster {
             hard: HardState { term: Term(1), vote: None, commit: LogIndex(1) },
             compacted: LogId::new(1, 1),
             entries: Vec::new(),
-            membership: (LogId::new(1, 1), membership),
+            membership: (LogId::new(1, 1), Arc::clone(&membership)),
         };
         let nodes = (1..=voters).map(ReplicaId).map(|id| {
-            let core = RawNode::new(config(id, seed), disk.restored(LogIndex(1)), MonoTime(0)).unwrap();
-            (id, Node { core, disk: disk.clone(), writing: Vec::new(), applied: LogIndex(1) })
+            let core =
+                RawNode::new(config(id, seed, false), disk.restored(LogIndex(1)), MonoTime(0)).unwrap();
+            let (disk, writing, applied) = (disk.clone(), Vec::new(), LogIndex(1));
+            (id, Node { core, disk, writing, applied, id: NodeId(id.0), witness: false })
         });
         Self {
             rng: Rng(seed),
@@ -145,7 +160,14 @@ impl Cluster {
             leased: 0,
             rested: 0,
             isolated: None,
-            loss: 10,
+            loss: if seed >= 80 { 2 } else { 10 },
+            members: membership,
+            members_at: LogIndex(1),
+            changes: 0,
+            joint: 0,
+            witnessed: 0,
+            seed,
+            changing: seed >= 80,
         }
     }
 
@@ -155,7 +177,8 @@ impl Cluster {
     }
 
     fn any(&mut self) -> ReplicaId {
-        ReplicaId(1 + self.rng.below(self.nodes.len() as u64))
+        let at = usize::try_from(self.rng.below(self.nodes.len() as u64)).unwrap();
+        *self.nodes.keys().nth(at).unwrap()
     }
 
     fn step(&mut self) {
@@ -169,6 +192,7 @@ impl Cluster {
                 let now = self.time(id);
                 self.nodes.get_mut(&id).unwrap().core.tick(now);
             }
+            57..60 if self.changing => self.change(),
             20..60 => self.deliver(),
             60..72 | 90..96 if calm => self.persist(id),
             60..72 => {
@@ -179,9 +203,9 @@ impl Cluster {
             90..94 => self.read(id),
             94..96 => self.compact(id),
             96..97 => drop(self.nodes.get_mut(&id).unwrap().core.transfer_leadership(now, None)),
-            97..98 => self.crash(id),
+            97..98 if !self.changing || self.rng.below(3) == 0 => self.crash(id),
             98..99 if calm => self.nodes.get_mut(&id).unwrap().core.wake(now),
-            98..99 => self.isolate(),
+            98..99 if !self.changing || self.rng.below(3) == 0 => self.isolate(),
             _ => self.nodes.get_mut(&id).unwrap().core.report_unreachable(ReplicaId(1)),
         }
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
@@ -196,14 +220,87 @@ impl Cluster {
         }
         let at = usize::try_from(self.rng.below(self.wire.len() as u64)).unwrap();
         let duplicate = self.rng.below(10) == 0;
-        let message = if duplicate { self.wire[at].clone() } else { self.wire.swap_remove(at) };
+        let message: Message = if duplicate { self.wire[at].clone() } else { self.wire.swap_remove(at) };
         let cut_off = self.isolated.is_some_and(|id| [message.from, message.to].contains(&id));
         if cut_off || self.rng.below(100) < self.loss {
             return;
         }
         let now = self.time(message.to);
-        let node = self.nodes.get_mut(&message.to).unwrap();
-        node.core.step(now, message.from, message).ok();
+        if let Some(node) = self.nodes.get_mut(&message.to) {
+            node.core.step(now, message.from, message).ok();
+        }
+    }
+
+    /// Whoever leads changes the members: one or several, in one step or through a joint state.
+    fn change(&mut self) {
+        let ids: Vec<ReplicaId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            let now = self.time(id);
+            if self.nodes[&id].core.status().role != RoleName::Leader {
+                continue;
+            }
+            let changes = (0..=self.rng.below(2)).map(|_| self.any_change()).collect();
+            let transition = match self.rng.below(4) {
+                0 => MembershipTransition::JointExplicit,
+                1 => MembershipTransition::JointImplicit,
+                _ => MembershipTransition::Automatic,
+            };
+            let core = &mut self.nodes.get_mut(&id).unwrap().core;
+            if core.leave_joint(now, None).is_err()
+                && core.propose_changes(now, changes, transition, None).is_ok()
+            {
+                let members = Arc::clone(core.status().membership);
+                self.start_new(&members);
+            }
+        }
+    }
+
+    fn any_change(&mut self) -> MembershipChange {
+        let node = NodeId(10 + self.rng.below(20));
+        let (peer_address, client_address) = (String::new(), String::new());
+        let members: Vec<ReplicaId> = self.members.members().map(|(id, _)| id).collect();
+        let id = members[usize::try_from(self.rng.below(members.len() as u64)).unwrap()];
+        match self.rng.below(if members.len() < 5 { 7 } else { 3 }) {
+            0 if !self.members.is_voter(id) => MembershipChange::PromoteOnceCaughtUp(id),
+            0 if !self.members.is_witness(id) => MembershipChange::Demote(id),
+            0..3 => MembershipChange::Remove(id),
+            3 => MembershipChange::AddLearner { node, peer_address, client_address },
+            4 => MembershipChange::AddVoter { node, peer_address, client_address },
+            5 => MembershipChange::AddWitness { node, peer_address, client_address },
+            _ => MembershipChange::Join { node, peer_address, client_address },
+        }
+    }
+
+    /// A change was appended: replicas that are new start, with nothing. An id whose change was rolled back is
+    /// given again: what it stood for is gone then, like its messages.
+    fn start_new(&mut self, members: &Membership) {
+        for (id, member) in members.members() {
+            let witness = member.role == MemberRole::Witness;
+            if self.nodes.get(&id).is_some_and(|node| (node.id, node.witness) == (member.node, witness)) {
+                continue;
+            }
+            self.wire.retain(|message| message.from != id && message.to != id);
+            let disk = Disk {
+                hard: HardState::default(),
+                compacted: LogId::default(),
+                entries: Vec::new(),
+                membership: (LogId::default(), Arc::default()),
+            };
+            let restored = disk.restored(LogIndex(0));
+            let core = RawNode::new(config(id, self.seed, witness), restored, self.time(id)).unwrap();
+            let node =
+                Node { core, disk, writing: Vec::new(), applied: LogIndex(0), id: member.node, witness };
+            self.nodes.insert(id, node);
+        }
+    }
+
+    /// Somebody applied a membership.
+    fn applied_members(&mut self, at: LogIndex, members: &Arc<Membership>) {
+        if at > self.members_at {
+            (self.members_at, self.members) = (at, Arc::clone(members));
+            self.changes += 1;
+            self.joint += u64::from(members.joint().is_some());
+        }
     }
 
     /// Cuts a leader off for some election timeouts, or lets it back.
@@ -265,7 +362,8 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).unwrap();
         node.writing.clear();
         node.applied = node.disk.compacted.index;
-        node.core = RawNode::new(config(id, seed), node.disk.restored(node.applied), now).unwrap();
+        node.core =
+            RawNode::new(config(id, seed, node.witness), node.disk.restored(node.applied), now).unwrap();
     }
 
     fn drain(&mut self, id: ReplicaId) {
@@ -280,12 +378,21 @@ impl Cluster {
                 node.applied = meta.last.index;
                 node.core.on_applied(now, node.applied);
             }
+            assert!(!node.witness || ready.apply.is_empty(), "a witness has nothing to apply");
+            let mut members = Vec::new();
             for entry in ready.apply {
                 assert_eq!(entry.index().0, node.applied.0 + 1, "apply leaves a gap");
                 node.applied = entry.index();
                 self.commits_seen += 1;
                 let agreed = self.committed.entry(entry.index()).or_insert_with(|| entry.clone());
                 assert_eq!(*agreed, entry, "two replicas applied different entries");
+                if let EntryPayload::Membership(membership) = &entry.payload {
+                    members.push((entry.index(), Arc::clone(membership)));
+                }
+            }
+            if node.witness {
+                node.applied = node.core.status().applied;
+                self.witnessed = self.witnessed.max(node.applied.0);
             }
             node.core.on_applied(now, node.applied);
             let rests =
@@ -301,6 +408,9 @@ impl Cluster {
             }
             for fetch in ready.fetch {
                 self.fetch(id, fetch);
+            }
+            for (at, members) in members {
+                self.applied_members(at, &members);
             }
         }
     }
@@ -334,7 +444,16 @@ impl Cluster {
         for (id, node) in &self.nodes {
             let status = node.core.status();
             assert!(status.applied <= status.commit && status.commit <= status.last.index);
+            let payload = |entry: &Entry| matches!(entry.payload, EntryPayload::Withheld);
+            let kept = |entry: &Entry| matches!(entry.payload, EntryPayload::Command(_));
+            let wrong = if node.witness {
+                node.disk.entries.iter().any(kept)
+            } else {
+                node.disk.entries.iter().any(payload)
+            };
+            assert!(!wrong, "{id:?} keeps what it must not, or lacks what it must keep");
             if status.role == RoleName::Leader {
+                assert!(!node.witness, "a witness leads");
                 let leader = self.leaders.entry(status.term).or_insert(*id);
                 assert_eq!(leader, id, "two leaders in {:?}", status.term);
                 // Leader completeness: what was ever committed is in this log, with the same term.
@@ -375,11 +494,13 @@ impl Cluster {
             for message in std::mem::take(&mut self.wire) {
                 let (to, from) = (message.to, message.from);
                 let now = self.time(to);
-                let node = self.nodes.get_mut(&to).unwrap();
-                node.core.step(now, from, message).ok();
-                self.drain(to);
+                if let Some(node) = self.nodes.get_mut(&to) {
+                    node.core.step(now, from, message).ok();
+                    self.drain(to);
+                }
             }
-            let applied: Vec<LogIndex> = self.nodes.values().map(|node| node.applied).collect();
+            let members = self.nodes.iter().filter(|(id, _)| self.members.get(**id).is_some());
+            let applied: Vec<LogIndex> = members.map(|(_, node)| node.applied).collect();
             let spread = applied.iter().max().unwrap().0 - applied.iter().min().unwrap().0;
             if self.commits_seen > goal && spread <= 3 {
                 return;
@@ -395,7 +516,8 @@ fn install(from: ReplicaId, to: ReplicaId, term: Term, meta: SnapshotMeta) -> Me
 #[test]
 fn random_clusters_keep_every_promise() {
     let (mut commits, mut snapshots, mut reads, mut leased, mut rested, mut terms) = (0, 0, 0, 0, 0, 0);
-    for seed in 0..80 {
+    let (mut changes, mut joint, mut witnessed) = (0, 0, 0);
+    for seed in 0..130 {
         let mut cluster = Cluster::new(seed, 1 + seed % 5);
         for _ in 0..3_000 {
             cluster.step();
@@ -407,10 +529,14 @@ fn random_clusters_keep_every_promise() {
         leased += cluster.leased;
         rested += cluster.rested;
         terms += cluster.leaders.len();
+        changes += cluster.changes;
+        joint += cluster.joint;
+        witnessed += cluster.witnessed;
     }
     // The run is worth nothing if these never happen.
     assert!(
         commits > 4_000 && snapshots > 20 && reads > 300 && leased > 60 && rested > 20 && terms > 150,
         "{commits} {snapshots} {reads} {leased} {rested} {terms}"
     );
+    assert!(changes > 70 && joint > 30 && witnessed > 300, "{changes} {joint} {witnessed}");
 }

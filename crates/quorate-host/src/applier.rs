@@ -135,7 +135,7 @@ impl RecoveredMachine {
             }
             self.applied = entry.id;
             match &entry.payload {
-                EntryPayload::Noop | EntryPayload::Membership(_) => {}
+                EntryPayload::Noop | EntryPayload::Membership(_) | EntryPayload::Withheld => {}
                 EntryPayload::Command(payload) => {
                     bytes += payload.len() as u64;
                     responses.push((entry.id, self.apply_command(entry.id, payload)?));

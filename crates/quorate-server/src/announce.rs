@@ -98,7 +98,7 @@ impl Announcer {
         }
         match member.role {
             MemberRole::Learner if self.promote => Lacks::Vote,
-            MemberRole::Learner | MemberRole::Voter => Lacks::Nothing,
+            MemberRole::Learner | MemberRole::Voter | MemberRole::Witness => Lacks::Nothing,
         }
     }
 

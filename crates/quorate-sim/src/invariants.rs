@@ -426,6 +426,7 @@ pub(crate) fn holds(durable: &Durable, id: LogId) -> bool {
 fn fingerprint(entry: &Entry) -> u64 {
     match &entry.payload {
         EntryPayload::Noop => hash(b"noop"),
+        EntryPayload::Withheld => hash(b"withheld"),
         EntryPayload::Command(bytes) => hash_on(hash(b"command"), bytes),
         EntryPayload::Membership(membership) => hash(format!("{membership:?}").as_bytes()),
     }

@@ -178,7 +178,7 @@ impl GroupLog {
         }
         match &entry.payload {
             EntryPayload::Membership(membership) => self.memberships.push((entry.id, Arc::clone(membership))),
-            EntryPayload::Noop | EntryPayload::Command(_) => {}
+            EntryPayload::Noop | EntryPayload::Command(_) | EntryPayload::Withheld => {}
         }
         self.last = entry.index();
     }

@@ -135,7 +135,7 @@ pub(crate) fn entry_bytes(entry: &quorate_core::Entry) -> usize {
     const HEADER: usize = 32;
     HEADER
         + match &entry.payload {
-            EntryPayload::Noop => 0,
+            EntryPayload::Noop | EntryPayload::Withheld => 0,
             EntryPayload::Command(bytes) => bytes.len(),
             EntryPayload::Membership(membership) => 128 * membership.members().count(),
         }

@@ -228,7 +228,7 @@ impl Node {
         for entry in &work.applies {
             match &entry.payload {
                 EntryPayload::Membership(members) => self.members = Arc::clone(members),
-                EntryPayload::Noop | EntryPayload::Command(_) => {}
+                EntryPayload::Noop | EntryPayload::Command(_) | EntryPayload::Withheld => {}
             }
         }
         let restored = work.restores.as_ref().map(|meta| meta.last.index);

@@ -203,7 +203,7 @@ fn asks(term: Term, last: LogId) -> String {
 
 fn content(entry: &Entry) -> String {
     match &entry.payload {
-        EntryPayload::Noop => "\"\"".to_owned(),
+        EntryPayload::Noop | EntryPayload::Withheld => "\"\"".to_owned(),
         EntryPayload::Command(command) => format!("{:?}", String::from_utf8_lossy(command)),
         EntryPayload::Membership(_) => "members".to_owned(),
     }

@@ -5,7 +5,7 @@
 //! auto deliver=off persist=off apply=off fetch=off    the script does these itself
 //! slow-disk 3                                         the script makes its writes durable: persist 3
 //! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · lease-read 1 7 · lease · transfer 1 2 · abort-transfer 1 · delay 1 1000 · forget 1 · wake 1 · tick 500 · sleep 500
-//! add-learner 1 4 · add-voter 1 4 · join 1 4 · promote-later 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
+//! add-learner 1 4 · add-voter 1 4 · add-witness 1 4 · join 1 4 · promote-later 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
 //! change 1 remove=1 add-voter=4 promote=5 [joint=automatic|implicit|explicit] [expected=2] · leave-joint 1
 //! deliver [from=1] [to=2] · drop [from=1] [to=2] · duplicate from=1 to=2 · persist 1 · apply 1 · fetch 1
 //! partition 1-2 3 · cut 1-2 (both ways) · mute 1-2 (what 1 says to 2 is lost) · heal · unreachable 1 3
@@ -75,6 +75,7 @@ fn change(name: &str, about: ReplicaId) -> Result<MembershipChange, Box<dyn Erro
     Ok(match name {
         "add-learner" => MembershipChange::AddLearner { node, peer_address, client_address },
         "add-voter" => MembershipChange::AddVoter { node, peer_address, client_address },
+        "add-witness" => MembershipChange::AddWitness { node, peer_address, client_address },
         "join" => MembershipChange::Join { node, peer_address, client_address },
         "promote" => MembershipChange::Promote(about),
         "promote-later" => MembershipChange::PromoteOnceCaughtUp(about),
@@ -89,6 +90,7 @@ const fn added(change: &MembershipChange) -> Option<&'static str> {
     match change {
         MembershipChange::AddLearner { .. } | MembershipChange::Join { .. } => Some("learner"),
         MembershipChange::AddVoter { .. } => Some("voter"),
+        MembershipChange::AddWitness { .. } => Some("witness"),
         MembershipChange::Promote(_)
         | MembershipChange::PromoteOnceCaughtUp(_)
         | MembershipChange::Demote(_)
@@ -146,8 +148,8 @@ impl Script {
                 self.show_times(name);
                 Ok(())
             }
-            "add-learner" | "add-voter" | "join" | "promote" | "promote-later" | "demote" | "remove"
-            | "move" => self.change_one(name, args),
+            "add-learner" | "add-voter" | "add-witness" | "join" | "promote" | "promote-later" | "demote"
+            | "remove" | "move" => self.change_one(name, args),
             "change" => self.change_several(args),
             "leave-joint" => self.leave_joint(args),
             _ => self.ask(name, args),
@@ -319,7 +321,8 @@ impl Script {
             Ok((_, concerned)) => {
                 for (kind, replica) in added.into_iter().zip(concerned) {
                     let Some(kind) = kind else { continue };
-                    let config = Config { id: replica, seed: replica.0, ..config.clone() };
+                    let witness = kind == "witness";
+                    let config = Config { id: replica, seed: replica.0, witness, ..config.clone() };
                     self.cluster.start(config, Disk::new(Membership::default()), LogIndex(0));
                     self.cluster.nodes.get_mut(&replica).ok_or("it was started")?.core.ready();
                     self.cluster.say(format!("{id} names the {kind} {replica}"));

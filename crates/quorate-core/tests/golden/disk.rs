@@ -69,7 +69,7 @@ impl Disk {
             }
             match &entry.payload {
                 EntryPayload::Membership(members) => memberships.push((entry.id, Arc::clone(members))),
-                EntryPayload::Noop | EntryPayload::Command(_) => {}
+                EntryPayload::Noop | EntryPayload::Command(_) | EntryPayload::Withheld => {}
             }
         }
         Restored {

@@ -84,6 +84,7 @@ scripts! {
     a_read_that_nobody_confirms_fails_in_time
     a_read_waits_for_the_voters_of_now
     a_removed_replica_is_told_and_keeps_quiet
+    a_removed_witness_is_told
     a_replica_of_an_older_term_completes_an_election
     a_replica_removed_while_away_cannot_depose_the_leader
     a_replica_that_lost_its_log_gives_no_vote
@@ -111,6 +112,11 @@ scripts! {
     a_vote_of_a_later_term_ends_a_transfer
     a_vote_waits_for_the_disk
     a_voter_is_demoted_and_a_learner_promoted_in_one_step
+    a_witness_behind_the_log_is_told_where_it_begins
+    a_witness_elects_but_never_leads
+    a_witness_gets_only_what_its_leader_has_on_disk
+    a_witness_gives_no_vote_to_who_lacks_what_it_saw
+    a_witness_votes_and_keeps_no_data
     an_acceptance_waits_for_the_disk
     an_idle_group_comes_to_rest
     an_isolated_follower_returns_and_disturbs_nobody

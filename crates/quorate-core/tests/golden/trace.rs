@@ -8,6 +8,7 @@ use quorate_core::{
 pub(crate) fn entry(entry: &Entry) -> String {
     match &entry.payload {
         EntryPayload::Noop => format!("{}·", entry.id),
+        EntryPayload::Withheld => format!("{}░", entry.id),
         EntryPayload::Command(command) if command.len() > 12 => format!("{}={}B", entry.id, command.len()),
         EntryPayload::Command(command) => format!("{}={}", entry.id, String::from_utf8_lossy(command)),
         EntryPayload::Membership(members) => format!("{}={}", entry.id, membership(members)),
@@ -18,12 +19,13 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
     entries.iter().map(entry).collect::<Vec<_>>().join(" ")
 }
 
-/// Voters, and learners in parentheses (`?`: to be promoted once caught up); in the joint state the old voters after a `&` (`&!` where
+/// Voters, and learners in parentheses (`?`: to be promoted once caught up), witnesses in brackets; in the joint state the old voters after a `&` (`&!` where
 /// somebody must leave it).
 pub(crate) fn membership(membership: &Membership) -> String {
     let stays = |id: &ReplicaId| !membership.is_leaving(*id);
     let names = membership.members().filter(|(id, _)| stays(id)).map(|(id, member)| match member.role {
         MemberRole::Voter => id.to_string(),
+        MemberRole::Witness => format!("[{id}]"),
         MemberRole::Learner if membership.is_joining(id) => format!("({id}?)"),
         MemberRole::Learner => format!("({id})"),
     });

@@ -33,6 +33,8 @@ fn command(term: u64, index: u64, text: &'static str) -> Entry {
 fn the_bytes_are_these() {
     let noop = Entry { id: LogId::new(3, 258), payload: EntryPayload::Noop };
     assert_eq!(hex(&bytes_of(|out| encode_entry(&noop, out))), "0103000000000000000201000000000000");
+    let withheld = Entry { payload: EntryPayload::Withheld, ..noop };
+    assert_eq!(hex(&bytes_of(|out| encode_entry(&withheld, out))), "0403000000000000000201000000000000");
     assert_eq!(
         hex(&bytes_of(|out| encode_entry(&command(1, 2, "hi"), out))),
         "02010000000000000002000000000000006869"
@@ -76,7 +78,10 @@ fn the_bytes_of_a_joint_membership_are_these() {
     assert_eq!(membership.voters().collect::<Vec<_>>(), ids(&[1, 2, 3, 4]));
     assert_eq!(membership.validate(), Ok(()));
     assert_eq!(bytes_of(|out| encode_membership(&membership, out)), bytes);
-    // A learner that is to be promoted has a role of its own.
+    // A witness, and a learner that is to be promoted, have roles of their own.
+    let witness = decode_membership(&membership_bytes(0, &[0x01, 0x04])).unwrap();
+    assert!(witness.is_witness(ReplicaId(2)) && witness.is_voter(ReplicaId(2)));
+    assert_eq!(witness.validate(), Ok(()));
     let joining = decode_membership(&membership_bytes(0, &[0x01, 0x03])).unwrap();
     assert!(joining.is_joining(ReplicaId(2)) && !joining.is_voter(ReplicaId(2)));
     assert_eq!(joining.validate(), Ok(()));

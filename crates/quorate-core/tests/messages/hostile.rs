@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_core::{
-    Append, AppendReply, Entry, EntryPayload, LogId, LogIndex, Membership, Message, MessageBody, MonoTime,
-    RawNode, Rejected, ReplicaId, SnapshotMeta, Term, VoteRequest, decode_membership,
+    Append, AppendReply, Config, Entry, EntryPayload, LogId, LogIndex, Membership, Message, MessageBody,
+    MonoTime, RawNode, Rejected, ReplicaId, Restored, SnapshotMeta, Term, VoteRequest, decode_membership,
 };
 
 use crate::group::{drain, fresh, group, membership, membership_bytes};
@@ -103,6 +103,9 @@ fn an_entry_with_members_that_cannot_be_is_refused() {
         joint(0x80, &[0xc1, 0xc1, 0x82]),
         joint(0x40, &[0x81, 0x41, 0x01]),
         joint(0x40, &[0x81, 0xc2, 0x01]),
+        // A majority of witnesses, now or on the old side.
+        joint(0, &[0x04, 0x01, 0x04]),
+        joint(0x80, &[0x01, 0x01, 0x01, 0xc4]),
     ];
     for membership in cannot_be {
         let payload = EntryPayload::Membership(Arc::new(membership));
@@ -114,6 +117,47 @@ fn an_entry_with_members_that_cannot_be_is_refused() {
             Rejected::InvalidMembership
         );
     }
+}
+
+/// Replica 2 of three, a witness.
+fn witness() -> RawNode {
+    let members = decode_membership(&membership_bytes(0, &[0x01, 0x04, 0x01])).unwrap();
+    let memberships = vec![(LogId::default(), Arc::new(members))];
+    let restored = Restored { memberships, ..Restored::default() };
+    RawNode::new(Config::witness(ReplicaId(2)), restored, MonoTime(0)).unwrap()
+}
+
+/// A hole in the log of a replica that keeps data could become a hole in everybody's.
+#[test]
+fn only_a_witness_takes_entries_without_their_commands() {
+    let entries = vec![Entry { id: LogId::new(1, 4), payload: EntryPayload::Withheld }];
+    let withheld =
+        Append { prev: LogId::new(1, 3), entries: entries.into(), commit: LogIndex(0), read_round: 0 };
+    let body = MessageBody::Append(withheld);
+    assert_eq!(refusal(&follower(), message(1, 2, 1, body)), Rejected::MalformedEntries);
+
+    // And it takes no others: who sends them takes it for somebody else.
+    let body = append(LogId::default(), &[(1, 1)], 0);
+    assert_eq!(refusal(&witness(), message(1, 2, 1, body)), Rejected::MalformedEntries);
+}
+
+#[test]
+fn nobody_is_made_a_witness_or_a_witness_somebody_else() {
+    let witness_2 = Arc::new(decode_membership(&membership_bytes(0, &[0x01, 0x04, 0x01])).unwrap());
+    let entries =
+        vec![Entry { id: LogId::new(1, 4), payload: EntryPayload::Membership(Arc::clone(&witness_2)) }];
+    let append =
+        Append { prev: LogId::new(1, 3), entries: entries.into(), commit: LogIndex(0), read_round: 0 };
+    let body = MessageBody::Append(append);
+    assert_eq!(refusal(&follower(), message(1, 2, 1, body)), Rejected::InvalidMembership);
+
+    let meta = SnapshotMeta {
+        last: LogId::new(1, 9),
+        membership: Arc::new(membership(3)),
+        membership_id: LogId::new(1, 2),
+    };
+    let body = MessageBody::InstallSnapshot(meta);
+    assert_eq!(refusal(&witness(), message(1, 2, 1, body)), Rejected::InvalidMembership);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn position() -> impl Strategy<Value = LogId> {
 pub(crate) fn any_membership() -> impl Strategy<Value = Arc<Membership>> {
     let plain = (0_u64..5)
         .prop_map(|voters| Arc::new(if voters == 0 { Membership::default() } else { membership(voters) }));
-    let role = prop::sample::select(vec![0x01_u8, 0x02, 0x03, 0x81, 0x82, 0xc1, 0xc2, 0x41]);
+    let role = prop::sample::select(vec![0x01_u8, 0x02, 0x03, 0x04, 0x81, 0x84, 0x82, 0xc1, 0xc2, 0x41]);
     let joint = (prop::sample::select(vec![0x80_u8, 0x40]), prop::collection::vec(role, 1..5))
         .prop_map(|(joint, roles)| Arc::new(decode_membership(&membership_bytes(joint, &roles)).unwrap()));
     prop_oneof![2 => plain, 1 => joint]
@@ -31,6 +31,7 @@ pub(crate) fn any_membership() -> impl Strategy<Value = Arc<Membership>> {
 fn payload() -> impl Strategy<Value = EntryPayload> {
     prop_oneof![
         Just(EntryPayload::Noop),
+        Just(EntryPayload::Withheld),
         prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| EntryPayload::Command(Bytes::from(bytes))),
         any_membership().prop_map(EntryPayload::Membership),
     ]
