@@ -18,7 +18,7 @@ use std::time::Duration;
 use axum::Router;
 use quorate::{
     ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, GroupStatus, Node, NodeConfig, NodeId, Raft,
-    ReplicaId, RoleName, Storage, StoreError, Term,
+    ReplicaId, RequestError, RoleName, Storage, StoreError, Term,
 };
 use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::kv_server::KvServer;
@@ -448,7 +448,7 @@ async fn watch_snapshots(node: Weak<Node>, raft: Raft) {
                     tracing::error!(%damage, "a snapshot is damaged: it is not used, and a new one is taken");
                 }
                 if !damaged.is_empty()
-                    && let Err(error) = raft.take_snapshot().await
+                    && let Err(error) = replace_snapshot(&raft).await
                 {
                     tracing::warn!(%error, "no new snapshot could be taken");
                 }
@@ -457,6 +457,17 @@ async fn watch_snapshots(node: Weak<Node>, raft: Raft) {
         }
         tokio::time::sleep_until(Instant::now() + SNAPSHOT_CHECK_INTERVAL).await;
     }
+}
+
+/// Takes a snapshot beyond the newest one, which is damaged: one of the same position would be taken for it.
+async fn replace_snapshot(raft: &Raft) -> Result<(), RequestError> {
+    // Only the leader can; elsewhere the next write or election brings a new entry.
+    drop(raft.barrier().await);
+    let has_more = |status: &GroupStatus| status.applied > status.snapshot.index;
+    if raft.watch().wait_for(has_more).await.is_ok() {
+        raft.take_snapshot().await?;
+    }
+    Ok(())
 }
 
 /// The first failure is the one that counts.
