@@ -1,5 +1,5 @@
-//! What the state machine gets, and when: committed entries that are durable here, in order, a
-//! bounded amount at a time; or a snapshot in their place.
+//! What the state machine gets, and when: committed entries that are durable here (or, when so
+//! configured, also before they are), in order, a bounded amount at a time; or a snapshot in their place.
 //!
 //! ```text
 //!         applied          handed       min(commit, persisted)
@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use crate::config::Config;
 use crate::entries::Entries;
 use crate::entry::Entry;
 use crate::fetches::Fetches;
@@ -28,6 +29,8 @@ pub(crate) struct Apply {
     outstanding: VecDeque<(LogIndex, u64)>,
     outstanding_bytes: u64,
     bytes_max: u64,
+    /// Only what is durable here is handed out.
+    durable_only: bool,
     /// Entries from `handed + 1` on that came back from the disk.
     fetched: VecDeque<Entry>,
     /// A snapshot to restore once this write is durable.
@@ -35,13 +38,14 @@ pub(crate) struct Apply {
 }
 
 impl Apply {
-    pub(crate) const fn new(applied: LogIndex, bytes_max: u64) -> Self {
+    pub(crate) const fn new(applied: LogIndex, config: &Config) -> Self {
         Self {
             applied,
             handed: applied,
             outstanding: VecDeque::new(),
             outstanding_bytes: 0,
-            bytes_max,
+            bytes_max: config.apply_bytes_max,
+            durable_only: !config.apply_unpersisted,
             fetched: VecDeque::new(),
             restoring: None,
         }
@@ -94,7 +98,7 @@ impl Apply {
     }
 
     fn end(&self, log: &Log) -> LogIndex {
-        log.commit().min(log.persisted())
+        if self.durable_only { log.commit().min(log.persisted()) } else { log.commit() }
     }
 
     /// The snapshot to restore now.

@@ -58,6 +58,23 @@ pub struct Config {
     /// The most payload bytes proposed and not yet committed; beyond it proposals are `Busy`.
     /// Default 64 MiB.
     pub uncommitted_bytes_max: u64,
+    /// The most payload bytes of this leader's own proposals that are committed and not yet applied (and durable)
+    /// here; beyond it proposals are refused with `ApplyBehind`. What a leader keeps in memory is
+    /// bounded by this, `uncommitted_bytes_max` and `window_bytes_max` together. Default 256 MiB.
+    pub unapplied_bytes_max: u64,
+    /// Hand out committed entries before they are durable here. Safe: a quorum holds them. But the
+    /// state machine must not outlive the log: what it makes durable by itself has to wait until
+    /// `Status::persisted` is there, or a restart finds it ahead of its log, which is refused. Default off: only
+    /// entries that are durable here are applied.
+    #[doc(alias = "max_apply_unpersisted_log_limit")]
+    pub apply_unpersisted: bool,
+    /// How long streaming a snapshot may take before the caller reports how it ended; then it counts as
+    /// failed and is offered again. At least `election_timeout`. Default 1 h.
+    pub snapshot_timeout: Duration,
+    /// Let news of the commit index travel with the next append or the next due heartbeat, instead of at
+    /// once: fewer messages, later applies on followers. Default off.
+    #[doc(alias = "skip_bcast_commit")]
+    pub lazy_commit_news: bool,
     /// The most payload bytes handed out for apply and not yet reported applied (one entry always
     /// fits). Default 16 MiB.
     pub apply_bytes_max: u64,
@@ -108,6 +125,10 @@ impl Config {
             inflight_messages_max: 256,
             inflight_bytes_max: 8 << 20,
             uncommitted_bytes_max: 64 << 20,
+            unapplied_bytes_max: 256 << 20,
+            apply_unpersisted: false,
+            snapshot_timeout: Duration::from_hours(1),
+            lazy_commit_news: false,
             apply_bytes_max: 16 << 20,
             window_bytes_max: 16 << 20,
             reads_max: 65_536,
@@ -148,6 +169,12 @@ impl Config {
                 self.election_delay <= self.election_timeout * DELAY_TIMEOUTS_MAX,
                 "election_delay",
                 "at most ten times election_timeout",
+            ),
+            (self.snapshot_timeout >= self.election_timeout, "snapshot_timeout", "at least election_timeout"),
+            (
+                self.unapplied_bytes_max >= self.command_bytes_max,
+                "unapplied_bytes_max",
+                "at least command_bytes_max",
             ),
             (self.command_bytes_max <= 1 << 30, "command_bytes_max", "at most 1 GiB"),
             (self.inflight_messages_max > 0, "inflight_messages_max", "above 0"),

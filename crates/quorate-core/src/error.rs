@@ -67,6 +67,11 @@ pub enum ProposeError {
         /// Bytes waiting.
         uncommitted_bytes: u64,
     },
+    /// Too many committed bytes are not applied (or not durable) here yet: back off, or lead elsewhere.
+    ApplyBehind {
+        /// Bytes waiting.
+        unapplied_bytes: u64,
+    },
     /// The command is larger than `Config::command_bytes_max`.
     TooLarge {
         /// Its size in bytes.
@@ -208,6 +213,9 @@ impl fmt::Display for ProposeError {
             Self::Transferring { to } => write!(f, "leadership is being handed to replica {to}: retry"),
             Self::Busy { uncommitted_bytes } => {
                 write!(f, "{uncommitted_bytes} bytes wait to be committed: back off")
+            }
+            Self::ApplyBehind { unapplied_bytes } => {
+                write!(f, "{unapplied_bytes} committed bytes wait to be applied: back off")
             }
             Self::TooLarge { bytes, bytes_max } => {
                 write!(f, "{bytes} bytes are over the limit of {bytes_max}")

@@ -149,7 +149,8 @@ impl<'a> Feeding<'a> {
         let shared = &mut *self.shared;
         if progress.is_active(shared.now, shared.config.election_timeout) {
             let at_least = shared.log.compacted().index;
-            progress.state = State::Snapshot { at_least, phase: SnapshotPhase::Streaming };
+            let until = shared.now + shared.config.snapshot_timeout;
+            progress.state = State::Snapshot { at_least, phase: SnapshotPhase::Streaming { until } };
             shared.fetches.snapshot(id, at_least);
             shared.event(RaftEvent::SnapshotOffered { to: id, at_least });
         }
@@ -226,7 +227,8 @@ impl<'a> Feeding<'a> {
         let read_round = self.rounds.newest();
         let commit = self.shared.log.commit().min(progress.matched);
         let round_news = self.rounds.is_in_flight() && progress.round_sent < read_round && !appended;
-        if due || round_news || commit > progress.commit_sent {
+        let commit_news = commit > progress.commit_sent && !self.shared.config.lazy_commit_news;
+        if due || round_news || commit_news {
             progress.commit_sent = progress.commit_sent.max(commit);
             progress.round_sent = read_round;
             self.shared.send(id, MessageBody::Heartbeat { commit, read_round });

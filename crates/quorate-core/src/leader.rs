@@ -53,6 +53,9 @@ pub(crate) struct Leader {
     /// Bytes of own entries above the commit index, oldest first.
     uncommitted: VecDeque<(LogIndex, u64)>,
     pub(crate) uncommitted_bytes: u64,
+    /// Bytes of own entries that are committed and not yet applied and durable here, oldest first.
+    unapplied: VecDeque<(LogIndex, u64)>,
+    pub(crate) unapplied_bytes: u64,
     /// Something may have to be sent.
     pub(crate) replicate: bool,
 }
@@ -74,6 +77,8 @@ impl Leader {
             transfer: None,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
             replicate: false,
         };
         leader.sync_members(shared);
@@ -189,6 +194,10 @@ impl Leader {
         let uncommitted_bytes = self.uncommitted_bytes;
         if uncommitted_bytes > 0 && uncommitted_bytes + bytes > shared.config.uncommitted_bytes_max {
             return Err(ProposeError::Busy { uncommitted_bytes });
+        }
+        let unapplied_bytes = self.unapplied_bytes;
+        if unapplied_bytes > shared.config.unapplied_bytes_max {
+            return Err(ProposeError::ApplyBehind { unapplied_bytes });
         }
         Ok(self.append(shared, command.map_or(EntryPayload::Noop, EntryPayload::Command)))
     }
@@ -349,9 +358,11 @@ impl Leader {
         if shared.log.term_at(reached) != Some(shared.term) || !shared.commit_to(reached) {
             return Transition::Stay;
         }
-        while let Some((_, bytes)) = self.uncommitted.front().filter(|(index, _)| *index <= reached) {
+        while let Some((index, bytes)) = self.uncommitted.front().copied().filter(|(at, _)| *at <= reached) {
             self.uncommitted_bytes -= bytes;
             self.uncommitted.pop_front();
+            self.unapplied_bytes += bytes;
+            self.unapplied.push_back((index, bytes));
         }
         self.replicate = true;
         if shared.log.membership().0.index > reached || shared.is_voter(shared.id()) {
@@ -363,6 +374,15 @@ impl Leader {
             shared.send(best, MessageBody::TimeoutNow);
         }
         Transition::Follow { leader: None, reason: RoleReason::Removed }
+    }
+
+    /// Entries were applied here, or became durable.
+    pub(crate) fn forget_applied(&mut self, shared: &Shared) {
+        let done = shared.apply.applied().min(shared.log.persisted());
+        while let Some((_, bytes)) = self.unapplied.front().filter(|(index, _)| *index <= done) {
+            self.unapplied_bytes -= bytes;
+            self.unapplied.pop_front();
+        }
     }
 
     pub(crate) fn on_unreachable(&mut self, shared: &mut Shared, replica: ReplicaId) {

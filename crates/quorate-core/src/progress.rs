@@ -72,12 +72,21 @@ pub(crate) enum State {
 /// How far a snapshot is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum SnapshotPhase {
-    /// The driver streams it and will report.
-    Streaming,
+    /// The driver streams it and will report, by then at the latest.
+    Streaming { until: MonoTime },
     /// It arrived; the follower answers by then, or is probed again.
     Installing { until: MonoTime },
     /// It failed; then it is tried again.
     Resting { until: MonoTime },
+}
+
+impl SnapshotPhase {
+    /// When the member is probed again, whatever has happened.
+    const fn until(self) -> MonoTime {
+        match self {
+            Self::Streaming { until } | Self::Installing { until } | Self::Resting { until } => until,
+        }
+    }
 }
 
 /// Appends that were sent and not answered, oldest first.
@@ -243,12 +252,12 @@ impl Progress {
 
     /// Whether a report about a snapshot is awaited.
     pub(crate) const fn awaits_snapshot(&self) -> bool {
-        matches!(self.state, State::Snapshot { phase: SnapshotPhase::Streaming, .. })
+        matches!(self.state, State::Snapshot { phase: SnapshotPhase::Streaming { .. }, .. })
     }
 
     pub(crate) const fn on_snapshot_ended(&mut self, rest: Option<MonoTime>, answer_by: MonoTime) {
         if let State::Snapshot { phase, .. } = &mut self.state
-            && matches!(phase, SnapshotPhase::Streaming)
+            && matches!(phase, SnapshotPhase::Streaming { .. })
         {
             *phase = match rest {
                 None => SnapshotPhase::Installing { until: answer_by },
@@ -268,11 +277,8 @@ impl Progress {
 
     pub(crate) const fn deadline(&self) -> Option<MonoTime> {
         match self.state {
-            State::Snapshot {
-                phase: SnapshotPhase::Installing { until } | SnapshotPhase::Resting { until },
-                ..
-            } => Some(until),
-            State::Probe { .. } | State::Replicate { .. } | State::Snapshot { .. } => None,
+            State::Snapshot { phase, .. } => Some(phase.until()),
+            State::Probe { .. } | State::Replicate { .. } => None,
         }
     }
 

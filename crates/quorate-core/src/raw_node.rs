@@ -503,6 +503,7 @@ impl RawNode {
             Role::Candidate(candidate) => candidate.on_persisted(&mut self.shared),
             Role::Leader(leader) => {
                 leader.replicate |= leader.progress.iter().any(|(_, progress)| progress.witness);
+                leader.forget_applied(&self.shared);
                 leader.maybe_commit(&mut self.shared)
             }
         };
@@ -513,6 +514,9 @@ impl RawNode {
     pub fn on_applied(&mut self, now: MonoTime, index: LogIndex) {
         self.tick(now);
         self.shared.apply.on_applied(index);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.forget_applied(&self.shared);
+        }
     }
 
     /// Entries asked for by `Fetch::Entries` (contiguous from the asked `from`), or an empty list
@@ -529,11 +533,12 @@ impl RawNode {
     }
 
     /// The log's entries up to `through` are going to be dropped (a durable snapshot covers them).
-    /// Ignored beyond what is applied. The write itself is the caller's.
+    /// Ignored beyond what is applied and durable here. The write itself is the caller's.
     pub fn on_compacted(&mut self, through: LogId) {
         let applied = self.shared.apply.applied();
         let log = &mut self.shared.log;
-        if through.index > log.compacted().index && through.index <= applied && log.contains(through) {
+        let most = applied.min(log.persisted());
+        if through.index > log.compacted().index && through.index <= most && log.contains(through) {
             log.compact(through);
             self.shared.event(RaftEvent::Compacted { through });
         }
@@ -611,6 +616,7 @@ impl RawNode {
             reads_waiting,
             read_round: leading.map_or(0, |leader| leader.rounds.newest()),
             patience_ends,
+            unapplied_bytes: leading.map_or(0, |leader| leader.unapplied_bytes),
         }
     }
 
@@ -649,8 +655,12 @@ impl RawNode {
     }
 
     /// What a snapshot taken at `index` must carry: the membership that was in effect there (`index`
-    /// at or after the compacted position, at most the last).
+    /// at or after the compacted position, at most the last, and durable here: no snapshot may outlive its log).
     pub fn snapshot_meta(&self, index: LogIndex) -> Option<SnapshotMeta> {
+        let log = &self.shared.log;
+        if index > log.persisted() && index > log.compacted().index {
+            return None;
+        }
         let last = self.shared.log.id_at(index)?;
         let (membership_id, membership) = self.shared.log.membership_at(index).clone();
         if membership.is_empty() {

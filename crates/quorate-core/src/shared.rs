@@ -63,7 +63,7 @@ impl Shared {
             return Err(RestoreError::Inconsistent("the members say otherwise who is a witness"));
         }
         let written = HardState { commit: log.commit(), ..hard };
-        let mut apply = Apply::new(applied, config.apply_bytes_max);
+        let mut apply = Apply::new(applied, &config);
         if applied < log.compacted().index {
             // The log was reset to a snapshot that the state machine had not taken over yet.
             let (membership_id, membership) = log.membership_at(log.compacted().index).clone();

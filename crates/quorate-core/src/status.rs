@@ -52,6 +52,8 @@ pub struct Status<'a> {
     /// When it acts, if nothing is heard until then: a follower or candidate campaigns; a leader that
     /// checks its quorum steps down (`None` if it does not).
     pub patience_ends: Option<MonoTime>,
+    /// Payload bytes that this leader proposed, committed and not yet applied and durable here.
+    pub unapplied_bytes: u64,
 }
 
 /// What a leader knows of one member.

@@ -102,6 +102,7 @@ scripts! {
     a_slow_target_catches_up_first
     a_snapshot_carries_the_joint_state
     a_snapshot_of_what_is_there_commits_and_keeps_the_rest
+    a_snapshot_stream_that_never_ends_is_offered_again
     a_snapshot_that_does_not_arrive_is_offered_again
     a_split_vote_is_resolved_by_the_next_timeout
     a_stale_leader_steps_down_when_it_is_answered
@@ -127,15 +128,18 @@ scripts! {
     appends_leave_before_the_leaders_own_write
     apply_is_bounded
     changes_follow_the_rules
+    entries_may_be_applied_before_they_are_durable_here
     every_event_is_told
     every_leader_knows_who_is_to_be_promoted
     half_of_an_even_group_is_no_quorum
     leadership_is_handed_over_at_once
     members_do_not_change_during_a_transfer
+    news_of_commits_can_wait_for_the_next_heartbeat
     no_snapshot_is_offered_to_the_dead
     one_of_each_side_is_enough_where_they_overlap
     proposals_are_bounded
     proposals_made_together_travel_together
+    proposals_wait_for_a_slow_state_machine
     reads_fail_with_the_leadership
     reads_share_rounds
     several_voters_are_added_in_one_step
