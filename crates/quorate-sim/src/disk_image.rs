@@ -71,8 +71,9 @@ pub(crate) struct File {
     pub(crate) content: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Stamped<FileOperation>>,
-    /// A sync failed: what is visible may be neither durable nor pending.
-    sync_failed: bool,
+    /// A sync has failed: what is visible below the pending operations, which may not be durable. The kernel takes it
+    /// for clean: no later sync writes it, and only the power, or chance, makes it forget.
+    cached: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -138,6 +139,7 @@ impl Image {
                     damage.undone_operations += file.undo_after(now);
                     file.settle(now);
                     match crash {
+                        Crash::Process if file.cached.is_some() && rng.chance(300) => file.forget_cached(),
                         Crash::Process => {}
                         Crash::Power => file.lose_power(style, rng, &mut damage),
                     }
@@ -208,14 +210,28 @@ impl File {
     }
 
     /// A sync that failed: the dirty data may or may not be on disk, and no later sync tries again. The
-    /// program goes on seeing it; one that starts later sees what is on disk.
+    /// program goes on seeing it, and so may one that starts later.
     pub(crate) fn fail_sync(&mut self, rng: &mut Rng) {
         let mut damage = CrashDamage::default();
         let visible = self.content.clone();
         self.settle(u64::MAX);
         self.lose_power(Style::Scatter, rng, &mut damage);
+        self.cached = Some(visible.clone());
         self.content = visible;
-        self.sync_failed = true;
+    }
+
+    /// The kernel drops pages that it takes for clean.
+    fn forget_cached(&mut self) {
+        if self.cached.take().is_some() {
+            self.show_pending();
+        }
+    }
+
+    fn show_pending(&mut self) {
+        self.content.clone_from(self.cached.as_ref().unwrap_or(&self.durable));
+        for stamped in &self.pending {
+            apply_to(&mut self.content, &stamped.operation);
+        }
     }
 
     /// Makes syncs that have ended by `now` true.
@@ -227,6 +243,9 @@ impl File {
         if let Some(last) = synced {
             for stamped in self.pending.drain(..=last) {
                 apply_to(&mut self.durable, &stamped.operation);
+                if let Some(cached) = &mut self.cached {
+                    apply_to(cached, &stamped.operation);
+                }
             }
         }
     }
@@ -235,21 +254,20 @@ impl File {
         let before = self.pending.len();
         self.pending.retain(|stamped| stamped.at <= now);
         let undone = before - self.pending.len();
-        if undone > 0 || std::mem::take(&mut self.sync_failed) {
-            self.content.clone_from(&self.durable);
-            for stamped in &self.pending {
-                apply_to(&mut self.content, &stamped.operation);
-            }
+        if undone > 0 {
+            self.show_pending();
         }
         undone as u64
     }
 
     fn become_durable_only(&mut self) {
         self.pending.clear();
+        self.cached = None;
         self.content.clone_from(&self.durable);
     }
 
     fn lose_power(&mut self, style: Style, rng: &mut Rng, damage: &mut CrashDamage) {
+        self.cached = None;
         let pending = std::mem::take(&mut self.pending);
         let survivors = pending.len() as u64;
         let common_cut = match style {

@@ -111,7 +111,7 @@ fn draw_disk(rng: &mut Rng) -> DiskProfile {
         write_nanos_max: 50_000,
         sync_nanos_max: *rng.pick(&[500_000, 3_000_000, 15_000_000]).unwrap_or(&3_000_000),
         slow_sync_permille: rng.between(0, 10),
-        failed_sync_per_100k: *rng.pick(&[0, 0, 50]).unwrap_or(&0),
+        failed_sync_per_100k: *rng.pick(&[0, 0, 50, 2_000]).unwrap_or(&0),
         no_space_permille: *rng.pick(&[0, 0, 50]).unwrap_or(&0),
     }
 }

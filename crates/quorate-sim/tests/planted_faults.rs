@@ -59,7 +59,7 @@ impl LogStore for EarlyStore {
 fn a_log_that_completes_before_it_flushes_is_found() {
     let store = |inner| Box::new(EarlyStore { inner, waiting: Vec::new(), rounds: 0 }) as Box<dyn LogStore>;
     let seams = Seams { store: Some(Arc::new(store)), ..Seams::default() };
-    let violation = found_within(3, &seams);
+    let violation = found_within(10, &seams);
     assert_eq!(violation.invariant, "promised before durable", "{violation}");
 }
 
@@ -93,7 +93,7 @@ impl LogStore for ForgetsVotes {
 fn a_log_that_forgets_votes_is_found() {
     let store = |inner| Box::new(ForgetsVotes(inner)) as Box<dyn LogStore>;
     let seams = Seams { store: Some(Arc::new(store)), ..Seams::default() };
-    let violation = found_within(3, &seams);
+    let violation = found_within(10, &seams);
     assert_eq!(violation.invariant, "promised before durable", "{violation}");
 }
 
@@ -156,7 +156,7 @@ impl DiskFile for LyingFile {
 fn a_disk_whose_sync_lies_is_found() {
     let disk = |inner| Arc::new(LyingDisk(inner)) as Arc<dyn Disk>;
     let seams = Seams { disk: Some(Arc::new(disk)), ..Seams::default() };
-    found_within(3, &seams);
+    found_within(10, &seams);
 }
 
 /// A demultiplexer that mixes up groups now and then.
@@ -256,7 +256,7 @@ fn a_machine_that_restores_nothing_is_found() {
 
 #[test]
 fn a_machine_that_depends_on_its_process_is_found() {
-    let violation = found_within(3, &machine_with(Mistake::CountsForItself));
+    let violation = found_within(10, &machine_with(Mistake::CountsForItself));
     // A group of one has nobody to compare with: there the clients notice.
     assert!(["state machine safety", "linearizability"].contains(&violation.invariant), "{violation}");
 }
