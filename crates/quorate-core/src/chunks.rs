@@ -29,33 +29,59 @@ const REUSED_ENTRIES_MAX: usize = 1024;
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
-    made: VecDeque<Arc<Vec<Entry>>>,
-    received: VecDeque<Arc<Vec<Entry>>>,
+    made: VecDeque<Chunk>,
+    received: VecDeque<Chunk>,
+}
+
+/// A chunk and which entries it holds.
+#[derive(Debug)]
+struct Chunk {
+    entries: Arc<Vec<Entry>>,
+    first: LogIndex,
+    /// Before `first` when it is empty.
+    last: LogIndex,
+}
+
+impl Chunk {
+    fn new(entries: Arc<Vec<Entry>>) -> Self {
+        let first = entries.first().map_or(LogIndex(1), Entry::index);
+        let last = entries.last().map_or(LogIndex(0), Entry::index);
+        Self { entries, first, last }
+    }
+
+    /// The entries from `from` to `to` (both included), if they are all here.
+    fn part(&self, from: LogIndex, to: LogIndex) -> Option<Entries> {
+        if from < self.first || to > self.last {
+            return None;
+        }
+        let start = usize::try_from(from.0 - self.first.0).ok()?;
+        let end = usize::try_from(to.0 - self.first.0).ok()? + 1;
+        Some(Entries::part(&self.entries, start..end))
+    }
+
+    fn is_held_by_others(&self) -> bool {
+        Arc::strong_count(&self.entries) > 1
+    }
 }
 
 impl Chunks {
     /// The entries from `from` to `to` (both included), if they are in one chunk.
     pub(crate) fn find(&self, from: LogIndex, to: LogIndex) -> Option<Entries> {
-        let holds = |chunk: &Arc<Vec<Entry>>| {
-            let first = chunk.first()?.index();
-            if from < first || chunk.last()?.index() < to {
-                return None;
-            }
-            let start = usize::try_from(from.0 - first.0).ok()?;
-            let end = usize::try_from(to.0 - first.0).ok()? + 1;
-            Some(Entries::part(chunk, start..end))
-        };
-        self.made.iter().rev().find_map(holds).or_else(|| self.received.iter().rev().find_map(holds))
+        let mut chunks = self.made.iter().rev().chain(self.received.iter().rev());
+        chunks.find_map(|chunk| chunk.part(from, to))
     }
 
     /// Puts entries of the window into a chunk.
     pub(crate) fn make<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> Entries {
         let mut chunk = self.unused();
-        let list = Arc::get_mut(&mut chunk).expect("an unused chunk has one owner");
-        list.clear();
-        list.extend(entries.cloned());
+        if let Some(list) = Arc::get_mut(&mut chunk) {
+            list.clear();
+            list.extend(entries.cloned());
+        } else {
+            chunk = Arc::new(entries.cloned().collect());
+        }
         let all = Entries::part(&chunk, 0..chunk.len());
-        self.made.push_back(chunk);
+        self.made.push_back(Chunk::new(chunk));
         all
     }
 
@@ -65,43 +91,40 @@ impl Chunks {
         if self.received.len() == RECEIVED_MAX {
             self.received.pop_front();
         }
-        self.received.push_back(Arc::clone(chunk));
+        self.received.push_back(Chunk::new(Arc::clone(chunk)));
     }
 
-    /// A chunk that nobody else holds. There is room for it among those made.
+    /// A chunk to fill. There is room for it among those made.
     fn unused(&mut self) -> Arc<Vec<Entry>> {
         if self.made.len() < MADE_MAX {
             return Arc::default();
         }
-        let free = |chunk: &mut Arc<Vec<Entry>>| {
-            chunk.capacity() <= REUSED_ENTRIES_MAX && Arc::get_mut(chunk).is_some()
-        };
-        let oldest = self.made.iter_mut().position(free);
+        let free =
+            |chunk: &Chunk| !chunk.is_held_by_others() && chunk.entries.capacity() <= REUSED_ENTRIES_MAX;
+        let oldest = self.made.iter().position(free);
         let taken = self.made.remove(oldest.unwrap_or(0));
-        taken.filter(|_| oldest.is_some()).unwrap_or_default()
+        taken.filter(|_| oldest.is_some()).map(|chunk| chunk.entries).unwrap_or_default()
     }
 
     /// The log lost everything from `from` on.
     pub(crate) fn truncate(&mut self, from: LogIndex) {
-        let stays = |chunk: &Arc<Vec<Entry>>| chunk.last().is_none_or(|last| last.index() < from);
+        let stays = |chunk: &Chunk| chunk.last < from;
         self.made.retain(stays);
         self.received.retain(stays);
     }
 
     /// The window starts at `start` now.
     pub(crate) fn forget_before(&mut self, start: LogIndex) {
-        let over = |chunk: &Arc<Vec<Entry>>| chunk.last().is_some_and(|last| last.index() < start);
-        self.received.retain(|chunk| !over(chunk));
+        self.received.retain(|chunk| chunk.last >= start);
         self.made.retain_mut(|chunk| {
-            if !over(chunk) {
+            if chunk.last >= start || chunk.last < chunk.first {
                 return true;
             }
             // Its payloads go now, its room is used again.
-            let emptied = Arc::get_mut(chunk);
-            emptied.is_some_and(|list| {
-                list.clear();
-                true
-            })
+            let Some(list) = Arc::get_mut(&mut chunk.entries) else { return false };
+            list.clear();
+            (chunk.first, chunk.last) = (LogIndex(1), LogIndex(0));
+            true
         });
     }
 }

@@ -71,18 +71,18 @@ impl Follower {
         self.deadline = Some(shared.election_deadline());
     }
 
-    pub(crate) fn step(&mut self, shared: &mut Shared, message: Message) -> Result<Transition, Rejected> {
+    pub(crate) fn step(&mut self, shared: &mut Shared, message: &Message) -> Result<Transition, Rejected> {
         let from = message.from;
-        match message.body {
+        match &message.body {
             MessageBody::Append(append) => {
                 self.hear(shared);
                 self.on_append(shared, from, append);
             }
             MessageBody::Heartbeat { commit, read_round } => {
                 self.hear(shared);
-                self.on_heartbeat(shared, from, commit, read_round);
+                self.on_heartbeat(shared, from, *commit, *read_round);
             }
-            MessageBody::Quiesce { last, round } => self.on_quiesce(shared, from, last, round),
+            MessageBody::Quiesce { last, round } => self.on_quiesce(shared, from, *last, *round),
             MessageBody::InstallSnapshot(meta) => {
                 self.hear(shared);
                 self.on_snapshot(shared, from, meta);
@@ -94,14 +94,14 @@ impl Follower {
                 }
             }
             MessageBody::ReadIndex { request } => {
-                shared.send(from, MessageBody::ReadIndexReply { request, index: None });
+                shared.send(from, MessageBody::ReadIndexReply { request: *request, index: None });
             }
             MessageBody::ReadIndexReply { .. } if shared.leader != Some(from) => {
                 return Err(Rejected::NotFromLeader);
             }
             MessageBody::ReadIndexReply { request, index } => {
-                let ticket = self.passed_on.answered(request).ok_or(Rejected::Unexpected)?;
-                match index {
+                let ticket = self.passed_on.answered(*request).ok_or(Rejected::Unexpected)?;
+                match *index {
                     Some(index) => {
                         shared.event(RaftEvent::ReadsServed { index, reads: 1 });
                         shared.reads.push(ReadOutcome::At { ticket, index });
@@ -131,15 +131,15 @@ impl Follower {
         self.answer_heartbeat(shared, from, read_round);
     }
 
-    fn on_append(&mut self, shared: &mut Shared, from: ReplicaId, append: Append) {
-        match shared.log.fit(&append) {
+    fn on_append(&mut self, shared: &mut Shared, from: ReplicaId, append: &Append) {
+        match shared.log.fit(append) {
             Fit::Follows => {}
             Fit::ContradictsCommitted => unreachable!("the gate refuses what contradicts commits"),
             Fit::Gap => return Self::refuse(shared, from, append.prev),
         }
         let Append { prev, entries, commit, read_round } = append;
         let end = entries.last().map_or(prev.index, |entry| entry.index());
-        for entry in &entries {
+        for entry in entries {
             if entry.index() <= shared.log.compacted().index || shared.log.contains(entry.id) {
                 continue;
             }
@@ -148,12 +148,12 @@ impl Follower {
             }
             shared.append(entry.clone());
         }
-        shared.log.keep_received(&entries);
+        shared.log.keep_received(entries);
         // A snapshot may cover the whole of the append: then what it covers matches.
         let matched = end.max(shared.log.compacted().index);
         self.verified = self.verified.max(matched);
-        shared.commit_to(commit.min(matched));
-        shared.promise_matched(from, matched, read_round);
+        shared.commit_to((*commit).min(matched));
+        shared.promise_matched(from, matched, *read_round);
     }
 
     /// `prev` is not here: says how far back the logs could agree.
@@ -166,7 +166,7 @@ impl Follower {
         shared.send(from, MessageBody::AppendReply(reply));
     }
 
-    fn on_snapshot(&mut self, shared: &mut Shared, from: ReplicaId, meta: SnapshotMeta) {
+    fn on_snapshot(&mut self, shared: &mut Shared, from: ReplicaId, meta: &SnapshotMeta) {
         let last = meta.last;
         if last.index <= shared.log.commit() {
             shared.event(RaftEvent::SnapshotReceived { last, taken: SnapshotTaken::NotNeeded });
@@ -175,7 +175,7 @@ impl Follower {
             shared.event(RaftEvent::SnapshotReceived { last, taken: SnapshotTaken::Kept });
             shared.commit_to(last.index);
         } else {
-            shared.reset(meta);
+            shared.reset(meta.clone());
         }
         self.verified = self.verified.max(last.index);
         shared.promise_matched(from, last.index, 0);

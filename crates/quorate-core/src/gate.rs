@@ -29,8 +29,9 @@ pub(crate) fn check(shared: &Shared, from: ReplicaId, message: &Message) -> Resu
         return Err(Rejected::OutOfRange);
     }
     // A new replica that has not read far enough to find itself a member may be of a later epoch than it knows.
-    let may_be_new = shared.membership().get(shared.id()).is_none();
-    if message.epoch != shared.epoch() && !(may_be_new && message.epoch > shared.epoch()) {
+    let epoch = shared.epoch();
+    let may_be_new = || shared.membership().get(shared.id()).is_none();
+    if message.epoch != epoch && !(message.epoch > epoch && may_be_new()) {
         return Err(Rejected::OldEpoch);
     }
     check_body(message.term, &message.body)?;

@@ -273,7 +273,7 @@ impl Leader {
                 progress.on_heard(shared.now);
                 progress.round_acked = progress.round_acked.max(read_round);
                 progress.on_accepted(shared.now, matched, shared.log.compacted().index);
-                self.replicate = true;
+                self.replicate |= Self::wants(shared, progress);
                 self.maybe_confirm_reads(shared);
                 let next = self.maybe_commit(shared);
                 self.maybe_finish_transfer(shared);
@@ -292,7 +292,7 @@ impl Leader {
                 // It does not know (any more) that it has what it acknowledged: ask. Answers that
                 // overtook each other look the same, so this alone proves no loss.
                 progress.recheck |= last.index < progress.matched;
-                self.replicate = true;
+                self.replicate |= Self::wants(shared, progress);
                 self.on_rest_answer(shared, from, read_round);
                 self.maybe_confirm_reads(shared);
             }
@@ -316,6 +316,13 @@ impl Leader {
             MessageBody::PreVote(_) | MessageBody::Vote(_) => unreachable!("answered in every role alike"),
         }
         Ok(Transition::Stay)
+    }
+
+    /// Whether an answer may have made something to send.
+    fn wants(shared: &Shared, progress: &Progress) -> bool {
+        let membership = shared.membership();
+        let changing = membership.joint().is_some() || !membership.joining.is_empty();
+        changing || !progress.is_settled(shared.log.last_index(), shared.log.commit())
     }
 
     fn on_rejected(

@@ -19,6 +19,7 @@
 //! Not here: what is written when (`writes.rs`), what is applied (`apply.rs`).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::aside::Aside;
@@ -174,7 +175,8 @@ impl Log {
     pub(crate) fn fit(&self, append: &Append) -> Fit {
         let differs =
             |id: LogId| id.index <= self.commit && self.term_at(id.index).is_some_and(|t| t != id.term);
-        if differs(append.prev) || append.entries.iter().any(|entry| differs(entry.id)) {
+        let mut committed = append.entries.iter().take_while(|entry| entry.index() <= self.commit);
+        if differs(append.prev) || committed.any(|entry| differs(entry.id)) {
             return Fit::ContradictsCommitted;
         }
         if append.prev.index < self.compacted.index || self.contains(append.prev) {
@@ -186,14 +188,10 @@ impl Log {
 
     /// Appends the entry after the last one.
     pub(crate) fn append(&mut self, entry: Entry) {
-        assert!(
-            entry.index() == self.last.next(),
-            "a gap in the log: {:?} after {:?}",
-            entry.id,
-            self.last()
-        );
-        assert!(entry.term() >= self.last().term, "a falling term: {:?} after {:?}", entry.id, self.last());
-        if self.last().term != entry.term() || self.runs.is_empty() {
+        let last = self.last();
+        assert!(entry.index() == last.index.next(), "a gap in the log: {:?} after {last:?}", entry.id);
+        assert!(entry.term() >= last.term, "a falling term: {:?} after {last:?}", entry.id);
+        if last.term != entry.term() || self.runs.is_empty() {
             self.runs.push(entry.id);
         }
         match &entry.payload {
@@ -298,10 +296,14 @@ impl Log {
 
     /// The entries of the window from `from` to `to` (both included).
     pub(crate) fn window(&self, from: LogIndex, to: LogIndex) -> impl Iterator<Item = &Entry> + '_ {
+        self.window.range(self.places(from, to))
+    }
+
+    /// Where in the window the entries from `from` to `to` are.
+    fn places(&self, from: LogIndex, to: LogIndex) -> Range<usize> {
         let (start, length) = (self.window_start(), self.window.len());
         let place = |index: LogIndex| usize::try_from(index.0 - start.0).unwrap_or(usize::MAX).min(length);
-        let places = if from >= start && from <= to { place(from)..place(to.next()) } else { 0..0 };
-        self.window.range(places)
+        if from >= start && from <= to { place(from)..place(to.next()) } else { 0..0 }
     }
 
     /// The same entries, to be handed out. All of them must be in the window.
@@ -313,10 +315,8 @@ impl Log {
         if let Some(entries) = self.chunks.find(from, to) {
             return entries;
         }
-        let mut chunks = std::mem::take(&mut self.chunks);
-        let entries = chunks.make(self.window(from, to));
-        self.chunks = chunks;
-        entries
+        let places = self.places(from, to);
+        self.chunks.make(self.window.range(places))
     }
 
     /// These are in the log now, as the leader sent them: they may be handed out as they are.

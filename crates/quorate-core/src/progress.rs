@@ -167,6 +167,18 @@ impl Progress {
         }
     }
 
+    /// Whether there is nothing to send in a log that ends at `last` and is committed up to `commit`.
+    pub(crate) fn is_settled(&self, last: LogIndex, commit: LogIndex) -> bool {
+        let has_all = matches!(self.state, State::Replicate { next, .. } if next > last);
+        let knows_commit = commit.min(self.matched) <= self.commit_sent;
+        has_all
+            && knows_commit
+            && !self.recheck
+            && self.departing.is_none()
+            && self.catch_up.is_none()
+            && self.told == ProgressName::Replicate
+    }
+
     /// Entries up to `last` were sent (none when it is below the next one).
     pub(crate) fn on_sent(&mut self, now: MonoTime, last: LogIndex, bytes: u64) {
         match &mut self.state {

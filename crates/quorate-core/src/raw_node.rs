@@ -71,8 +71,16 @@ impl RawNode {
 
     /// Time has passed: timeouts, heartbeats, retries. Call at or after [`next_deadline`](Self::next_deadline).
     pub fn tick(&mut self, now: MonoTime) {
+        // Every deadline is set into the future: at one moment nothing expires twice.
+        if now > self.shared.now {
+            self.shared.now = now;
+            self.expire();
+        }
+    }
+
+    fn expire(&mut self) {
         let shared = &mut self.shared;
-        shared.now = shared.now.max(now);
+        let now = shared.now;
         shared.writes.on_time(now);
         if shared.fetches.on_time(now)
             && let Role::Leader(leader) = &mut self.role
@@ -112,9 +120,9 @@ impl RawNode {
     /// Why it was refused. Nothing changed, except that a later term may have been taken over.
     pub fn step(&mut self, now: MonoTime, from: ReplicaId, message: Message) -> Result<(), Rejected> {
         self.tick(now);
-        let outline = without_entries(&message);
-        let taken = gate::check(&self.shared, from, &message).and_then(|()| self.dispatch(message));
+        let taken = gate::check(&self.shared, from, &message).and_then(|()| self.dispatch(&message));
         if let Err(reason) = taken {
+            let outline = without_entries(&message);
             self.shared.event(RaftEvent::MessageRejected { reason, message: Box::new(outline) });
         }
         taken
@@ -146,21 +154,21 @@ impl RawNode {
         }
     }
 
-    fn dispatch(&mut self, message: Message) -> Result<(), Rejected> {
-        if !self.may_speak(&message) {
+    fn dispatch(&mut self, message: &Message) -> Result<(), Rejected> {
+        if !self.may_speak(message) {
             return Err(Rejected::UnknownSender);
         }
         if self.shared.is_traced() {
             self.shared.event(RaftEvent::MessageReceived { message: Box::new(message.clone()) });
         }
         if let MessageBody::PreVote(request) | MessageBody::Vote(request) = message.body {
-            self.answer_vote(&message, request);
+            self.answer_vote(message, request);
             return Ok(());
         }
         // A refusal of a pre-vote carries the voter's own term, which may be older: it still counts.
         let refuses = matches!(message.body, MessageBody::PreVoteReply { granted: false });
         if message.term < self.shared.term && !refuses {
-            return self.answer_old_term(&message);
+            return self.answer_old_term(message);
         }
         if matches!(message.body, MessageBody::PreVoteReply { granted: true })
             && message.term != self.shared.term.next()
@@ -168,15 +176,15 @@ impl RawNode {
             // A grant carries the asked term: this one was asked for in an earlier round, or never.
             return if message.term == self.shared.term { Ok(()) } else { Err(Rejected::Unexpected) };
         }
-        self.follow_term(&message)?;
+        self.follow_term(message)?;
         if leads(&message.body) {
             // A replica that has just joined learns from its leader which epoch its group is in.
             self.shared.epoch_heard = self.shared.epoch_heard.max(message.epoch);
         }
         let next = match &mut self.role {
             Role::Follower(follower) => follower.step(&mut self.shared, message)?,
-            Role::Candidate(candidate) => candidate.step(&mut self.shared, &message)?,
-            Role::Leader(leader) => leader.step(&mut self.shared, &message)?,
+            Role::Candidate(candidate) => candidate.step(&mut self.shared, message)?,
+            Role::Leader(leader) => leader.step(&mut self.shared, message)?,
         };
         self.become_next(next);
         Ok(())
@@ -673,6 +681,12 @@ impl RawNode {
 
     /// The one place where a role changes.
     fn become_next(&mut self, next: Transition) {
+        if next != Transition::Stay {
+            self.change_role(next);
+        }
+    }
+
+    fn change_role(&mut self, next: Transition) {
         match next {
             Transition::Stay => {}
             Transition::Follow { leader, reason } => self.become_follower(leader, reason),

@@ -88,6 +88,9 @@ impl Rounds {
     /// Who has waited too long.
     pub(crate) fn expire(&mut self, now: MonoTime) -> Vec<Asker> {
         let mut expired = Vec::new();
+        if self.len() == 0 {
+            return expired;
+        }
         for list in [&mut self.in_flight, &mut self.waiting] {
             let over = list.partition_point(|waiting| waiting.until <= now);
             expired.extend(list.drain(..over).map(|waiting| waiting.asker));

@@ -1,0 +1,80 @@
+//! Time per entry on a machine that does other things: ours and raft-rs in turns, a few
+//! milliseconds each, in the processor time of this thread; medians of many turns.
+//!
+//! `paired` prints the table; `paired round` only the cases whose name begins so.
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use quorate_bench::Group;
+use quorate_bench::ours::Ours;
+use quorate_bench::theirs::Theirs;
+
+const TURNS: usize = 41;
+const ENTRIES_PER_TURN: u64 = 4096;
+const CALLS_PER_TURN: u64 = 65_536;
+
+/// Nanoseconds this thread has spent on a processor (Linux).
+fn processor_time() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux keeps it");
+    text.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("its first number")
+}
+
+/// One turn: nanoseconds per entry (or per call).
+fn turn<G: Group>(group: &mut G, case: &str, command: &Bytes, batch: u64) -> f64 {
+    let start = processor_time();
+    let count = match case {
+        "round" => {
+            for _ in 0..ENTRIES_PER_TURN / batch {
+                group.round(command, batch);
+            }
+            ENTRIES_PER_TURN
+        }
+        "quorum" => {
+            for _ in 0..CALLS_PER_TURN {
+                black_box(black_box(&mut *group).quorum_index());
+            }
+            CALLS_PER_TURN
+        }
+        _ => {
+            for _ in 0..CALLS_PER_TURN {
+                black_box(black_box(&*group).status());
+            }
+            CALLS_PER_TURN
+        }
+    };
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    let each = (processor_time() - start) as f64 / count as f64;
+    each
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let only = std::env::args().nth(1).unwrap_or_default();
+    println!("| work | voters | bytes | batch | quorate ns | raft-rs ns | ratio |");
+    println!("|---|---|---|---|---|---|---|");
+    let rounds = [1, 3, 5, 7].into_iter().flat_map(|voters| {
+        [(voters, 3, 1), (voters, 3, 64), (voters, 256, 1), (voters, 256, 64)].map(|shape| ("round", shape))
+    });
+    let others = [("quorum", (3, 3, 1)), ("quorum", (7, 3, 1)), ("status", (3, 3, 1))];
+    for (case, (voters, bytes, batch)) in rounds.chain(others).filter(|(case, _)| case.starts_with(&only)) {
+        let command = Bytes::from(vec![7; bytes]);
+        let (mut ours, mut theirs) = (Ours::new(voters), Theirs::new(voters));
+        let mut turns = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..TURNS + 3 {
+            let (mine, other) =
+                (turn(&mut ours, case, &command, batch), turn(&mut theirs, case, &command, batch));
+            if number >= 3 {
+                turns.0.push(mine);
+                turns.1.push(other);
+                turns.2.push(mine / other);
+            }
+        }
+        let (mine, other, ratio) = (median(turns.0), median(turns.1), median(turns.2));
+        println!("| {case} | {voters} | {bytes} | {batch} | {mine:.1} | {other:.1} | {ratio:.2} |");
+    }
+}
