@@ -1,7 +1,7 @@
 //! How a replica takes what users ask: the core is asked at once, the answer waits.
 
 use bytes::Bytes;
-use quorate_core::{ChangeError, ProposeError, TransferError};
+use quorate_core::{ChangeError, LogId, MembershipChange, MembershipTransition, ProposeError, TransferError};
 
 use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
 use crate::event::{Now, Work};
@@ -52,16 +52,16 @@ impl Replica {
                 self.wait(id, Waiting::Barrier(ticket));
             }
             Request::ChangeMembership { change, expected } => {
+                self.change_members(now, ticket, vec![change], MembershipTransition::Automatic, expected)?;
+            }
+            Request::ChangeMembers { changes, transition, expected } => {
+                self.change_members(now, ticket, changes, transition, expected)?;
+            }
+            Request::LeaveJoint { expected } => {
                 self.check_space()?;
-                let proposed = self.core.propose_membership(now.mono, change, expected);
-                let (id, replica) = proposed.map_err(|error| {
-                    if let ChangeError::Propose(error) = error {
-                        self.refused(error)
-                    } else {
-                        RequestError::Change(error)
-                    }
-                })?;
-                self.wait(id, Waiting::Membership { ticket, replica });
+                let left = self.core.leave_joint(now.mono, expected);
+                let id = left.map_err(|error| self.change_refused(error))?;
+                self.wait(id, Waiting::Membership { ticket, replicas: Vec::new() });
             }
             Request::TransferLeadership { to } => {
                 self.core.transfer_leadership(now.mono, to).map_err(|error| self.transfer_refused(&error))?;
@@ -89,6 +89,28 @@ impl Replica {
         let id = proposed.map_err(|error| self.refused(error))?;
         self.wait(id, Waiting::Command(ticket));
         Ok(())
+    }
+
+    fn change_members(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        changes: Vec<MembershipChange>,
+        transition: MembershipTransition,
+        expected: Option<LogId>,
+    ) -> Result<(), RequestError> {
+        self.check_space()?;
+        let proposed = self.core.propose_changes(now.mono, changes, transition, expected);
+        let (id, replicas) = proposed.map_err(|error| self.change_refused(error))?;
+        self.wait(id, Waiting::Membership { ticket, replicas });
+        Ok(())
+    }
+
+    fn change_refused(&self, error: ChangeError) -> RequestError {
+        match error {
+            ChangeError::Propose(error) => self.refused(error),
+            other => RequestError::Change(other),
+        }
     }
 
     fn check_space(&self) -> Result<(), RequestError> {

@@ -296,8 +296,10 @@ impl Host {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         match message.body {
             PeerBody::Raft(message) => {
-                // A snapshot is switched to only when this node itself staged it.
-                let staged_only = matches!(message.body, MessageBody::InstallSnapshot(_));
+                // A snapshot is switched to only when this node itself staged it. A witness is told
+                // of one that it needs no data of.
+                let staged_only =
+                    matches!(message.body, MessageBody::InstallSnapshot(_)) && !replica.config.core.witness;
                 if staged_only || !replica.vouches(from, message.from) {
                     return;
                 }

@@ -1,7 +1,7 @@
 //! What users ask of a group, and what they get.
 
 use bytes::Bytes;
-use quorate_core::{ChangeError, LogId, LogIndex, MembershipChange, NodeId, ReplicaId};
+use quorate_core::{ChangeError, LogId, LogIndex, MembershipChange, MembershipTransition, NodeId, ReplicaId};
 
 /// The shell's name for a request; every ticket is answered exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +64,21 @@ pub enum Request {
         /// Only if the membership in effect is still the one at this position.
         expected: Option<LogId>,
     },
+    /// Change the membership by any number of changes in one step, through a joint state where more
+    /// than one voter differs, and wait until that step is committed.
+    ChangeMembers {
+        /// The changes, in this order.
+        changes: Vec<MembershipChange>,
+        /// How old and new voters take turns.
+        transition: MembershipTransition,
+        /// Only if the membership in effect is still the one at this position.
+        expected: Option<LogId>,
+    },
+    /// End a joint state and wait until that is committed.
+    LeaveJoint {
+        /// Only if the membership in effect is still the one at this position.
+        expected: Option<LogId>,
+    },
     /// Hand leadership to this replica, or to the best one, and wait until another leads.
     TransferLeadership {
         /// To whom.
@@ -115,8 +130,8 @@ pub enum Answer {
     MembershipChanged {
         /// Its position.
         id: LogId,
-        /// The replica concerned.
-        replica: ReplicaId,
+        /// The replicas concerned, one for each change. None when a joint state was left.
+        replicas: Vec<ReplicaId>,
     },
     /// Another replica leads.
     Transferred {

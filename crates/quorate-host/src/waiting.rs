@@ -19,17 +19,17 @@ use crate::replica::Replica;
 use crate::request::{Answer, RequestError, Ticket};
 
 /// Who waits for a position of the log.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Waiting {
     Command(Ticket),
     Barrier(Ticket),
-    Membership { ticket: Ticket, replica: ReplicaId },
+    Membership { ticket: Ticket, replicas: Vec<ReplicaId> },
 }
 
 impl Waiting {
-    pub(crate) const fn ticket(self) -> Ticket {
+    pub(crate) const fn ticket(&self) -> Ticket {
         match self {
-            Self::Command(ticket) | Self::Barrier(ticket) | Self::Membership { ticket, .. } => ticket,
+            Self::Command(ticket) | Self::Barrier(ticket) | Self::Membership { ticket, .. } => *ticket,
         }
     }
 }
@@ -97,6 +97,7 @@ impl Replica {
             // Several may wait at one index: this replica led, lost its entry, and led again.
             let response = responses.get(&id.index);
             let stands = response.map(|(applied, _)| applied.term).or_else(|| self.core.term_at(id.index));
+            let ticket = waiting.ticket();
             let reply = match (stands, waiting, response) {
                 // The log was reset behind the applier: nobody here knows any more what stood there.
                 (None, _, _) => Err(RequestError::OutcomeUnknown),
@@ -108,11 +109,11 @@ impl Replica {
                 (Some(_), Waiting::Barrier(_), _) => {
                     Ok(Answer::Applied { id, response: bytes::Bytes::new() })
                 }
-                (Some(_), Waiting::Membership { replica, .. }, _) => {
-                    Ok(Answer::MembershipChanged { id, replica })
+                (Some(_), Waiting::Membership { replicas, .. }, _) => {
+                    Ok(Answer::MembershipChanged { id, replicas })
                 }
             };
-            work.replies.push((waiting.ticket(), reply));
+            work.replies.push((ticket, reply));
         }
     }
 }

@@ -67,7 +67,8 @@ fn learner_catches_up_by_snapshot_and_is_promoted() {
         client_address: "client:4".to_owned(),
     };
     let added = cluster.request(leader, Request::ChangeMembership { change, expected: None }).unwrap();
-    let Answer::MembershipChanged { replica, .. } = added else { panic!("{added:?}") };
+    let Answer::MembershipChanged { replicas, .. } = added else { panic!("{added:?}") };
+    let replica = replicas[0];
     assert_eq!(replica, ReplicaId(4));
     cluster.start(4, join_batch(GROUP, replica), Vec::new());
     cluster.pass(2000);

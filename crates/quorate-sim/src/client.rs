@@ -292,6 +292,8 @@ impl Client {
             | Request::ReadIndex
             | Request::Barrier
             | Request::ChangeMembership { .. }
+            | Request::ChangeMembers { .. }
+            | Request::LeaveJoint { .. }
             | Request::TransferLeadership { .. }
             | Request::Campaign
             | Request::TakeSnapshot => None,

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use quorate_core::{
-    GroupId, LogIndex, MemberRole, Membership, MembershipChange, NodeId, ReplicaId, RoleName,
+    GroupId, LogIndex, MemberRole, Membership, MembershipChange, MembershipTransition, NodeId, ReplicaId,
+    RoleName,
 };
 use quorate_host::{Answer, GroupStatus, Request, RequestError};
 
@@ -21,6 +22,11 @@ use crate::world::{MILLISECOND, Step, World, note};
 /// Where a node's peers reach it, as memberships say it.
 pub(crate) fn address(node: NodeId) -> String {
     format!("n{node}:1")
+}
+
+/// Whether a voter goes by this change.
+const fn goes(change: &MembershipChange) -> bool {
+    matches!(change, MembershipChange::Remove(_) | MembershipChange::Demote(_))
 }
 
 impl World {
@@ -82,9 +88,24 @@ impl World {
             3 => Some((somewhere, Request::TakeSnapshot)),
             4 => Some((leader, Request::Barrier)),
             _ => {
-                let change = self.choose_change(&membership)?;
                 let expected = self.rng.chance(500).then_some(status.membership_id);
-                Some((leader, Request::ChangeMembership { change, expected }))
+                if membership.joint().is_some_and(|joint| !joint.leaves_automatically()) {
+                    return Some((leader, Request::LeaveJoint { expected }));
+                }
+                let change = self.choose_change(&membership)?;
+                if self.rng.chance(700) {
+                    return Some((leader, Request::ChangeMembership { change, expected }));
+                }
+                // One voter may go at a time: what is left must be able to lose a machine.
+                let second =
+                    self.choose_change(&membership).filter(|second| !(goes(&change) && goes(second)));
+                let changes = [Some(change), second].into_iter().flatten().collect();
+                let transition = match self.rng.below(3) {
+                    0 => MembershipTransition::JointExplicit,
+                    1 => MembershipTransition::JointImplicit,
+                    _ => MembershipTransition::Automatic,
+                };
+                Some((leader, Request::ChangeMembers { changes, transition, expected }))
             }
         }
     }
@@ -116,8 +137,12 @@ impl World {
             }
             _ => {
                 let node = *self.rng.pick(&free)?;
-                let peer_address = address(node);
-                Some(MembershipChange::AddLearner { node, peer_address, client_address: String::new() })
+                let (peer_address, client_address) = (address(node), String::new());
+                Some(if self.rng.chance(300) {
+                    MembershipChange::Join { node, peer_address, client_address }
+                } else {
+                    MembershipChange::AddLearner { node, peer_address, client_address }
+                })
             }
         }
     }

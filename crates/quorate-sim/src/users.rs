@@ -177,6 +177,8 @@ fn in_words(request: &Request) -> String {
         | Request::ReadIndex
         | Request::Barrier
         | Request::ChangeMembership { .. }
+        | Request::ChangeMembers { .. }
+        | Request::LeaveJoint { .. }
         | Request::TransferLeadership { .. }
         | Request::Campaign
         | Request::TakeSnapshot => format!("{request:?}"),

@@ -1,8 +1,6 @@
 //! Where the world looks at what a node has just done: feeds the [`crate::invariants`] and the trace.
 
-use quorate_core::{
-    GroupId, LogId, MemberRole, Message, NodeId, RaftEvent, RoleName, SnapshotTaken, TransferOutcome,
-};
+use quorate_core::{GroupId, LogId, Message, NodeId, RaftEvent, RoleName, SnapshotTaken, TransferOutcome};
 use quorate_host::{
     Applied, ApplyTask, Event, LogTask, LogWritten, PeerBody, SnapshotEvent, SnapshotTask, Work,
 };
@@ -167,10 +165,14 @@ impl World {
         let Some(status) = running.and_then(|running| running.host.status(group)) else { return Ok(()) };
         self.coverage.count("acknowledgements checked against the recovered disks");
         let (mut voters, mut holders) = (0_u64, 0_u64);
-        for (_, member) in status.membership.members() {
-            if member.role == MemberRole::Voter
-                && let Some(node) = self.nodes.get(&member.node)
-            {
+        let membership = &status.membership;
+        for (replica, member) in membership.members() {
+            // A joint state may just have been entered: then the entry was committed by the old voters.
+            let counts = match membership.joint() {
+                Some(joint) => joint.outgoing_voters().any(|voter| voter == replica),
+                None => member.role.votes(),
+            };
+            if counts && let Some(node) = self.nodes.get(&member.node) {
                 voters += 1;
                 holders += u64::from(holds(&node.durable(group, self.agenda.now(), &self.swarm)?, at));
             }

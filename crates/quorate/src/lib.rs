@@ -57,8 +57,8 @@ pub use transport::{
 pub use bytes::Bytes;
 pub use quorate_core::{
     ChangeError, Config as CoreConfig, GroupId, HardState, LogId, LogIndex, Member, MemberRole, Membership,
-    MembershipChange, NodeId, ProgressName, ProgressStatus, ProposeError, RaftEvent, ReplicaId, RoleName,
-    RoleReason, SnapshotMeta, Term,
+    MembershipChange, MembershipTransition, NodeId, ProgressName, ProgressStatus, ProposeError, RaftEvent,
+    ReplicaId, RoleName, RoleReason, SnapshotMeta, Term,
 };
 pub use quorate_host::{
     BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, HostConfig, Lane, LeaderHint,

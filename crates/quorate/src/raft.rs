@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{
-    ChangeError, GroupId, LogId, LogIndex, MembershipChange, NodeId, RaftEvent, ReplicaId, RoleName,
+    ChangeError, GroupId, LogId, LogIndex, MembershipChange, MembershipTransition, NodeId, RaftEvent,
+    ReplicaId, RoleName,
 };
 use quorate_host::{Answer, Consistency, Dedupe, GroupStatus, Request, RequestError, SessionId};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -235,10 +236,47 @@ impl Raft {
         change: MembershipChange,
         expected: Option<LogId>,
     ) -> Result<Changed, RequestError> {
+        let request = Request::ChangeMembership { change, expected };
+        let (id, replicas) = self.change(request).await?;
+        let replica = replicas.first().copied().ok_or_else(unexpected)?;
+        Ok(Changed { id, replica })
+    }
+
+    /// Changes any number of members in one step and waits until it is over: where more than one voter
+    /// differs, old and new voters decide together in between. With `JointExplicit` that lasts until
+    /// [`Raft::leave_joint`]. The ids of new replicas are in the result, in the order of the changes.
+    ///
+    /// # Errors
+    /// As for [`Raft::change_membership`]; one change that is refused refuses all.
+    pub async fn change_members(
+        &self,
+        changes: Vec<MembershipChange>,
+        transition: MembershipTransition,
+        expected: Option<LogId>,
+    ) -> Result<(LogId, Vec<ReplicaId>), RequestError> {
+        let done = self.change(Request::ChangeMembers { changes, transition, expected }).await?;
+        let over = |status: &GroupStatus| {
+            let waits = status.membership.joint().is_some_and(|joint| joint.leaves_automatically());
+            !waits || status.role != RoleName::Leader
+        };
+        // An error: the replica has stopped. The change is committed, and whoever leads next ends it.
+        self.watch().wait_for(over).await.ok();
+        Ok(done)
+    }
+
+    /// Ends a joint state that was entered with `JointExplicit`, and waits until that is committed.
+    ///
+    /// # Errors
+    /// As for [`Raft::change_membership`].
+    pub async fn leave_joint(&self) -> Result<LogId, RequestError> {
+        self.change(Request::LeaveJoint { expected: None }).await.map(|(id, _)| id)
+    }
+
+    /// Asks for a change of the members until no other one is in the way.
+    async fn change(&self, request: Request) -> Result<(LogId, Vec<ReplicaId>), RequestError> {
         loop {
-            let request = Request::ChangeMembership { change: change.clone(), expected };
-            let first = match self.ask(request).await {
-                Ok(Answer::MembershipChanged { id, replica }) => return Ok(Changed { id, replica }),
+            let first = match self.ask(request.clone()).await {
+                Ok(Answer::MembershipChanged { id, replicas }) => return Ok((id, replicas)),
                 Ok(_) => return Err(unexpected()),
                 Err(RequestError::Change(ChangeError::InProgress { pending })) => pending.index,
                 Err(RequestError::Change(ChangeError::NotReady)) => self.status().last.index,
@@ -407,6 +445,8 @@ fn request_bytes(request: &Request) -> usize {
             | Request::ReadIndex
             | Request::Barrier
             | Request::ChangeMembership { .. }
+            | Request::ChangeMembers { .. }
+            | Request::LeaveJoint { .. }
             | Request::TransferLeadership { .. }
             | Request::Campaign
             | Request::TakeSnapshot => 0,

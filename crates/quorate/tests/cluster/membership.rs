@@ -1,6 +1,6 @@
 //! Replicas that come and go.
 
-use quorate::{MemberRole, NodeId, OpenError, ReplicaId, Start};
+use quorate::{MemberRole, MembershipChange, MembershipTransition, NodeId, OpenError, ReplicaId, Start};
 
 use crate::harness::{Cluster, GROUP, Lines, PATIENCE, Wire, lines, memory, numbers};
 
@@ -33,6 +33,27 @@ async fn a_learner_catches_up_and_is_promoted(wire: Wire) {
     cluster.kill(dead);
     cluster.apply_all(numbers(30..40)).await;
     assert_eq!(cluster.caught_up(4).await, lines(0..40));
+    cluster.shutdown().await;
+}
+
+/// A voter goes and another comes in one step: old and new voters decide together in between.
+#[tokio::test]
+async fn a_voter_is_replaced_in_one_step() {
+    let mut cluster = Cluster::start(3, memory(), |_| {}).await;
+    cluster.apply_all(numbers(0..10)).await;
+    let new = join(&mut cluster).await;
+    cluster.caught_up(4).await;
+    let leader = cluster.leader().await;
+    let old = cluster.replica((1..=3).find(|id| *id != leader).unwrap());
+    let changes = vec![MembershipChange::Promote(new), MembershipChange::Remove(old)];
+    let (_, replicas) =
+        cluster.rafts[&leader].change_members(changes, MembershipTransition::Automatic, None).await.unwrap();
+    assert_eq!(replicas, [new, old]);
+    let status = cluster.rafts[&leader].status();
+    assert!(status.membership.joint().is_none() && status.membership.get(old).is_none());
+    assert!(status.membership.is_voter(new));
+    cluster.apply_all(numbers(10..20)).await;
+    assert_eq!(cluster.caught_up(4).await, lines(0..20));
     cluster.shutdown().await;
 }
 
