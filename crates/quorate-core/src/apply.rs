@@ -33,6 +33,8 @@ pub(crate) struct Apply {
     durable_only: bool,
     /// Entries from `handed + 1` on that came back from the disk.
     fetched: VecDeque<Entry>,
+    /// Nothing is handed out before a snapshot comes: the state machine cannot go on.
+    paused: bool,
     /// A snapshot to restore once this write is durable.
     restoring: Option<(PersistToken, SnapshotMeta)>,
 }
@@ -47,8 +49,15 @@ impl Apply {
             bytes_max: config.apply_bytes_max,
             durable_only: !config.apply_unpersisted,
             fetched: VecDeque::new(),
+            paused: false,
             restoring: None,
         }
+    }
+
+    /// Hands out nothing more until a snapshot is restored. Says how far it has handed out.
+    pub(crate) const fn pause(&mut self) -> LogIndex {
+        self.paused = true;
+        self.handed
     }
 
     pub(crate) const fn applied(&self) -> LogIndex {
@@ -64,6 +73,7 @@ impl Apply {
         self.outstanding.clear();
         self.outstanding_bytes = 0;
         self.fetched.clear();
+        self.paused = false;
         self.restoring = Some((token, meta));
     }
 
@@ -120,7 +130,7 @@ impl Apply {
         if let Some((token, _)) = &self.restoring {
             return durable(*token);
         }
-        if self.handed >= self.end(log) {
+        if self.paused || self.handed >= self.end(log) {
             return false;
         }
         match self.next(log) {
@@ -132,7 +142,7 @@ impl Apply {
     /// The entries to apply now; asks the disk for those that left the window.
     pub(crate) fn take(&mut self, log: &mut Log, fetches: &mut Fetches) -> Entries {
         let end = self.end(log);
-        if self.restoring.is_some() || self.handed >= end {
+        if self.paused || self.restoring.is_some() || self.handed >= end {
             return Entries::new();
         }
         if self.fetched.is_empty() && self.handed.next() >= log.window_start() {

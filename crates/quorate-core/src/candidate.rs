@@ -75,7 +75,9 @@ impl Candidate {
                 shared.send(message.from, MessageBody::ReadIndexReply { request, index: None });
                 return Ok(Transition::Stay);
             }
-            MessageBody::ReadIndexReply { .. } => return Err(Rejected::Unexpected),
+            MessageBody::ReadIndexReply { .. } | MessageBody::RequestSnapshot { .. } => {
+                return Err(Rejected::Unexpected);
+            }
             // Answers to what this replica asked in an earlier role.
             MessageBody::PreVoteReply { .. }
             | MessageBody::VoteReply { .. }

@@ -79,6 +79,7 @@ const TIMEOUT_NOW: u8 = 11;
 const READ_INDEX: u8 = 12;
 const READ_INDEX_REPLY: u8 = 13;
 const QUIESCE: u8 = 14;
+const REQUEST_SNAPSHOT: u8 = 15;
 
 /// Appends the encoding of `entry` to `out`.
 pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
@@ -231,6 +232,7 @@ pub fn encode_message(message: &Message, out: &mut Vec<u8>) {
             put_log_id(*last, out);
             put_u64(*round, out);
         }
+        MessageBody::RequestSnapshot { at_least } => put_u64(at_least.0, out),
         MessageBody::TimeoutNow => {}
         MessageBody::ReadIndex { request } => put_u64(*request, out),
         MessageBody::ReadIndexReply { request, index } => {
@@ -271,6 +273,7 @@ const fn message_kind(body: &MessageBody) -> u8 {
         MessageBody::HeartbeatReply { .. } => HEARTBEAT_REPLY,
         MessageBody::InstallSnapshot(_) => INSTALL_SNAPSHOT,
         MessageBody::Quiesce { .. } => QUIESCE,
+        MessageBody::RequestSnapshot { .. } => REQUEST_SNAPSHOT,
         MessageBody::TimeoutNow => TIMEOUT_NOW,
         MessageBody::ReadIndex { .. } => READ_INDEX,
         MessageBody::ReadIndexReply { .. } => READ_INDEX_REPLY,
@@ -469,6 +472,7 @@ impl Reader<'_> {
             }
             INSTALL_SNAPSHOT => MessageBody::InstallSnapshot(self.snapshot_meta()?),
             QUIESCE => MessageBody::Quiesce { last: self.log_id()?, round: self.u64("a round")? },
+            REQUEST_SNAPSHOT => MessageBody::RequestSnapshot { at_least: self.index()? },
             TIMEOUT_NOW => MessageBody::TimeoutNow,
             READ_INDEX => MessageBody::ReadIndex { request: self.u64("a request")? },
             READ_INDEX_REPLY => {

@@ -165,6 +165,16 @@ pub enum TransferError {
     Unreachable,
 }
 
+/// Why no snapshot was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SnapshotRequestError {
+    /// This replica leads: nobody has a newer one. Hand leadership over first.
+    Leads,
+    /// It was asked for already.
+    InProgress,
+}
+
 /// How streaming a snapshot to a follower ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SnapshotOutcome {

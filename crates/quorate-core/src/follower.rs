@@ -8,7 +8,7 @@
 //!
 //! Previous: `quorate-host/src/log_writer.rs`. Next: `quorate-kv/src/data/state_machine.rs`.
 
-use crate::event::{RaftEvent, ReadFailure, RoleReason, SnapshotTaken};
+use crate::event::{RaftEvent, ReadFailure, RoleReason};
 use crate::log::Fit;
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta};
 use crate::raw_node::{ReadError, Rejected};
@@ -67,6 +67,9 @@ impl Follower {
     /// The leader of this term spoke.
     pub(crate) fn hear(&mut self, shared: &mut Shared) {
         self.wake(shared);
+        if let Some(leader) = shared.leader {
+            Self::maybe_ask_for_snapshot(shared, leader);
+        }
         shared.heard_leader = Some(shared.now);
         self.deadline = Some(shared.election_deadline());
     }
@@ -93,6 +96,7 @@ impl Follower {
                     return Ok(Transition::Campaign { transfer: true, reason: RoleReason::Transfer });
                 }
             }
+            MessageBody::RequestSnapshot { .. } => return Err(Rejected::Unexpected),
             MessageBody::ReadIndex { request } => {
                 shared.send(from, MessageBody::ReadIndexReply { request: *request, index: None });
             }
@@ -168,15 +172,7 @@ impl Follower {
 
     fn on_snapshot(&mut self, shared: &mut Shared, from: ReplicaId, meta: &SnapshotMeta) {
         let last = meta.last;
-        if last.index <= shared.log.commit() {
-            shared.event(RaftEvent::SnapshotReceived { last, taken: SnapshotTaken::NotNeeded });
-        } else if shared.log.contains(last) {
-            // The log has it all: what a snapshot covers is committed. Keep what follows.
-            shared.event(RaftEvent::SnapshotReceived { last, taken: SnapshotTaken::Kept });
-            shared.commit_to(last.index);
-        } else {
-            shared.reset(meta.clone());
-        }
+        Self::take_snapshot(shared, meta);
         self.verified = self.verified.max(last.index);
         shared.promise_matched(from, last.index, 0);
     }

@@ -57,6 +57,7 @@ pub(crate) fn check(shared: &Shared, from: ReplicaId, message: &Message) -> Resu
         | MessageBody::Heartbeat { .. }
         | MessageBody::HeartbeatReply { .. }
         | MessageBody::Quiesce { .. }
+        | MessageBody::RequestSnapshot { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => Ok(()),
@@ -85,6 +86,7 @@ fn check_kind(shared: &Shared, body: &MessageBody) -> Result<(), Rejected> {
         | MessageBody::Heartbeat { .. }
         | MessageBody::HeartbeatReply { .. }
         | MessageBody::Quiesce { .. }
+        | MessageBody::RequestSnapshot { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => Ok(()),
@@ -103,6 +105,7 @@ const fn needs_a_term(body: &MessageBody) -> bool {
         | MessageBody::HeartbeatReply { .. }
         | MessageBody::InstallSnapshot(_)
         | MessageBody::Quiesce { .. }
+        | MessageBody::RequestSnapshot { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndexReply { .. } => true,
         MessageBody::PreVoteReply { .. } | MessageBody::ReadIndex { .. } => false,
@@ -129,6 +132,7 @@ fn check_body(term: Term, body: &MessageBody) -> Result<(), Rejected> {
             position(term, *hint)
         }
         MessageBody::Heartbeat { commit, .. } => index(*commit),
+        MessageBody::RequestSnapshot { at_least } => index(*at_least),
         MessageBody::Quiesce { last, .. } => position(term, *last),
         MessageBody::HeartbeatReply { last, .. } => position(term, *last),
         MessageBody::InstallSnapshot(meta) => snapshot(term, meta),

@@ -305,6 +305,7 @@ impl Leader {
             }
             // Votes that came after the election was won.
             MessageBody::PreVoteReply { .. } | MessageBody::VoteReply { .. } => {}
+            MessageBody::RequestSnapshot { at_least } => self.on_snapshot_request(shared, from, at_least)?,
             MessageBody::ReadIndexReply { .. } => return Err(Rejected::Unexpected),
             MessageBody::TimeoutNow => return Err(Rejected::NotFromLeader),
             MessageBody::Append(_)

@@ -115,6 +115,7 @@ mod ready;
 mod rng;
 mod role;
 mod shared;
+mod snapshot_wish;
 mod status;
 mod transfer;
 mod types;
@@ -138,7 +139,7 @@ pub use membership::{ADDRESS_BYTES_MAX, InvalidMembership, MEMBERS_MAX, Member, 
 pub use message::{Append, AppendReply, Message, MessageBody, SnapshotMeta, VoteRequest};
 pub use raw_node::{
     ChangeError, ProposeError, RawNode, ReadError, Rejected, RestoreError, Restored, SnapshotOutcome,
-    TransferError,
+    SnapshotRequestError, TransferError,
 };
 pub use ready::{Fetch, Persist, PersistToken, ReadOutcome, ReadTicket, Ready};
 pub use status::{ProgressName, ProgressStatus, Status};

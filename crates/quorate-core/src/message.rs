@@ -58,6 +58,11 @@ pub enum MessageBody {
         /// The round to answer.
         round: u64,
     },
+    /// A follower whose state machine cannot go on asks its leader for a snapshot.
+    RequestSnapshot {
+        /// An older one does not help.
+        at_least: LogIndex,
+    },
     /// Answer to `Heartbeat` and `Quiesce`.
     HeartbeatReply {
         /// The round of the heartbeat answered.

@@ -40,6 +40,8 @@ pub(crate) struct Progress {
     pub(crate) commit_sent: LogIndex,
     /// Ask whether what matched is still there: it reported less.
     pub(crate) recheck: bool,
+    /// It asked for a snapshot: until then no other is streamed to it.
+    pub(crate) requested_until: Option<MonoTime>,
     /// The newest round in which it agreed to rest.
     pub(crate) rests_since: u64,
     /// It was removed by this entry and is only told so.
@@ -140,6 +142,7 @@ impl Progress {
             round_sent: 0,
             commit_sent: LogIndex(0),
             recheck: false,
+            requested_until: None,
             rests_since: 0,
             departing: None,
             witness: false,
@@ -265,9 +268,16 @@ impl Progress {
     /// Whether a report about a snapshot is awaited.
     pub(crate) const fn awaits_snapshot(&self) -> bool {
         matches!(self.state, State::Snapshot { phase: SnapshotPhase::Streaming { .. }, .. })
+            || self.requested_until.is_some()
+    }
+
+    /// Whether a snapshot is on its way to it.
+    pub(crate) fn gets_snapshot(&self, now: MonoTime) -> bool {
+        matches!(self.state, State::Snapshot { .. }) || self.requested_until.is_some_and(|until| now < until)
     }
 
     pub(crate) const fn on_snapshot_ended(&mut self, rest: Option<MonoTime>, answer_by: MonoTime) {
+        self.requested_until = None;
         if let State::Snapshot { phase, .. } = &mut self.state
             && matches!(phase, SnapshotPhase::Streaming { .. })
         {

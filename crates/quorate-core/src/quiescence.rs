@@ -138,7 +138,7 @@ impl Follower {
     /// and otherwise says what it has, as to a heartbeat.
     pub(crate) fn on_quiesce(&mut self, shared: &mut Shared, from: ReplicaId, last: LogId, round: u64) {
         let same = self.verified >= last.index && shared.log.last() == last;
-        if !same || shared.log.persisted() < last.index {
+        if !same || shared.log.persisted() < last.index || shared.snapshot_wish.is_some() {
             self.hear(shared);
             return self.answer_heartbeat(shared, from, 0);
         }

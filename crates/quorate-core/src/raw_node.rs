@@ -14,7 +14,8 @@ use crate::config::{Config, DELAY_TIMEOUTS_MAX};
 use crate::entries::Entries;
 use crate::entry::Entry;
 pub use crate::error::{
-    ChangeError, ProposeError, ReadError, Rejected, RestoreError, SnapshotOutcome, TransferError,
+    ChangeError, ProposeError, ReadError, Rejected, RestoreError, SnapshotOutcome, SnapshotRequestError,
+    TransferError,
 };
 use crate::event::{RaftEvent, RoleName, RoleReason, VoteRefusal};
 use crate::follower::Follower;
@@ -144,6 +145,7 @@ impl RawNode {
             | MessageBody::AppendReply(_)
             | MessageBody::HeartbeatReply { .. }
             | MessageBody::ReadIndex { .. }
+            | MessageBody::RequestSnapshot { .. }
             | MessageBody::ReadIndexReply { .. } => match &self.role {
                 Role::Leader(leader) => leader.progress.get(message.from).is_some(),
                 Role::Follower(_) | Role::Candidate(_) => {
@@ -494,6 +496,25 @@ impl RawNode {
         }
     }
 
+    /// The state machine has lost or damaged its state: nothing more is handed out for apply until a snapshot from
+    /// the leader comes, at or after what was handed out, through `Ready::restore`. Meanwhile this
+    /// replica votes and acknowledges, but does not campaign. Asked again until it comes; forgotten by a restart.
+    ///
+    /// # Errors
+    /// Why none was asked for.
+    pub fn request_snapshot(&mut self, now: MonoTime) -> Result<(), SnapshotRequestError> {
+        self.tick(now);
+        if matches!(self.role, Role::Leader(_)) {
+            return Err(SnapshotRequestError::Leads);
+        }
+        self.shared.wish_for_snapshot()?;
+        if let (Role::Follower(follower), Some(leader)) = (&mut self.role, self.shared.leader) {
+            follower.wake(&mut self.shared);
+            Follower::maybe_ask_for_snapshot(&mut self.shared, leader);
+        }
+        Ok(())
+    }
+
     /// Streaming the snapshot asked for by `Fetch::SendSnapshot` has ended.
     pub fn report_snapshot(&mut self, now: MonoTime, to: ReplicaId, outcome: SnapshotOutcome) {
         self.tick(now);
@@ -780,6 +801,7 @@ fn without_entries(message: &Message) -> Message {
         | MessageBody::HeartbeatReply { .. }
         | MessageBody::InstallSnapshot(_)
         | MessageBody::Quiesce { .. }
+        | MessageBody::RequestSnapshot { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => message.body.clone(),

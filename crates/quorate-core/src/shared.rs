@@ -23,6 +23,7 @@ use crate::raw_node::Restored;
 use crate::read::Asker;
 use crate::ready::{PersistToken, ReadOutcome, ReadTicket};
 use crate::rng::SplitMix64;
+use crate::snapshot_wish::SnapshotWish;
 use crate::types::{HardState, LogIndex, MonoTime, ReplicaId, Term};
 use crate::writes::Writes;
 
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     /// A leader knew this replica to hold entries up to here, and they are gone: no vote before
     /// they are back.
     pub(crate) lost_until: LogIndex,
+    /// The state machine waits for a snapshot.
+    pub(crate) snapshot_wish: Option<SnapshotWish>,
     /// The number of the next read that is passed on.
     pub(crate) next_request: u64,
     pub(crate) reads: Vec<ReadOutcome>,
@@ -86,6 +89,7 @@ impl Shared {
             rng: SplitMix64::new(config.seed),
             epoch_heard: 0,
             lost_until: hard.commit,
+            snapshot_wish: None,
             next_request: lives.next(),
             reads: Vec::new(),
             events: Vec::new(),
@@ -140,6 +144,7 @@ impl Shared {
         (self.is_voter(self.id()) || committed.is_voter(self.id()))
             && !self.is_witness()
             && !self.has_lost_entries()
+            && self.snapshot_wish.is_none()
             && self.term < Term::MAX
     }
 

@@ -103,6 +103,7 @@ impl PeerMessage {
                 | quorate_core::MessageBody::HeartbeatReply { .. }
                 | quorate_core::MessageBody::InstallSnapshot(_)
                 | quorate_core::MessageBody::Quiesce { .. }
+                | quorate_core::MessageBody::RequestSnapshot { .. }
                 | quorate_core::MessageBody::TimeoutNow
                 | quorate_core::MessageBody::ReadIndex { .. }
                 | quorate_core::MessageBody::ReadIndexReply { .. } => Lane::Control,

@@ -359,6 +359,7 @@ fn vote_in(message: &Message) -> Option<ReplicaId> {
         | MessageBody::HeartbeatReply { .. }
         | MessageBody::InstallSnapshot(_)
         | MessageBody::Quiesce { .. }
+        | MessageBody::RequestSnapshot { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => None,

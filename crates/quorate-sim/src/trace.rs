@@ -126,6 +126,7 @@ fn short_body(body: &MessageBody, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         MessageBody::HeartbeatReply { read_round, last } => {
             write!(f, "alive last {last} round {read_round}")
         }
+        MessageBody::RequestSnapshot { at_least } => write!(f, "snapshot? {at_least}"),
         MessageBody::Quiesce { last, round } => write!(f, "rest at {last} round {round}"),
         MessageBody::InstallSnapshot(meta) => write!(f, "install snapshot {}", meta.last),
         MessageBody::TimeoutNow => write!(f, "campaign now"),

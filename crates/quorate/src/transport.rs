@@ -120,6 +120,7 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
             | MessageBody::HeartbeatReply { .. }
             | MessageBody::InstallSnapshot(_)
             | MessageBody::Quiesce { .. }
+            | MessageBody::RequestSnapshot { .. }
             | MessageBody::TimeoutNow
             | MessageBody::ReadIndex { .. }
             | MessageBody::ReadIndexReply { .. } => 0,

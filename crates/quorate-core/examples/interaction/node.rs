@@ -268,6 +268,7 @@ const fn promises(body: &MessageBody) -> bool {
         | MessageBody::Heartbeat { .. }
         | MessageBody::InstallSnapshot(_)
         | MessageBody::Quiesce { .. }
+        | MessageBody::RequestSnapshot { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
         | MessageBody::ReadIndexReply { .. } => false,

@@ -96,7 +96,8 @@ impl Story {
             MessageBody::TimeoutNow => self.facts.deed(subject("timeout now"), format!("t{term}")),
             MessageBody::ReadIndex { .. }
             | MessageBody::ReadIndexReply { .. }
-            | MessageBody::Quiesce { .. } => {}
+            | MessageBody::Quiesce { .. }
+            | MessageBody::RequestSnapshot { .. } => {}
         }
     }
 
@@ -180,6 +181,7 @@ pub(crate) const fn etcd_kind(body: &MessageBody) -> &'static str {
         MessageBody::InstallSnapshot(_) => "MsgSnap",
         MessageBody::TimeoutNow => "MsgTimeoutNow",
         MessageBody::Quiesce { .. } => "Quiesce (not in etcd)",
+        MessageBody::RequestSnapshot { .. } => "RequestSnapshot (not in etcd)",
         MessageBody::ReadIndex { .. } => "MsgReadIndex",
         MessageBody::ReadIndexReply { .. } => "MsgReadIndexResp",
     }

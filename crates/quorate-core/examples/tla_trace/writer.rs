@@ -402,6 +402,7 @@ fn said(body: &MessageBody) -> Option<Said> {
         }
         MessageBody::InstallSnapshot(_)
         | MessageBody::Quiesce { .. }
+        | MessageBody::RequestSnapshot { .. }
         | MessageBody::PreVote(_)
         | MessageBody::PreVoteReply { .. }
         | MessageBody::TimeoutNow

@@ -38,6 +38,7 @@ impl fmt::Display for Parcel {
             MessageBody::HeartbeatReply { read_round, last } => {
                 write!(f, "heartbeat reply last {last} round {read_round}")
             }
+            MessageBody::RequestSnapshot { at_least } => write!(f, "snapshot? {at_least}"),
             MessageBody::Quiesce { last, round } => write!(f, "rest at {last} round {round}"),
             MessageBody::InstallSnapshot(meta) => write!(f, "snapshot {}", meta.last),
             MessageBody::TimeoutNow => f.write_str("campaign now"),

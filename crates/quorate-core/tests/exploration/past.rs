@@ -61,6 +61,7 @@ impl Past {
             | MessageBody::HeartbeatReply { .. }
             | MessageBody::InstallSnapshot(_)
             | MessageBody::Quiesce { .. }
+            | MessageBody::RequestSnapshot { .. }
             | MessageBody::TimeoutNow
             | MessageBody::ReadIndex { .. }
             | MessageBody::ReadIndexReply { .. } => return Ok(()),

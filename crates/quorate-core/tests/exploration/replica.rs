@@ -343,6 +343,7 @@ impl Replica {
             | MessageBody::Heartbeat { .. }
             | MessageBody::InstallSnapshot(_)
             | MessageBody::Quiesce { .. }
+            | MessageBody::RequestSnapshot { .. }
             | MessageBody::TimeoutNow
             | MessageBody::ReadIndex { .. }
             | MessageBody::ReadIndexReply { .. } => term <= disk.hard_state.term,

@@ -4,7 +4,7 @@
 //! cluster voters=3 [learners=1] [pre-vote=off] [check-quorum=off] [lease=on drift=100] [quiesce=1000] [window=N] [append=N] [inflight=N] …
 //! auto deliver=off persist=off apply=off fetch=off    the script does these itself
 //! slow-disk 3                                         the script makes its writes durable: persist 3
-//! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · lease-read 1 7 · lease · transfer 1 2 · abort-transfer 1 · delay 1 1000 · forget 1 · wake 1 · tick 500 · sleep 500
+//! campaign 1 · propose 1 a b · barrier 1 · read 1 7 · lease-read 1 7 · lease · transfer 1 2 · abort-transfer 1 · delay 1 1000 · forget 1 · wake 1 · request-snapshot 1 · tick 500 · sleep 500
 //! add-learner 1 4 · add-voter 1 4 · add-witness 1 4 · join 1 4 · promote-later 1 4 · promote 1 4 · demote 1 4 · remove 1 4 · move 1 4 host:1
 //! change 1 remove=1 add-voter=4 promote=5 [joint=automatic|implicit|explicit] [expected=2] · leave-joint 1
 //! deliver [from=1] [to=2] · drop [from=1] [to=2] · duplicate from=1 to=2 · persist 1 · apply 1 · fetch 1
@@ -210,6 +210,7 @@ impl Script {
                 core.set_election_delay(Duration::from_millis(millis));
                 None
             }
+            "request-snapshot" => core.request_snapshot(now).err().map(|error| format!("{error:?}")),
             "wake" => {
                 core.wake(now);
                 None

@@ -38,6 +38,7 @@ scripts! {
     a_candidate_asks_first_then_wins
     a_candidate_of_a_later_term_frees_itself
     a_divergent_tail_is_skipped_by_terms
+    a_follower_asks_for_a_snapshot
     a_follower_behind_the_log_gets_a_snapshot
     a_follower_forgets_its_leader
     a_follower_passes_its_read_on

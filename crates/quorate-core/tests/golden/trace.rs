@@ -60,6 +60,7 @@ pub(crate) fn body(body: &MessageBody) -> String {
         MessageBody::HeartbeatReply { read_round, last } => {
             format!("heartbeat-reply last={last} round={read_round}")
         }
+        MessageBody::RequestSnapshot { at_least } => format!("snapshot? at-least={at_least}"),
         MessageBody::Quiesce { last, round } => format!("rest? last={last} round={round}"),
         MessageBody::InstallSnapshot(meta) => {
             format!("snapshot {} {}", meta.last, membership(&meta.membership))

@@ -130,6 +130,7 @@ fn the_bytes_of_messages_are_these() {
             MessageBody::Quiesce { last: LogId::new(3, 6), round: 5 },
             format!("0e{head}030000000000000006000000000000000500000000000000"),
         ),
+        (MessageBody::RequestSnapshot { at_least: LogIndex(6) }, format!("0f{head}0600000000000000")),
         (MessageBody::TimeoutNow, format!("0b{head}")),
         (MessageBody::VoteReply { granted: true }, format!("04{head}01")),
         (

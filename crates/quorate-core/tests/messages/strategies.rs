@@ -94,6 +94,7 @@ fn body() -> impl Strategy<Value = MessageBody> {
     ];
     let rare = prop_oneof![
         Just(MessageBody::TimeoutNow),
+        number().prop_map(|at_least| MessageBody::RequestSnapshot { at_least: LogIndex(at_least) }),
         (position(), number()).prop_map(|(last, round)| MessageBody::Quiesce { last, round }),
         number().prop_map(|request| MessageBody::ReadIndex { request }),
         (number(), prop::option::of(number()))
