@@ -144,6 +144,9 @@ impl Replica {
                 RequestError::Busy { what: "leadership is being handed over" }
             }
             ProposeError::TooLarge { bytes, bytes_max } => RequestError::TooLarge { bytes, bytes_max },
+            ProposeError::ApplyBehind { .. } => {
+                RequestError::Busy { what: "the leader's state machine or disk is behind" }
+            }
             ProposeError::Busy { .. } | _ => {
                 RequestError::Busy { what: "too many bytes are waiting to be committed" }
             }

@@ -155,6 +155,14 @@ impl Host {
             return Err(OpenError::Inconsistent { group, reason });
         }
         setup.config.snapshots.validate().map_err(|error| OpenError::Config { group, error })?;
+        if setup.config.core.apply_unpersisted && setup.durable_machine {
+            // It would be ahead of its log after a crash, and never start again.
+            let must = "off for a machine that keeps its own state";
+            return Err(OpenError::Config {
+                group,
+                error: ConfigError { field: "core.apply_unpersisted", must },
+            });
+        }
         let turn_bytes = setup.config.snapshots.chunk_bytes.saturating_mul(self.config.snapshot_sends_max);
         let mut config = setup.config.core.clone();
         config.id = setup.replica;

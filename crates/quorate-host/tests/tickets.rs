@@ -228,3 +228,20 @@ fn group_is_not_opened_again_while_writes_of_its_predecessor_are_under_way() {
     cluster.leader();
     assert_eq!(text(cluster.request(node, query())), "3");
 }
+
+/// It would be ahead of its log after a crash, and refuse to start.
+#[test]
+fn machine_with_a_disk_of_its_own_is_not_run_ahead_of_the_log() {
+    let mut cluster = Cluster::with(1, |cluster| cluster.durable = true);
+    let node = cluster.leader();
+    cluster.request(node, propose("a")).unwrap();
+    cluster.nodes.get_mut(&node).unwrap().host.close_group(GROUP);
+    cluster.settle();
+    cluster.config.core.apply_unpersisted = true;
+    let refused = cluster.open_group_again(node).unwrap_err().to_string();
+    assert!(refused.contains("core.apply_unpersisted must be off"), "{refused}");
+    cluster.config.core.apply_unpersisted = false;
+    cluster.open_group_again(node).unwrap();
+    cluster.leader();
+    assert_eq!(text(cluster.request(node, query())), "1");
+}
