@@ -107,9 +107,10 @@ impl Replica {
     }
 
     fn change_refused(&self, error: ChangeError) -> RequestError {
-        match error {
-            ChangeError::Propose(error) => self.refused(error),
-            other => RequestError::Change(other),
+        if let ChangeError::Propose(error) = error {
+            self.refused(error)
+        } else {
+            RequestError::Change(error)
         }
     }
 

@@ -163,6 +163,10 @@ impl Host {
                 error: ConfigError { field: "core.apply_unpersisted", must },
             });
         }
+        if setup.config.core.witness {
+            let error = ConfigError { field: "core.witness", must: "off: a host keeps data" };
+            return Err(OpenError::Config { group, error });
+        }
         let turn_bytes = setup.config.snapshots.chunk_bytes.saturating_mul(self.config.snapshot_sends_max);
         let mut config = setup.config.core.clone();
         config.id = setup.replica;
@@ -304,10 +308,8 @@ impl Host {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         match message.body {
             PeerBody::Raft(message) => {
-                // A snapshot is switched to only when this node itself staged it. A witness is told
-                // of one that it needs no data of.
-                let staged_only =
-                    matches!(message.body, MessageBody::InstallSnapshot(_)) && !replica.config.core.witness;
+                // A snapshot is switched to only when this node itself staged it.
+                let staged_only = matches!(message.body, MessageBody::InstallSnapshot(_));
                 if staged_only || !replica.vouches(from, message.from) {
                     return;
                 }
