@@ -173,6 +173,8 @@ pub enum SnapshotRequestError {
     Leads,
     /// It was asked for already.
     InProgress,
+    /// There is no other member.
+    NobodyToAsk,
 }
 
 /// How streaming a snapshot to a follower ended.

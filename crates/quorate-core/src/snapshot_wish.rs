@@ -9,7 +9,8 @@
 //! ```
 //!
 //! * The log keeps everything: what was acknowledged stays, and what the snapshot covers is skipped.
-//! * Who waits for a snapshot votes and acknowledges as ever, but does not campaign: it could serve nobody.
+//! * Who waits for a snapshot votes and acknowledges as ever, but does not campaign: it could serve nobody. Where
+//!   nobody else can lead either, a restart ends the wait.
 //! * A snapshot that is older than what was applied does not help; it is acknowledged and asked for again.
 //! * The leader feeds the asker as before. It starts one stream at a time to each.
 
@@ -35,6 +36,9 @@ impl Shared {
     pub(crate) fn wish_for_snapshot(&mut self) -> Result<(), SnapshotRequestError> {
         if self.snapshot_wish.is_some() {
             return Err(SnapshotRequestError::InProgress);
+        }
+        if self.membership().members().all(|(id, _)| id == self.id()) {
+            return Err(SnapshotRequestError::NobodyToAsk);
         }
         let at_least = self.apply.pause().max(LogIndex(1));
         self.snapshot_wish = Some(SnapshotWish { at_least, ask_at: self.now });

@@ -120,6 +120,11 @@ fn config(id: ReplicaId, seed: u64, witness: bool) -> Config {
     config.inflight_messages_max = 4;
     // Clocks differ by at most 4 % both ways: by less than 100 ms in the second of an election timeout.
     config.leader_lease = seed.is_multiple_of(2);
+    config.apply_unpersisted = seed % 5 == 1;
+    config.lazy_commit_news = seed % 5 == 2;
+    if seed % 5 == 3 && id.0 > 1 {
+        config.election_delay = config.election_timeout;
+    }
     config.quiesce_after = (seed % 4 < 2).then_some(Duration::from_millis(200));
     config
 }
@@ -204,6 +209,7 @@ impl Cluster {
             94..96 => self.compact(id),
             96..97 => drop(self.nodes.get_mut(&id).unwrap().core.transfer_leadership(now, None)),
             97..98 if !self.changing || self.rng.below(3) == 0 => self.crash(id),
+            99 if self.rng.below(4) == 0 => drop(self.nodes.get_mut(&id).unwrap().core.request_snapshot(now)),
             98..99 if calm => self.nodes.get_mut(&id).unwrap().core.wake(now),
             98..99 if !self.changing || self.rng.below(3) == 0 => self.isolate(),
             _ => self.nodes.get_mut(&id).unwrap().core.report_unreachable(ReplicaId(1)),
@@ -427,9 +433,9 @@ impl Cluster {
             }
             Fetch::SendSnapshot { to, at_least } => {
                 let meta = node.core.snapshot_meta(node.applied.min(node.disk.last())).unwrap();
-                assert!(meta.last.index >= at_least);
-                let outcome =
-                    if self.rng.below(4) == 0 { SnapshotOutcome::Failed } else { SnapshotOutcome::Sent };
+                // A follower that asked for one may have applied more than this leader has.
+                let fails = meta.last.index < at_least || self.rng.below(4) == 0;
+                let outcome = if fails { SnapshotOutcome::Failed } else { SnapshotOutcome::Sent };
                 let status = node.core.status();
                 let message = install(id, to, status.term, meta);
                 if outcome == SnapshotOutcome::Sent {
@@ -477,6 +483,12 @@ impl Cluster {
     /// Faults stop: a leader emerges, and everybody applies everything.
     fn heal(&mut self) {
         (self.loss, self.isolated) = (0, None);
+        // Who waits for a snapshot does not campaign; where all do, only a restart ends that.
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            if !self.nodes[&id].core.status().may_campaign {
+                self.crash(id);
+            }
+        }
         let goal = self.commits_seen + 1;
         for round in 0.. {
             assert!(round < 3_000, "no progress after the faults stopped: {:#?}", self.describe());
