@@ -42,9 +42,8 @@ impl Replica {
             }
             self.core.recycle(ready);
             if self.disk.len() as u64 > COMPACT_EVERY * 2 {
-                let keep = self.disk.split_off(usize::try_from(COMPACT_EVERY).expect("small"));
-                let through =
-                    std::mem::replace(&mut self.disk, keep).last().map_or(LogId::default(), |e| e.id);
+                let through = self.disk.drain(..usize::try_from(COMPACT_EVERY).expect("small")).next_back();
+                let through = through.map_or(LogId::default(), |entry| entry.id);
                 self.core.on_compacted(through);
             }
         }

@@ -1,31 +1,27 @@
-//! Time per entry on a machine that does other things: ours and raft-rs in turns, a few
-//! milliseconds each, in the processor time of this thread; medians of many turns.
+//! Time per entry on a machine that does other things: ours and raft-rs in turns of some hundred
+//! microseconds, so that both meet the same weather; medians of many turns, and of the ratios of
+//! turns that followed each other.
 //!
 //! `paired` prints the table; `paired round` only the cases whose name begins so.
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use bytes::Bytes;
 use quorate_bench::Group;
 use quorate_bench::ours::Ours;
 use quorate_bench::theirs::Theirs;
 
-const TURNS: usize = 41;
-const ENTRIES_PER_TURN: u64 = 4096;
-const CALLS_PER_TURN: u64 = 65_536;
-
-/// Nanoseconds this thread has spent on a processor (Linux).
-fn processor_time() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux keeps it");
-    text.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("its first number")
-}
+const TURNS: usize = 401;
+const ENTRIES_PER_TURN: u32 = 256;
+const CALLS_PER_TURN: u32 = 4096;
 
 /// One turn: nanoseconds per entry (or per call).
 fn turn<G: Group>(group: &mut G, case: &str, command: &Bytes, batch: u64) -> f64 {
-    let start = processor_time();
+    let start = Instant::now();
     let count = match case {
         "round" => {
-            for _ in 0..ENTRIES_PER_TURN / batch {
+            for _ in 0..u64::from(ENTRIES_PER_TURN) / batch {
                 group.round(command, batch);
             }
             ENTRIES_PER_TURN
@@ -43,9 +39,7 @@ fn turn<G: Group>(group: &mut G, case: &str, command: &Bytes, batch: u64) -> f64
             CALLS_PER_TURN
         }
     };
-    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    let each = (processor_time() - start) as f64 / count as f64;
-    each
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(count)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -29,8 +29,13 @@ const REUSED_ENTRIES_MAX: usize = 1024;
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
-    made: VecDeque<Chunk>,
+    /// A ring once it is full.
+    made: Vec<Chunk>,
+    /// Where in `made` the newest is.
+    newest: usize,
     received: VecDeque<Chunk>,
+    /// No chunk holds entries after this.
+    last: LogIndex,
 }
 
 /// A chunk and which entries it holds.
@@ -44,9 +49,24 @@ struct Chunk {
 
 impl Chunk {
     fn new(entries: Arc<Vec<Entry>>) -> Self {
-        let first = entries.first().map_or(LogIndex(1), Entry::index);
-        let last = entries.last().map_or(LogIndex(0), Entry::index);
-        Self { entries, first, last }
+        let mut chunk = Self { entries, first: LogIndex(1), last: LogIndex(0) };
+        chunk.note();
+        chunk
+    }
+
+    /// Looks up which entries it holds.
+    fn note(&mut self) {
+        self.first = self.entries.first().map_or(LogIndex(1), Entry::index);
+        self.last = self.entries.last().map_or(LogIndex(0), Entry::index);
+    }
+
+    /// Lets go of the entries; the room stays if nobody else holds it.
+    fn empty(&mut self) {
+        match Arc::get_mut(&mut self.entries) {
+            Some(list) => list.clear(),
+            None => self.entries = Arc::default(),
+        }
+        self.note();
     }
 
     /// The entries from `from` to `to` (both included), if they are all here.
@@ -67,22 +87,31 @@ impl Chunk {
 impl Chunks {
     /// The entries from `from` to `to` (both included), if they are in one chunk.
     pub(crate) fn find(&self, from: LogIndex, to: LogIndex) -> Option<Entries> {
-        let mut chunks = self.made.iter().rev().chain(self.received.iter().rev());
-        chunks.find_map(|chunk| chunk.part(from, to))
+        if to > self.last {
+            return None;
+        }
+        let newest = self.made.get(self.newest).and_then(|chunk| chunk.part(from, to));
+        newest.or_else(|| self.made.iter().chain(&self.received).find_map(|chunk| chunk.part(from, to)))
     }
 
     /// Puts entries of the window into a chunk.
     pub(crate) fn make<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> Entries {
-        let mut chunk = self.unused();
-        if let Some(list) = Arc::get_mut(&mut chunk) {
-            list.clear();
-            list.extend(entries.cloned());
-        } else {
-            chunk = Arc::new(entries.cloned().collect());
+        let made = self.made.len();
+        self.newest = if made < MADE_MAX { made } else { (self.newest + 1) % MADE_MAX };
+        if made < MADE_MAX {
+            self.made.push(Chunk::new(Arc::default()));
         }
-        let all = Entries::part(&chunk, 0..chunk.len());
-        self.made.push_back(Chunk::new(chunk));
-        all
+        let chunk = self.made.get_mut(self.newest).expect("the ring is not empty");
+        if chunk.is_held_by_others() || chunk.entries.capacity() > REUSED_ENTRIES_MAX {
+            chunk.entries = Arc::default();
+        }
+        let list =
+            Arc::get_mut(&mut chunk.entries).expect("nobody else holds it, and there are no weak holders");
+        list.clear();
+        list.extend(entries.cloned());
+        chunk.note();
+        self.last = self.last.max(chunk.last);
+        Entries::part(&chunk.entries, 0..chunk.entries.len())
     }
 
     /// Remembers what a leader sent, once the window holds all of it.
@@ -91,40 +120,27 @@ impl Chunks {
         if self.received.len() == RECEIVED_MAX {
             self.received.pop_front();
         }
-        self.received.push_back(Chunk::new(Arc::clone(chunk)));
-    }
-
-    /// A chunk to fill. There is room for it among those made.
-    fn unused(&mut self) -> Arc<Vec<Entry>> {
-        if self.made.len() < MADE_MAX {
-            return Arc::default();
-        }
-        let free =
-            |chunk: &Chunk| !chunk.is_held_by_others() && chunk.entries.capacity() <= REUSED_ENTRIES_MAX;
-        let oldest = self.made.iter().position(free);
-        let taken = self.made.remove(oldest.unwrap_or(0));
-        taken.filter(|_| oldest.is_some()).map(|chunk| chunk.entries).unwrap_or_default()
+        let chunk = Chunk::new(Arc::clone(chunk));
+        self.last = self.last.max(chunk.last);
+        self.received.push_back(chunk);
     }
 
     /// The log lost everything from `from` on.
     pub(crate) fn truncate(&mut self, from: LogIndex) {
-        let stays = |chunk: &Chunk| chunk.last < from;
-        self.made.retain(stays);
-        self.received.retain(stays);
+        self.received.retain(|chunk| chunk.last < from);
+        for chunk in self.made.iter_mut().filter(|chunk| chunk.last >= from) {
+            chunk.empty();
+        }
+        self.last = self.last.min(from.previous());
     }
 
     /// The window starts at `start` now.
     pub(crate) fn forget_before(&mut self, start: LogIndex) {
         self.received.retain(|chunk| chunk.last >= start);
-        self.made.retain_mut(|chunk| {
-            if chunk.last >= start || chunk.last < chunk.first {
-                return true;
-            }
-            // Its payloads go now, its room is used again.
-            let Some(list) = Arc::get_mut(&mut chunk.entries) else { return false };
-            list.clear();
-            (chunk.first, chunk.last) = (LogIndex(1), LogIndex(0));
-            true
-        });
+        // Its payloads go now, its room is used again.
+        let left = |chunk: &&mut Chunk| chunk.first <= chunk.last && chunk.last < start;
+        for chunk in self.made.iter_mut().filter(left) {
+            chunk.empty();
+        }
     }
 }

@@ -141,6 +141,10 @@ impl Log {
         if index < self.compacted.index || index > self.last {
             return None;
         }
+        // Mostly somebody asks about the present term.
+        if let Some(newest) = self.runs.last().filter(|newest| newest.index <= index) {
+            return Some(newest.term);
+        }
         let run = self.runs.partition_point(|first| first.index <= index).checked_sub(1)?;
         self.runs.get(run).map(|first| first.term)
     }
@@ -414,6 +418,7 @@ mod tests {
         fn runs_and_window_agree_with_a_plain_list(steps in prop::collection::vec(step(), 1..60)) {
             let mut log = empty(100);
             let mut terms: Vec<u64> = Vec::new();
+            let mut held: Vec<(Entries, Vec<Entry>)> = Vec::new();
             for step in steps {
                 let last = log.last();
                 match step {
@@ -437,6 +442,16 @@ mod tests {
                     }
                 }
                 check(&log, &terms)?;
+                // What is handed out is what the window says, and stays so while it is held.
+                let (start, last) = (log.window_start(), log.last_index());
+                let from = LogIndex(start.0.midpoint(last.0 + 1));
+                for (from, to) in [(start, last), (from, last), (start, from.min(last))] {
+                    let (shared, plain) = (log.share(from, to), log.window(from, to).cloned().collect());
+                    prop_assert_eq!(&*shared, &plain);
+                    held.push((shared, plain));
+                }
+                held.drain(..held.len().saturating_sub(20));
+                prop_assert!(held.iter().all(|(shared, plain)| **shared == **plain));
             }
         }
     }

@@ -24,16 +24,19 @@ pub(crate) const fn majority(voters: usize) -> usize {
 fn reached_among<T: Ord + Copy + Default, const N: usize>(values: impl Iterator<Item = T>) -> Option<T> {
     let mut sorted = [T::default(); N];
     let mut count = 0;
-    for (voter, value) in values.take(N).enumerate() {
+    values.for_each(|value| {
         // Highest first. Voters are few and mostly equal: nothing sorts them faster.
-        let mut place = voter;
+        if count == N {
+            return;
+        }
+        let mut place = count;
         while place > 0 && sorted[place - 1] < value {
             sorted[place] = sorted[place - 1];
             place -= 1;
         }
         sorted[place] = value;
-        count = voter + 1;
-    }
+        count += 1;
+    });
     (count > 0).then(|| sorted[majority(count) - 1])
 }
 

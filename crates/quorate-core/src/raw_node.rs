@@ -702,7 +702,7 @@ impl RawNode {
 
     /// The one place where a role changes.
     fn become_next(&mut self, next: Transition) {
-        if next != Transition::Stay {
+        if !matches!(next, Transition::Stay) {
             self.change_role(next);
         }
     }
