@@ -7,7 +7,7 @@ use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
 use crate::event::{Now, Work};
 use crate::reads::Reading;
 use crate::replica::{Replica, Transferring};
-use crate::request::{Answer, Consistency, Dedupe, Request, RequestError, Ticket};
+use crate::request::{Answer, Dedupe, Request, RequestError, Ticket};
 use crate::snapshots::SnapshotState;
 use crate::waiting::Waiting;
 
@@ -38,13 +38,13 @@ impl Replica {
                 self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
             }
             Request::OpenSession => self.propose(now, ticket, LoggedKind::Open)?,
-            Request::Query { request, consistency: Consistency::Stale } => {
-                self.read_stale(ticket, request, work)?;
+            Request::Query { request, consistency } => {
+                self.read(now, ticket, Reading::Query(request), consistency)?;
             }
-            Request::Query { request, consistency: Consistency::Linearizable } => {
-                self.read(now, ticket, Reading::Query(request))?;
+            Request::ReadIndex { consistency } => {
+                self.read(now, ticket, Reading::ReadIndex, consistency)?;
             }
-            Request::ReadIndex => self.read(now, ticket, Reading::ReadIndex)?,
+            Request::VerifyLeader => self.verify_leader(now, ticket)?,
             Request::Barrier => {
                 self.check_space()?;
                 let proposed = self.core.propose_barrier(now.mono);

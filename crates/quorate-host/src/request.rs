@@ -1,7 +1,11 @@
 //! What users ask of a group, and what they get.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use quorate_core::{ChangeError, LogId, LogIndex, MembershipChange, MembershipTransition, NodeId, ReplicaId};
+use quorate_core::{
+    ChangeError, LogId, LogIndex, MembershipChange, MembershipTransition, NodeId, ReplicaId, Term,
+};
 
 /// The shell's name for a request; every ticket is answered exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,8 +57,13 @@ pub enum Request {
         /// How fresh the answer must be.
         consistency: Consistency,
     },
-    /// Wait until this replica has applied everything committed when the request arrived.
-    ReadIndex,
+    /// Wait until this replica has applied all that an answer of this consistency must show.
+    ReadIndex {
+        /// How fresh that is.
+        consistency: Consistency,
+    },
+    /// Have the voters confirm that this replica leads: a round that starts after the request came.
+    VerifyLeader,
     /// Commit an empty entry and wait until it is applied here.
     Barrier,
     /// Change the membership by one step and wait until it is committed.
@@ -95,6 +104,15 @@ pub enum Request {
 pub enum Consistency {
     /// As fresh as any answer or acknowledgement given before the question was asked.
     Linearizable,
+    /// The same without asking anybody, on a leader that holds a lease (`Config::leader_lease`); elsewhere as
+    /// `Linearizable`. Trusts that clocks differ by no more than `Config::lease_drift_max`.
+    Lease,
+    /// At least as fresh as a linearizable answer of `age_max` ago, by this replica's clock: at once when it
+    /// has heard from its leader for another read since, otherwise as `Linearizable`.
+    Recent {
+        /// How old.
+        age_max: Duration,
+    },
     /// Whatever this replica has applied, at once.
     Stale,
 }
@@ -125,6 +143,11 @@ pub enum Answer {
     ReadIndex {
         /// The index.
         index: LogIndex,
+    },
+    /// This replica led in this term when the request had come.
+    LeaderVerified {
+        /// The term.
+        term: Term,
     },
     /// The membership was committed.
     MembershipChanged {

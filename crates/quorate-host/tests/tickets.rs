@@ -5,7 +5,7 @@ mod support;
 
 use bytes::Bytes;
 use quorate_core::{NodeId, ReplicaId, RoleName};
-use quorate_host::{Answer, Request, RequestError};
+use quorate_host::{Answer, Consistency, Request, RequestError};
 use support::{Cluster, Disk, GROUP, propose, query, text};
 
 fn transfer_to(node: NodeId) -> Request {
@@ -200,7 +200,9 @@ fn barrier_and_read_index_say_where_they_stand() {
     let leader = cluster.leader();
     let Answer::Applied { id, .. } = cluster.request(leader, Request::Barrier).unwrap() else { panic!() };
     for node in [1, 2, 3].map(NodeId) {
-        let Answer::ReadIndex { index } = cluster.request(node, Request::ReadIndex).unwrap() else {
+        let Answer::ReadIndex { index } =
+            cluster.request(node, Request::ReadIndex { consistency: Consistency::Linearizable }).unwrap()
+        else {
             panic!()
         };
         assert!(index >= id.index);

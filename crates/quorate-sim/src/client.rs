@@ -285,19 +285,8 @@ impl Client {
     /// The command that waits for an answer, if it is a write.
     pub(crate) fn pending_command(&self) -> Option<Bytes> {
         let pending = self.pending.as_ref()?;
-        match self.request(&pending.wish, pending.sequence) {
-            Request::Propose { command, .. } => Some(command),
-            Request::OpenSession
-            | Request::Query { .. }
-            | Request::ReadIndex
-            | Request::Barrier
-            | Request::ChangeMembership { .. }
-            | Request::ChangeMembers { .. }
-            | Request::LeaveJoint { .. }
-            | Request::TransferLeadership { .. }
-            | Request::Campaign
-            | Request::TakeSnapshot => None,
-        }
+        let request = self.request(&pending.wish, pending.sequence);
+        if let Request::Propose { command, .. } = request { Some(command) } else { None }
     }
 
     /// The newest attempt was answered.

@@ -159,7 +159,10 @@ impl World {
             Ok(Answer::SnapshotTaken { .. }) => self.coverage.count("snapshots asked for"),
             Ok(Answer::Campaigned | Answer::Applied { .. }) => {}
             Ok(
-                answer @ (Answer::SessionOpened { .. } | Answer::Queried { .. } | Answer::ReadIndex { .. }),
+                answer @ (Answer::SessionOpened { .. }
+                | Answer::Queried { .. }
+                | Answer::ReadIndex { .. }
+                | Answer::LeaderVerified { .. }),
             ) => return Err(Violation::new("answers make sense", format!("{answer:?} to the operator"))),
             Err(
                 error @ (RequestError::TooLarge { .. }

@@ -174,7 +174,8 @@ fn in_words(request: &Request) -> String {
             Err(error) => error.to_string(),
         },
         Request::OpenSession
-        | Request::ReadIndex
+        | Request::ReadIndex { .. }
+        | Request::VerifyLeader
         | Request::Barrier
         | Request::ChangeMembership { .. }
         | Request::ChangeMembers { .. }

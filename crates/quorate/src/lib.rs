@@ -26,7 +26,7 @@
 //! |---|---|
 //! | `FSM` | [`StateMachine`] |
 //! | `Apply`, `Barrier` | [`Raft::apply`], [`Raft::barrier`] |
-//! | `VerifyLeader` | [`Raft::read_index`] |
+//! | `VerifyLeader` | [`Raft::verify_leader`]; to read, [`Raft::query`] with a [`Consistency`] |
 //! | `AddNonvoter`, `AddVoter`, `DemoteVoter`, `RemoveServer` | [`Raft::add_learner`], [`Raft::promote`], [`Raft::demote`], [`Raft::remove`] |
 //! | `LeadershipTransfer`, `Snapshot` | [`Raft::transfer_leadership`], [`Raft::take_snapshot`] |
 //! | `BootstrapCluster` | [`Start::Bootstrap`] |
@@ -40,6 +40,7 @@ mod config;
 pub mod conformance;
 mod node;
 mod raft;
+mod reading;
 mod runtime;
 mod stores;
 mod transport;

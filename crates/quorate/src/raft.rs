@@ -207,12 +207,8 @@ impl Raft {
     ///
     /// # Errors
     /// As for [`Raft::query`].
-    #[doc(alias = "verify_leader")]
     pub async fn read_index(&self) -> Result<LogIndex, RequestError> {
-        let Answer::ReadIndex { index } = self.ask(Request::ReadIndex).await? else {
-            return Err(unexpected());
-        };
-        Ok(index)
+        self.read_index_with(Consistency::Linearizable).await
     }
 
     /// Commits an empty entry and waits until it, and so everything before it, is applied here.
@@ -428,7 +424,7 @@ impl Raft {
         }
     }
 
-    async fn ask(&self, request: Request) -> Result<Answer, RequestError> {
+    pub(crate) async fn ask(&self, request: Request) -> Result<Answer, RequestError> {
         let mut answer = self.send(request);
         std::future::poll_fn(|context| answer.poll(context)).await
     }
@@ -442,7 +438,8 @@ fn request_bytes(request: &Request) -> usize {
             Request::Propose { command, .. } => command.len(),
             Request::Query { request, .. } => request.len(),
             Request::OpenSession
-            | Request::ReadIndex
+            | Request::ReadIndex { .. }
+            | Request::VerifyLeader
             | Request::Barrier
             | Request::ChangeMembership { .. }
             | Request::ChangeMembers { .. }
@@ -454,7 +451,7 @@ fn request_bytes(request: &Request) -> usize {
 }
 
 /// The host answered something else than it was asked: a bug of ours, and nothing is known.
-fn unexpected() -> RequestError {
+pub(crate) fn unexpected() -> RequestError {
     debug_assert!(false, "the host gave an answer of another kind than was asked for");
     RequestError::OutcomeUnknown
 }
