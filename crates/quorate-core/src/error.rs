@@ -175,6 +175,8 @@ pub enum SnapshotRequestError {
     InProgress,
     /// There is no other member.
     NobodyToAsk,
+    /// A witness has nothing that a snapshot could replace.
+    Witness,
 }
 
 /// How streaming a snapshot to a follower ended.

@@ -40,7 +40,8 @@ pub struct ForcedRecovery {
     /// The members that are still there and are left out, with the last entry of the log of each. They join again
     /// under new ids.
     pub left_out: BTreeMap<ReplicaId, LogId>,
-    /// Go on although a left-out replica has a longer log, or the survivor is a learner.
+    /// Go on although a left-out replica has a longer log, the survivor is a learner, or those that are left are
+    /// a quorum: one with a witness may know of an entry that none of them has, and elect nobody.
     pub accept_more_loss: bool,
 }
 
@@ -151,12 +152,12 @@ fn check(members: &Membership, last: LogId, asked: &ForcedRecovery) -> Result<()
     if members.is_witness(asked.survivor) {
         return Err(RecoveryRefused::Witness);
     }
+    if asked.accept_more_loss {
+        return Ok(());
+    }
     let is_left = |id: ReplicaId| u8::from(!asked.lost.contains(&id));
     if members.reached_by_quorum(is_left) == Some(1) {
         return Err(RecoveryRefused::QuorumIsLeft);
-    }
-    if asked.accept_more_loss {
-        return Ok(());
     }
     if !members.is_voter(asked.survivor) {
         return Err(RecoveryRefused::Learner);
@@ -309,6 +310,25 @@ mod tests {
             let recovered = force_recovery(&survivor(), insisting).unwrap();
             assert!(recovered.audit.after.1.is_voter(survivor_id));
         }
+    }
+
+    /// A replica of {1 2 [3]}: 1 is lost, and 3 knows of an entry that 2 has not.
+    #[test]
+    fn a_quorum_that_elects_nobody_can_be_given_up_but_a_witness_never_goes_on() {
+        let member = |node: u64| Member {
+            node: NodeId(node),
+            role: if node < 3 { MemberRole::Voter } else { MemberRole::Witness },
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let members = Arc::new(Membership::initial((1..=3).map(member).collect()).unwrap());
+        let restored = Restored { memberships: vec![(LogId::default(), members)], ..survivor() };
+        let knows_more = asked(2, &[1], &[(3, LogId::new(2, 4))]);
+        assert_eq!(force_recovery(&restored, knows_more.clone()), Err(RecoveryRefused::QuorumIsLeft));
+        let insisting = ForcedRecovery { accept_more_loss: true, ..knows_more };
+        assert!(force_recovery(&restored, insisting).is_ok());
+        let witness = ForcedRecovery { accept_more_loss: true, ..asked(3, &[1, 2], &[]) };
+        assert_eq!(force_recovery(&restored, witness), Err(RecoveryRefused::Witness));
     }
 
     #[test]

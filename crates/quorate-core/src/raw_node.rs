@@ -334,7 +334,8 @@ impl RawNode {
 
     /// Appends a membership one change away from the current one. With `expected`, only if the
     /// membership in effect is still the one at that position. On success: the position, and the
-    /// replica concerned (the new id for `AddLearner` and `AddVoter`).
+    /// replica concerned: the new id, for a change that adds one. An id counts as given when the
+    /// change is committed: one whose change was rolled back may be given again, to another node.
     ///
     /// # Errors
     /// A typed refusal, never a silent no-op.

@@ -34,6 +34,9 @@ pub(crate) struct SnapshotWish {
 
 impl Shared {
     pub(crate) fn wish_for_snapshot(&mut self) -> Result<(), SnapshotRequestError> {
+        if self.is_witness() {
+            return Err(SnapshotRequestError::Witness);
+        }
         if self.snapshot_wish.is_some() {
             return Err(SnapshotRequestError::InProgress);
         }

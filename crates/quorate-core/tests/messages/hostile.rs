@@ -7,7 +7,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_core::{
     Append, AppendReply, Config, Entry, EntryPayload, LogId, LogIndex, Membership, Message, MessageBody,
-    MonoTime, RawNode, Rejected, ReplicaId, Restored, SnapshotMeta, Term, VoteRequest, decode_membership,
+    MonoTime, RawNode, Rejected, ReplicaId, Restored, SnapshotMeta, SnapshotRequestError, Term, VoteRequest,
+    decode_membership,
 };
 
 use crate::group::{drain, fresh, group, membership, membership_bytes};
@@ -136,6 +137,8 @@ fn only_a_witness_takes_entries_without_their_commands() {
     let body = MessageBody::Append(withheld);
     assert_eq!(refusal(&follower(), message(1, 2, 1, body)), Rejected::MalformedEntries);
 
+    let asked = witness().request_snapshot(NOW);
+    assert_eq!(asked, Err(SnapshotRequestError::Witness));
     // And it takes no others: who sends them takes it for somebody else.
     let body = append(LogId::default(), &[(1, 1)], 0);
     assert_eq!(refusal(&witness(), message(1, 2, 1, body)), Rejected::MalformedEntries);
