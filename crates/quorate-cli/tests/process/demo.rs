@@ -160,8 +160,11 @@ fn demo_without_a_majority_refuses_to_grow_at_once() {
     });
     assert!(refused.expect_failure(7).contains("nobody leads"), "{refused:?}");
     demo.ctl(&["restart", "2"]).expect_ok();
-    eventually("somebody leads again", || demo.leader());
-    assert!(demo.ctl(&["add"]).expect_ok().text().starts_with("Node 3 runs"));
+    // On a busy machine a first leader may be gone again by the time it is asked.
+    let added = eventually("somebody leads again", || {
+        demo.leader().map(|_| demo.ctl(&["add"])).filter(|added| added.code != Some(7))
+    });
+    assert!(added.expect_ok().text().starts_with("Node 3 runs"));
 }
 
 #[test]
