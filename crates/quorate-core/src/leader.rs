@@ -24,7 +24,7 @@ use crate::log::entry_bytes;
 use crate::message::{AppendReply, Message, MessageBody};
 use crate::progress::{Progress, Rejection};
 use crate::quiescence::Rest;
-use crate::quorum::{Votes, reached_by_majority};
+use crate::quorum::{Votes, majority, reached_by_majority};
 use crate::raw_node::{ProposeError, ReadError, Rejected, SnapshotOutcome};
 use crate::read::{Asker, Rounds};
 use crate::ready::ReadTicket;
@@ -353,7 +353,24 @@ impl Leader {
 
     /// Up to where a quorum has the log durably.
     pub(crate) fn quorum_index(&self, shared: &Shared) -> LogIndex {
-        self.quorum(shared, shared.log.persisted(), |progress| progress.matched)
+        // Mostly an answer moves nothing: counting who has reached the commit index, and who has
+        // passed it, shows that without sorting anybody.
+        let (commit, persisted) = (shared.log.commit(), shared.log.persisted());
+        if !self.joint {
+            let (mut voters, mut reached, mut passed) = (0, 0, 0);
+            let mut count = |votes: Votes, matched: LogIndex| {
+                voters += usize::from(votes.incoming);
+                reached += usize::from(votes.incoming && matched >= commit);
+                passed += usize::from(votes.incoming && matched > commit);
+            };
+            count(self.votes, persisted);
+            self.progress.iter().for_each(|(_, progress)| count(progress.votes, progress.matched));
+            if reached >= majority(voters) && passed < majority(voters) {
+                debug_assert!(commit == self.quorum(shared, persisted, |progress| progress.matched));
+                return commit;
+            }
+        }
+        self.quorum(shared, persisted, |progress| progress.matched)
     }
 
     /// The commit rule. Also ends the leadership of a leader that has committed that it may no
