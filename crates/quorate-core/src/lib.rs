@@ -99,6 +99,7 @@ mod followers;
 mod forced_recovery;
 mod gate;
 mod joint;
+mod label;
 mod leader;
 mod lease;
 mod log;
@@ -135,6 +136,7 @@ pub use event::{
 };
 pub use forced_recovery::{ForcedRecovery, Recovered, RecoveryAudit, RecoveryRefused, force_recovery};
 pub use joint::Joint;
+pub use label::EventLabel;
 pub use membership::{ADDRESS_BYTES_MAX, InvalidMembership, MEMBERS_MAX, Member, MemberRole, Membership};
 pub use message::{Append, AppendReply, Message, MessageBody, SnapshotMeta, VoteRequest};
 pub use raw_node::{

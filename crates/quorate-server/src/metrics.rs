@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
-use quorate::{Node, Raft, RoleName};
+use quorate::{EventLabel, Node, Raft, RoleName};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -143,11 +143,25 @@ impl Collector for NodeFigures {
                 <ConstCounter<u64> as TypedMetric>::TYPE,
             )?)?;
         }
+        self.encode_events(&mut encoder)?;
         self.encode_role(encoder, status.role)
     }
 }
 
 impl NodeFigures {
+    /// One series per event and reason that has happened.
+    fn encode_events(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let counts = self.node.upgrade().map(|node| node.event_counts()).unwrap_or_default();
+        let help = "Changes of role, votes, refused messages, snapshots and the like, with their reasons";
+        let kind = <ConstCounter<u64> as TypedMetric>::TYPE;
+        let mut family = encoder.encode_descriptor("raft_events", help, None, kind)?;
+        for (EventLabel { event, reason }, count) in counts {
+            let counter = ConstCounter::new(count);
+            counter.encode(family.encode_family(&[("event", event), ("reason", reason)])?)?;
+        }
+        Ok(())
+    }
+
     /// One series per role, 1 for the current one.
     fn encode_role(&self, mut encoder: DescriptorEncoder<'_>, current: RoleName) -> Result<(), fmt::Error> {
         let mut family =

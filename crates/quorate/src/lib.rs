@@ -57,9 +57,9 @@ pub use transport::{
 
 pub use bytes::Bytes;
 pub use quorate_core::{
-    ChangeError, Config as CoreConfig, GroupId, HardState, LogId, LogIndex, Member, MemberRole, Membership,
-    MembershipChange, MembershipTransition, NodeId, ProgressName, ProgressStatus, ProposeError, RaftEvent,
-    ReplicaId, RoleName, RoleReason, SnapshotMeta, Term,
+    ChangeError, Config as CoreConfig, EventLabel, GroupId, HardState, LogId, LogIndex, Member, MemberRole,
+    Membership, MembershipChange, MembershipTransition, NodeId, ProgressName, ProgressStatus, ProposeError,
+    RaftEvent, ReplicaId, RoleName, RoleReason, SnapshotMeta, Term,
 };
 pub use quorate_host::{
     BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, HostConfig, Lane, LeaderHint,

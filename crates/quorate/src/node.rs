@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use quorate_core::{GroupId, LogIndex, Member, Membership, NodeId, ReplicaId};
+use quorate_core::{EventLabel, GroupId, LogIndex, Member, Membership, NodeId, ReplicaId};
 use quorate_host::{
     Applier, GroupConfig, GroupSetup, LogFetcher, LogTask, LogWriter, Snapshotter, StateMachine,
     bootstrap_batch, join_batch, recover_group,
@@ -27,6 +27,7 @@ use tokio::sync::{oneshot, watch};
 use crate::config::{ClusterId, ConfigError, NodeConfig};
 use crate::raft::Raft;
 use crate::runtime::clock::unix_nanos;
+use crate::runtime::event_log::EventLog;
 use crate::runtime::gauge::Gauge;
 use crate::runtime::host_thread::{HostInput, HostThread, Lanes, Shared, read_stats};
 use crate::runtime::mailbox::Mailbox;
@@ -223,6 +224,7 @@ impl Node {
             inbound: Gauge::new(usize::MAX, queues.inbound_bytes_max),
             backlog: Gauge::new(usize::MAX, queues.backlog_bytes_max),
             log_stats: Mutex::new(log_store.stats()),
+            event_log: EventLog::default(),
             failure: watch::Sender::new(None),
         });
         let log = Arc::new(Mailbox::new());
@@ -469,6 +471,13 @@ impl Node {
     #[must_use]
     pub fn stats(&self) -> NodeStats {
         NodeStats { log: read_stats(&self.shared.log_stats), transport: self.transport.stats() }
+    }
+
+    /// How often what happened to the replicas here, since the node started: changes of role with
+    /// their reasons, votes, refused messages, snapshots, … (everything but the steps of ordinary work).
+    #[must_use]
+    pub fn event_counts(&self) -> Vec<(EventLabel, u64)> {
+        self.shared.event_log.counts()
     }
 
     /// The peers this node talks to, ascending.

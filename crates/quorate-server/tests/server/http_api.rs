@@ -252,6 +252,7 @@ async fn health_and_figures_are_there_for_machines() {
         "quorate_role{role=\"follower\"} 0",
         "quorate_is_leader 1",
         "quorate_voters 1",
+        "quorate_raft_events_total{event=\"became_leader\",reason=\"won\"} 1",
         "# EOF",
     ] {
         assert!(metrics.contains(line), "no {line} in\n{metrics}");

@@ -15,6 +15,7 @@ use quorate_storage::LogStats;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::runtime::clock::Clock;
+use crate::runtime::event_log::EventLog;
 use crate::runtime::gauge::{Gauge, Permit};
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::workers::{ApplyInput, LogInput, ReadInput};
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     /// What waits for the disk and the state machines.
     pub(crate) backlog: Arc<Gauge>,
     pub(crate) log_stats: Mutex<LogStats>,
+    pub(crate) event_log: EventLog,
     /// Why the node has stopped by itself.
     pub(crate) failure: watch::Sender<Option<String>>,
 }
@@ -291,12 +293,7 @@ impl HostThread {
 
     /// Tells subscribers and the log what happened.
     fn tell(&self, group: GroupId, event: RaftEvent) {
-        let node = self.shared.node;
-        if let RaftEvent::RoleChanged { role, term, leader, reason } = &event {
-            tracing::info!(%node, %group, %role, %term, ?leader, ?reason, "role changed");
-        } else {
-            tracing::debug!(%node, %group, ?event, "raft");
-        }
+        self.shared.event_log.take(self.shared.node, group, &event);
         let outlet = self.groups.get(&group).filter(|outlet| outlet.events.receiver_count() > 0);
         if let Some(outlet) = outlet {
             // The last subscriber may have left in between.
