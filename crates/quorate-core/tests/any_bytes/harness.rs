@@ -6,14 +6,15 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{
     Append, AppendReply, Config, Entry, EntryPayload, Fetch, LogId, LogIndex, Member, MemberRole, Membership,
-    MembershipChange, Message, MessageBody, MonoTime, NodeId, PersistToken, RawNode, ReadTicket, Rejected,
-    ReplicaId, Restored, SnapshotMeta, SnapshotOutcome, Term, VoteRequest, decode_entry, decode_membership,
-    decode_message, decode_snapshot_meta, encode_entry, encode_membership, encode_message,
-    encode_snapshot_meta, encoded_entry_len,
+    MembershipChange, MembershipTransition, Message, MessageBody, MonoTime, NodeId, PersistToken, RawNode,
+    ReadTicket, Rejected, ReplicaId, Restored, SnapshotMeta, SnapshotOutcome, Term, VoteRequest,
+    decode_entry, decode_membership, decode_message, decode_snapshot_meta, encode_entry, encode_membership,
+    encode_message, encode_snapshot_meta, encoded_entry_len,
 };
 
 /// Decodes `data` as everything there is.
@@ -118,7 +119,7 @@ impl Source<'_> {
 
     fn body(&mut self) -> MessageBody {
         let request = |source: &mut Self| VoteRequest { last: source.position(), transfer: source.flag() };
-        match self.byte() % 16 {
+        match self.byte() % 20 {
             0 => MessageBody::PreVote(request(self)),
             1 => MessageBody::PreVoteReply { granted: self.flag() },
             2 => MessageBody::Vote(request(self)),
@@ -145,6 +146,8 @@ impl Source<'_> {
                 let (request, some) = (self.number(), self.flag());
                 MessageBody::ReadIndexReply { request, index: some.then(|| LogIndex(self.number())) }
             }
+            12 => MessageBody::Quiesce { last: self.position(), round: self.number() },
+            13 => MessageBody::RequestSnapshot { at_least: LogIndex(self.number()) },
             _ => {
                 let prev = self.position();
                 let entries = self.entries(prev);
@@ -188,6 +191,8 @@ impl Life {
         let config = Config {
             pre_vote: kind & 0x10 == 0,
             check_quorum: kind & 0x20 == 0,
+            leader_lease: kind & 0x60 == 0x40,
+            quiesce_after: (kind & 0x80 != 0).then_some(Duration::from_millis(300)),
             append_bytes_max: 40,
             window_bytes_max: 100,
             inflight_messages_max: 2,
@@ -201,13 +206,13 @@ impl Life {
     }
 
     fn step(&mut self, source: &mut Source<'_>) {
-        match source.byte() % 24 {
+        match source.byte() % 28 {
             0..=9 => {
                 let message = source.message();
                 self.told(message);
             }
             10 => {
-                self.now = self.now + std::time::Duration::from_millis(source.number() % 3_000);
+                self.now = self.now + Duration::from_millis(source.number() % 3_000);
                 self.node.tick(self.now);
             }
             11 => {
@@ -227,6 +232,13 @@ impl Life {
             19 => self.change(source),
             20 => self.compact(),
             21 => self.fetched(source),
+            22 => drop(self.node.read_lease(self.now, ReadTicket(source.number()))),
+            23 => {
+                self.node.abort_transfer(self.now);
+            }
+            24 => self.change_through_joint(source),
+            25 => drop(self.node.leave_joint(self.now, None)),
+            26 => self.node.wake(self.now),
             _ => {}
         }
         let (writes, applies) = (source.byte() % 4, source.flag());
@@ -265,6 +277,18 @@ impl Life {
             },
         };
         drop(self.node.propose_membership(self.now, change, None));
+    }
+
+    fn change_through_joint(&mut self, source: &mut Source<'_>) {
+        let changes = (0..source.byte() % 4).map(|_| {
+            let replica = ReplicaId(source.number() % 6);
+            if source.flag() { MembershipChange::Demote(replica) } else { MembershipChange::Promote(replica) }
+        });
+        let changes = changes.collect();
+        let explicit = source.flag();
+        let transition =
+            if explicit { MembershipTransition::JointExplicit } else { MembershipTransition::JointImplicit };
+        drop(self.node.propose_changes(self.now, changes, transition, None));
     }
 
     fn compact(&mut self) {

@@ -234,6 +234,7 @@ fn no_sender_is_special() {
             MessageBody::PreVoteReply { granted: true },
             MessageBody::ReadIndex { request: 0 },
             MessageBody::ReadIndexReply { request: 0, index: None },
+            MessageBody::RequestSnapshot { at_least: LogIndex(0) },
         ]
     };
     for from in [0, 9, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
@@ -327,6 +328,8 @@ fn every_number_at_its_maximum_is_harmless() {
         MessageBody::HeartbeatReply { read_round: u64::MAX, last: far },
         MessageBody::InstallSnapshot(meta),
         MessageBody::ReadIndexReply { request: u64::MAX, index: Some(max) },
+        MessageBody::Quiesce { last: far, round: u64::MAX },
+        MessageBody::RequestSnapshot { at_least: max },
     ];
     for body in bodies {
         for term in [1, Term::MAX.0, u64::MAX] {
