@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{
@@ -38,6 +39,7 @@ struct World {
     sent: u64,
     isolated: Option<ReplicaId>,
     leased: u64,
+    rested: u64,
     elections: u64,
 }
 
@@ -49,6 +51,8 @@ fn clock(id: ReplicaId, millis: u64) -> MonoTime {
 fn start(id: ReplicaId, node: Option<&Node>, membership: &Arc<Membership>, seed: u64, now: u64) -> RawNode {
     let mut config = Config::new(id);
     (config.leader_lease, config.seed) = (true, seed);
+    // Some groups rest at every opportunity.
+    config.quiesce_after = (membership.members().count() == 5).then_some(Duration::from_millis(30));
     let (hard_state, entries) =
         node.map_or_else(Default::default, |node| (node.hard_state, &node.entries[..]));
     let mut term_runs: Vec<LogId> = Vec::new();
@@ -85,6 +89,7 @@ impl World {
             sent: 0,
             isolated: None,
             leased: 0,
+            rested: 0,
             elections: 0,
         }
     }
@@ -113,6 +118,7 @@ impl World {
             50..150 => drop(node.core.propose(now, Bytes::from_static(b"x"))),
             150..170 => drop(node.core.transfer_leadership(now, None)),
             170..300 => drop(node.core.abort_transfer(now)),
+            300..302 => node.core.wake(now),
             _ => {}
         }
     }
@@ -166,7 +172,9 @@ impl World {
         let newest = self.nodes.values().map(|node| node.core.status().commit).max().unwrap();
         for (id, node) in &self.nodes {
             let status = node.core.status();
+            self.rested += u64::from(status.quiescent);
             if status.lease_until.is_some() {
+                assert!(!status.quiescent, "{id:?} rests with a lease");
                 self.leased += 1;
                 assert_eq!(status.commit, newest, "{id:?} holds a lease at {} ms: {status:?}", self.millis);
             }
@@ -177,15 +185,19 @@ impl World {
 
 #[test]
 fn whoever_holds_a_lease_has_committed_whatever_anybody_has() {
-    let (mut leased, mut elections) = (0, 0);
+    let (mut leased, mut rested, mut elections) = (0, 0, 0);
     for seed in 0..60 {
         let mut world = World::new(seed, 3 + seed % 2 * 2);
         for _ in 0..3_000 {
             world.step();
         }
         leased += world.leased;
+        rested += world.rested;
         elections += world.elections;
     }
     // The run is worth nothing if these never happen.
-    assert!(leased > 10_000 && elections > 200, "{leased} moments with a lease, {elections} terms");
+    assert!(
+        leased > 10_000 && rested > 1_000 && elections > 200,
+        "{leased} moments with a lease, {rested} at rest, {elections} terms"
+    );
 }
