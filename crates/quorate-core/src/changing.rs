@@ -17,13 +17,10 @@ use crate::change::{MembershipChange, MembershipTransition, Refusal};
 use crate::entry::EntryPayload;
 use crate::leader::Leader;
 use crate::membership::{MemberRole, Membership};
-use crate::progress::{Progress, State};
+use crate::progress::Progress;
 use crate::raw_node::ChangeError;
 use crate::shared::Shared;
 use crate::types::{LogId, MonoTime, ReplicaId};
-
-/// A learner that lacks more entries than this is not promoted yet.
-const LEARNER_LAG_MAX: u64 = 128;
 
 impl Leader {
     /// One progress per other member. Members that left are kept until they know.
@@ -43,6 +40,7 @@ impl Leader {
             progress.votes = membership.votes(id);
         }
         self.votes = membership.votes(shared.id());
+        self.witnesses = self.progress.iter().any(|(_, progress)| progress.witness);
         self.joint = membership.joint().is_some();
         *self.quorum_until = MonoTime(0);
     }
@@ -132,12 +130,8 @@ impl Leader {
     fn refuse_behind(&self, shared: &Shared, learner: ReplicaId) -> Result<(), ChangeError> {
         let (timeout, last) = (shared.config.election_timeout, shared.log.last_index());
         let missing = |progress: &Progress| last.0.saturating_sub(progress.matched.0);
-        let keeps_up = self.progress.get(learner).is_some_and(|progress| {
-            matches!(progress.state, State::Replicate { .. })
-                && progress.is_active(shared.now, timeout)
-                && missing(progress) <= LEARNER_LAG_MAX
-        });
-        if keeps_up {
+        let keeps_up = |progress: &Progress| progress.keeps_up(shared.now, timeout, last);
+        if self.progress.get(learner).is_some_and(keeps_up) {
             return Ok(());
         }
         Err(ChangeError::LearnerBehind { missing: self.progress.get(learner).map_or(last.0, missing).max(1) })

@@ -42,7 +42,8 @@ impl Leader {
             self.maybe_confirm_reads(shared);
         }
         let question = self.wish_to_rest(shared).filter(|_| heartbeat_due);
-        let mut feeding = Feeding::new(shared, &self.rounds, &[]);
+        let witnessed = self.may_be_witnessed(shared);
+        let mut feeding = Feeding::new(shared, &self.rounds, &[], witnessed);
         let mut anything = false;
         for (id, progress) in self.progress.iter_mut() {
             let appended = feeding.feed(id, progress);
@@ -76,7 +77,8 @@ impl Leader {
 
     /// Entries came back from the disk.
     pub(crate) fn on_fetched(&mut self, shared: &mut Shared, entries: &[Entry]) {
-        let mut feeding = Feeding::new(shared, &self.rounds, entries);
+        let witnessed = self.may_be_witnessed(shared);
+        let mut feeding = Feeding::new(shared, &self.rounds, entries, witnessed);
         for (id, progress) in self.progress.iter_mut() {
             feeding.feed(id, progress);
         }
@@ -103,6 +105,8 @@ struct Feeding<'a> {
     rounds: &'a Rounds,
     /// What just came back from the disk.
     fetched: &'a [Entry],
+    /// Up to where a witness may know the log.
+    witnessed: LogIndex,
     /// What was sent last: mostly the next member gets the same.
     before: Option<Portion>,
 }
@@ -116,8 +120,13 @@ struct Portion {
 }
 
 impl<'a> Feeding<'a> {
-    const fn new(shared: &'a mut Shared, rounds: &'a Rounds, fetched: &'a [Entry]) -> Self {
-        Self { shared, rounds, fetched, before: None }
+    const fn new(
+        shared: &'a mut Shared,
+        rounds: &'a Rounds,
+        fetched: &'a [Entry],
+        witnessed: LogIndex,
+    ) -> Self {
+        Self { shared, rounds, fetched, witnessed, before: None }
     }
 
     /// Sends `id` the entries it may get now. Returns whether there were any.
@@ -203,11 +212,9 @@ impl<'a> Feeding<'a> {
         Some(portion)
     }
 
-    /// The last entry that a member may get. A witness gets only what is on this leader's disk: it would go on
-    /// asking for what nobody has, if it knew of entries that were gone after a crash.
+    /// The last entry that a member may get.
     const fn last_for(&self, progress: &Progress) -> LogIndex {
-        let log = &self.shared.log;
-        if progress.witness { log.persisted() } else { log.last_index() }
+        if progress.witness { self.witnessed } else { self.shared.log.last_index() }
     }
 
     fn append_to(&mut self, id: ReplicaId, progress: &mut Progress, prev: LogId, portion: Portion) {

@@ -42,6 +42,8 @@ pub(crate) struct Leader {
     pub(crate) votes: Votes,
     /// Two majorities are needed.
     pub(crate) joint: bool,
+    /// Some member is a witness.
+    pub(crate) witnesses: bool,
     /// No earlier than this a quorum has been silent for an election timeout.
     pub(crate) quorum_until: Aside<MonoTime>,
     pub(crate) heartbeat_deadline: MonoTime,
@@ -68,6 +70,7 @@ impl Leader {
             progress: Followers::default(),
             votes: Votes::default(),
             joint: false,
+            witnesses: false,
             quorum_until: Aside::default(),
             heartbeat_deadline: shared.now + shared.config.heartbeat_interval,
             heartbeat_due: false,
@@ -273,7 +276,7 @@ impl Leader {
                 progress.on_heard(shared.now);
                 progress.round_acked = progress.round_acked.max(read_round);
                 progress.on_accepted(shared.now, matched, shared.log.compacted().index);
-                self.replicate |= Self::wants(shared, progress);
+                self.replicate |= self.witnesses || Self::wants(shared, progress);
                 self.maybe_confirm_reads(shared);
                 let next = self.maybe_commit(shared);
                 self.maybe_finish_transfer(shared);

@@ -23,6 +23,9 @@ use crate::quorum::Votes;
 use crate::status::{ProgressName, ProgressStatus};
 use crate::types::{LogIndex, MonoTime};
 
+/// Who lacks more entries than this does not keep up.
+const LAG_MAX: u64 = 128;
+
 /// See the module's picture.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Progress {
@@ -155,6 +158,13 @@ impl Progress {
     pub(crate) fn on_heard(&mut self, now: MonoTime) {
         self.heard = now;
         self.spoke = true;
+    }
+
+    /// Whether it streams and lacks little of a log that ends at `last`.
+    pub(crate) fn keeps_up(&self, now: MonoTime, timeout: Duration, last: LogIndex) -> bool {
+        matches!(self.state, State::Replicate { .. })
+            && self.is_active(now, timeout)
+            && last.0.saturating_sub(self.matched.0) <= LAG_MAX
     }
 
     pub(crate) fn is_active(&self, now: MonoTime, timeout: Duration) -> bool {

@@ -532,7 +532,7 @@ impl RawNode {
             Role::Follower(_) => Transition::Stay,
             Role::Candidate(candidate) => candidate.on_persisted(&mut self.shared),
             Role::Leader(leader) => {
-                leader.replicate |= leader.progress.iter().any(|(_, progress)| progress.witness);
+                leader.replicate |= leader.witnesses;
                 leader.forget_applied(&self.shared);
                 leader.maybe_commit(&mut self.shared)
             }

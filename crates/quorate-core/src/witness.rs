@@ -14,20 +14,22 @@
 //! * A replica is a witness for life, and knows it from its configuration before it knows any member: no change makes
 //!   one of a data replica or the other way round, so that no log ever has holes where somebody expects
 //!   data. The gate refuses commands on a witness, and withheld ones everywhere else.
-//! * It gets an entry only once that is on the leader's disk: a witness that knew more than any replica with data
-//!   would refuse its vote to all of them.
+//! * It gets an entry once two voters with data have it on their disks, or one where no other keeps up: a witness that
+//!   knew more than any of those that are left would refuse its vote to all of them. The leader counts as one
+//!   only if it stays a voter.
 //! * The price: where the only data replica with a committed entry is gone, a witness still knows that the entry was there and refuses
 //!   its vote to those that lack it. The group stops rather than forget.
 
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryPayload};
+use crate::leader::Leader;
 use crate::membership::{MemberRole, Membership};
 use crate::message::{MessageBody, SnapshotMeta};
 use crate::progress::{Progress, SnapshotPhase, State};
 use crate::quorum::majority;
 use crate::shared::Shared;
-use crate::types::ReplicaId;
+use crate::types::{LogIndex, ReplicaId};
 
 impl Membership {
     /// Whether `id` is a witness.
@@ -48,6 +50,30 @@ impl Membership {
         };
         has(self.incoming_voters().collect())
             && self.joint().is_none_or(|joint| has(joint.outgoing_voters().collect()))
+    }
+}
+
+impl Leader {
+    /// Up to where a witness may know the log: see the module.
+    pub(crate) fn may_be_witnessed(&self, shared: &Shared) -> LogIndex {
+        if !self.witnesses {
+            return LogIndex(0);
+        }
+        let (membership, last, timeout) =
+            (shared.membership(), shared.log.last_index(), shared.config.election_timeout);
+        let own = membership.may_lead(shared.id()).then(|| shared.log.persisted());
+        let others = self.progress.iter().filter(|(id, progress)| {
+            membership.may_lead(*id) && progress.keeps_up(shared.now, timeout, last)
+        });
+        let (mut first, mut second) = (None, None);
+        for has in own.into_iter().chain(others.map(|(_, progress)| progress.matched)) {
+            if Some(has) > first {
+                (first, second) = (Some(has), first);
+            } else {
+                second = second.max(Some(has));
+            }
+        }
+        second.or(first).unwrap_or_default()
     }
 }
 

@@ -118,6 +118,7 @@ scripts! {
     a_witness_elects_but_never_leads
     a_witness_gets_only_what_its_leader_has_on_disk
     a_witness_gives_no_vote_to_who_lacks_what_it_saw
+    a_witness_learns_of_an_entry_after_two_replicas_with_data
     a_witness_votes_and_keeps_no_data
     an_acceptance_waits_for_the_disk
     an_idle_group_comes_to_rest
