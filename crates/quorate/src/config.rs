@@ -56,6 +56,9 @@ pub struct NodeConfig {
     pub peer_advertise: Option<String>,
     /// How to talk to peers.
     pub transport: TransportConfig,
+    /// The certificates for TLS between nodes. Default: none, plain TCP. All nodes have them, or none.
+    #[cfg(feature = "tls")]
+    pub peer_tls: Option<crate::transport::TlsConfig>,
     /// How the log uses the disk (its `salt` is filled in).
     pub wal: WalConfig,
     /// Limits that all groups share, like how many snapshots are sent at a time.
@@ -75,6 +78,8 @@ impl Default for NodeConfig {
             peer_listen: "127.0.0.1:0".to_owned(),
             peer_advertise: None,
             transport: TransportConfig::default(),
+            #[cfg(feature = "tls")]
+            peer_tls: None,
             wal: WalConfig::default(),
             host: HostConfig::default(),
             group: GroupConfig::default(),

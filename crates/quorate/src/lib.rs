@@ -18,7 +18,7 @@
 //!   connections per peer.
 //! * [`Raft`]: the handle of one group on this node: commands, linearizable and stale queries, membership,
 //!   leadership, snapshots, status and events.
-//! * [`Transport`]: TCP by default; [`MemoryNetwork`] for tests with faults; [`conformance`] for your own.
+//! * [`Transport`]: TCP by default, with mutual TLS behind the feature `tls` (`NodeConfig::peer_tls`); [`MemoryNetwork`] for tests with faults; [`conformance`] for your own.
 //!
 //! # Who finds what where
 //!
@@ -50,6 +50,8 @@ pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, Trans
 pub use node::{Node, NodeStats, OpenError, RemoveError, Start, StartError};
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
 pub use stores::StoreError;
+#[cfg(feature = "tls")]
+pub use transport::{CertificateProblem, PeerTls, PemSource, TlsConfig, TlsError, TlsLoadError, TlsPart};
 pub use transport::{
     HandshakeError, Identity, Inbound, MemoryNetwork, MemoryTransport, PeerStatus, Refusal, TcpTransport,
     Transport, TransportStats,

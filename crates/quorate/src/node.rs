@@ -35,6 +35,8 @@ use crate::runtime::workers::{
     ApplyInput, LogInput, ReadInput, ThreadGuard, apply_loop, log_loop, read_loop,
 };
 use crate::stores::{StoreError, Stores};
+#[cfg(feature = "tls")]
+use crate::transport::PeerTls;
 use crate::transport::{Identity, Inbound, PeerStatus, TcpTransport, Transport, TransportStats};
 
 /// How a group begins on this node. A group that is on disk already goes on from there, so that an
@@ -67,6 +69,10 @@ pub enum StartError {
     /// The data directory, the log or the snapshots cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The certificates for TLS between nodes cannot be used.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] crate::transport::TlsLoadError),
     /// The peer address cannot be listened on.
     #[error("cannot listen for peers on {address}: {source}; is another process using it?")]
     Listen {
@@ -154,6 +160,8 @@ pub struct Node {
     config: NodeConfig,
     shared: Arc<Shared>,
     transport: Arc<dyn Transport>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<PeerTls>>,
     log: Arc<Mailbox<LogInput>>,
     apply: Arc<Mailbox<ApplyInput>>,
     read: Arc<Mailbox<ReadInput>>,
@@ -182,6 +190,8 @@ impl Node {
     /// See [`StartError`]; nothing is left running.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         config.validate()?;
+        #[cfg(feature = "tls")]
+        let tls = Self::load_tls(&config).await?;
         let stores = Self::open_stores(&config).await?;
         let identity = Identity {
             cluster: config.cluster,
@@ -190,9 +200,26 @@ impl Node {
             started: unix_nanos(),
         };
         let (listen, advertise) = (config.peer_listen.clone(), config.peer_advertise.clone());
-        let transport = TcpTransport::bind(&listen, advertise.as_deref(), identity, config.transport.clone());
-        let transport = transport.await.map_err(|source| StartError::Listen { address: listen, source })?;
+        let (advertise, limits) = (advertise.as_deref(), config.transport.clone());
+        #[cfg(feature = "tls")]
+        if let Some(tls) = tls {
+            let transport =
+                TcpTransport::bind_tls(&listen, advertise, identity, limits, Arc::clone(&tls)).await;
+            let transport = transport.map_err(|source| StartError::Listen { address: listen, source })?;
+            let mut node = Self::run(config, stores, Arc::new(transport))?;
+            node.tls = Some(tls);
+            return Ok(node);
+        }
+        let transport = TcpTransport::bind(&listen, advertise, identity, limits).await;
+        let transport = transport.map_err(|source| StartError::Listen { address: listen, source })?;
         Self::run(config, stores, Arc::new(transport))
+    }
+
+    #[cfg(feature = "tls")]
+    async fn load_tls(config: &NodeConfig) -> Result<Option<Arc<PeerTls>>, StartError> {
+        let (Some(tls), node) = (config.peer_tls.clone(), config.node) else { return Ok(None) };
+        let loaded = tokio::task::spawn_blocking(move || PeerTls::load(tls, node)).await;
+        Ok(Some(Arc::new(loaded.map_err(|error| StartError::Thread(error.into()))??)))
     }
 
     /// Starts a node on a transport of the caller's, for example a [`crate::MemoryTransport`].
@@ -260,6 +287,8 @@ impl Node {
             config,
             shared,
             transport,
+            #[cfg(feature = "tls")]
+            tls: None,
             log,
             apply,
             read,
@@ -484,6 +513,18 @@ impl Node {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.transport.peers()
+    }
+
+    /// Reads the certificates for TLS between nodes again, without a restart: connections made from now on use
+    /// them. Returns whether anything had changed; `false` on a node without TLS.
+    ///
+    /// # Errors
+    /// See [`TlsLoadError`](crate::TlsLoadError); the certificates from before stay in use.
+    #[cfg(feature = "tls")]
+    pub async fn reload_tls(&self) -> Result<bool, crate::transport::TlsLoadError> {
+        let Some(tls) = self.tls.clone() else { return Ok(false) };
+        // A panic there has been printed; nothing was changed then.
+        tokio::task::spawn_blocking(move || tls.reload()).await.unwrap_or(Ok(false))
     }
 
     /// Stops the node: answers every pending request, joins every thread and task, and gives the

@@ -10,15 +10,24 @@
 //!
 //! Not here: what the messages mean (`quorate-core`), which of them may leave (`quorate-host`).
 
+mod complaints;
 mod frame;
 mod handshake;
 mod inbound;
 mod link;
 mod link_queue;
 mod memory;
+mod stream;
 mod tcp;
 #[cfg(test)]
 mod tcp_tests;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tls")]
+mod tls_error;
+#[cfg(feature = "tls")]
+#[cfg(test)]
+mod tls_tests;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -31,6 +40,10 @@ use quorate_host::{Outbound, PeerBody, PeerMessage};
 pub use handshake::{HandshakeError, Identity, Refusal};
 pub use memory::{MemoryNetwork, MemoryTransport};
 pub use tcp::TcpTransport;
+#[cfg(feature = "tls")]
+pub use tls::{PeerTls, PemSource, TlsConfig};
+#[cfg(feature = "tls")]
+pub use tls_error::{CertificateProblem, TlsError, TlsLoadError, TlsPart};
 
 /// Carries messages between nodes.
 ///
@@ -88,7 +101,7 @@ pub struct TransportStats {
     pub malformed: u64,
     /// Established outbound connections now.
     pub connections: u64,
-    /// Handshakes refused, by either side.
+    /// Handshakes refused, by either side, for a certificate or for what was said.
     pub handshakes_refused: u64,
 }
 
@@ -103,6 +116,8 @@ pub struct PeerStatus {
     pub connected: bool,
     /// Why the last attempt to connect failed, if it did.
     pub error: Option<String>,
+    /// Attempts to connect that either side refused, for a certificate or for what was said.
+    pub refused: u64,
 }
 
 /// About how many bytes `message` occupies, in memory and on the wire.

@@ -110,6 +110,8 @@ pub(crate) enum FrameError {
     Kind(u8),
     #[error("this is not a quorate peer")]
     Magic,
+    #[error("it speaks TLS, and this node does not: give both nodes certificates, or neither")]
+    Tls,
     #[error("the body of a frame is malformed: {0}")]
     Body(quorate_core::DecodeError),
 }
@@ -127,6 +129,10 @@ pub(crate) async fn read_frame(
     }
     let [l0, l1, l2, l3, c0, c1, c2, c3] = prefix;
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    // The first bytes of TLS, where a short frame should begin.
+    if length > bytes_max && bytes_max == HANDSHAKE_BYTES_MAX && (l0, l1) == (0x16, 0x03) {
+        return Err(FrameError::Tls);
+    }
     if length > bytes_max {
         return Err(FrameError::TooLarge { bytes: length, bytes_max });
     }
@@ -205,6 +211,9 @@ pub(crate) fn write_refused(refusal: &Refusal, out: &mut Vec<u8>) {
         Refusal::Version { min, max } => (5, u128::from(*min) | u128::from(*max) << 16),
         Refusal::SameNodeId => (6, 0),
         Refusal::TooManyConnections => (7, 0),
+        Refusal::Certificate => (8, 0),
+        Refusal::TlsRequired => (9, 0),
+        Refusal::PlainOnly => (10, 0),
         Refusal::Other { code } => (*code, 0),
     };
     let start = out.len();
@@ -285,6 +294,9 @@ fn parse_refused(body: &[u8]) -> Result<Refusal, FrameError> {
         5 => Refusal::Version { min: u16::from_le_bytes([n0, n1]), max: u16::from_le_bytes([n2, n3]) },
         6 => Refusal::SameNodeId,
         7 => Refusal::TooManyConnections,
+        8 => Refusal::Certificate,
+        9 => Refusal::TlsRequired,
+        10 => Refusal::PlainOnly,
         code => Refusal::Other { code },
     })
 }

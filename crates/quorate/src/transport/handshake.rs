@@ -76,6 +76,15 @@ pub enum Refusal {
     /// The other side has no room for another connection.
     #[error("it has too many connections: try again later")]
     TooManyConnections,
+    /// The certificate shown is not that of the node.
+    #[error("the certificate is not that of the node which shows it: give each node its own")]
+    Certificate,
+    /// Plain bytes, where only TLS is spoken.
+    #[error("only TLS is spoken there: give both nodes certificates, or neither")]
+    TlsRequired,
+    /// TLS, where only plain bytes are spoken.
+    #[error("TLS is not spoken there: give both nodes certificates, or neither")]
+    PlainOnly,
     /// A reason that this build does not know.
     #[error("for a reason unknown to this build (code {code}): upgrade this node")]
     Other {
@@ -111,6 +120,15 @@ pub enum HandshakeError {
     /// This side said no.
     #[error("refused the peer: {0}")]
     Refused(Refusal),
+    /// Its certificate or this node's is not accepted, or it does not speak TLS.
+    #[cfg(feature = "tls")]
+    #[error("{address}: {source}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// What is wrong.
+        source: crate::transport::TlsError,
+    },
     /// It does not speak the protocol.
     #[error("{address} does not speak the peer protocol: {reason}")]
     Malformed {
@@ -122,16 +140,40 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// A connection inside TLS reports what the peer thinks of this node's certificate as an I/O error.
+    pub(crate) fn from_io(address: String, source: std::io::Error) -> Self {
+        #[cfg(feature = "tls")]
+        let source = match crate::transport::TlsError::from_io(source) {
+            Ok(source) => return Self::Tls { address, source },
+            Err(source) => source,
+        };
+        Self::Unreachable { address, source }
+    }
+
+    /// Whether one side decided against the other, as opposed to not reaching it.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::RefusedByPeer(_) | Self::Refused(_) => true,
+            #[cfg(feature = "tls")]
+            Self::Tls { .. } => true,
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::NoAddress(_)
+            | Self::Malformed { .. } => false,
+        }
+    }
+
     pub(crate) fn from_frame(address: &str, error: FrameError) -> Self {
         let address = address.to_owned();
         match error {
-            FrameError::Io(source) => Self::Unreachable { address, source },
+            FrameError::Io(source) => Self::from_io(address, source),
             FrameError::TooLarge { .. }
             | FrameError::TooShort { .. }
             | FrameError::Checksum
             | FrameError::Version(_)
             | FrameError::Kind(_)
             | FrameError::Magic
+            | FrameError::Tls
             | FrameError::Body(_) => Self::Malformed { address, reason: error.to_string() },
         }
     }

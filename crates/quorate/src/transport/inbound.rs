@@ -4,19 +4,21 @@
 //! byte that makes no sense ends its connection, is counted, and harms nothing else.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use quorate_core::NodeId;
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::transport::frame::{
-    Channel, Frame, FrameError, HANDSHAKE_BYTES_MAX, read_frame, write_refused, write_welcome,
+    Channel, Frame, FrameError, HANDSHAKE_BYTES_MAX, Hello, read_frame, write_refused, write_welcome,
 };
 use crate::transport::handshake::{Admission, Refusal};
-use crate::transport::link::{LinkContext, tune};
+use crate::transport::link::{LinkContext, tune, write_whole};
+use crate::transport::stream::{PeerStream, Protection, Unprotected, linger};
 
 const READ_BUFFER_BYTES: usize = 64 << 10;
 
@@ -42,8 +44,8 @@ pub(crate) async fn accept_loop(
                     let context = context.clone();
                     connections.spawn(async move {
                         let served = match permit {
-                            Ok(_held) => serve(stream, number, &context).await,
-                            Err(_full) => refuse(stream, &Refusal::TooManyConnections, &context).await,
+                            Ok(_held) => serve(stream, from.ip(), number, &context).await,
+                            Err(_full) => refuse_for_want_of_room(stream, &context).await,
                         };
                         if let Err(error) = served {
                             tracing::debug!(%from, "inbound connection ended: {error}");
@@ -62,42 +64,53 @@ pub(crate) async fn accept_loop(
     connections.shutdown().await;
 }
 
-async fn refuse(mut stream: TcpStream, refusal: &Refusal, context: &LinkContext) -> Result<(), FrameError> {
+/// Says so where that costs one write; a TLS handshake is what there is no room for.
+async fn refuse_for_want_of_room(stream: TcpStream, context: &LinkContext) -> Result<(), FrameError> {
+    match context.protection {
+        Protection::Plain => {
+            refuse(&mut PeerStream::Plain(stream), &Refusal::TooManyConnections, context).await
+        }
+        #[cfg(feature = "tls")]
+        Protection::Tls(_) => {
+            context.counters.handshakes_refused.add(1);
+            Ok(())
+        }
+    }
+}
+
+/// Says why, then closes.
+async fn refuse(stream: &mut PeerStream, refusal: &Refusal, context: &LinkContext) -> Result<(), FrameError> {
     context.counters.handshakes_refused.add(1);
     let mut frame = Vec::new();
     write_refused(refusal, &mut frame);
-    tokio::time::timeout(context.config.connect_timeout, stream.write_all(&frame))
+    tokio::time::timeout(context.config.connect_timeout, write_whole(stream, &frame))
         .await
         .unwrap_or_else(|elapsed| Err(elapsed.into()))?;
     Ok(())
 }
 
 /// Shakes hands, then reads until the connection ends.
-async fn serve(mut stream: TcpStream, number: u64, context: &LinkContext) -> Result<(), FrameError> {
+async fn serve(
+    stream: TcpStream,
+    from: IpAddr,
+    number: u64,
+    context: &LinkContext,
+) -> Result<(), FrameError> {
     tune(&stream, &context.config, Channel::Bulk)?;
-    let hello =
-        tokio::time::timeout(context.config.connect_timeout, read_frame(&mut stream, HANDSHAKE_BYTES_MAX))
-            .await
-            .map_err(|elapsed| FrameError::Io(elapsed.into()))?;
-    let hello = match hello {
-        Ok(Some((Frame::Hello(hello), _))) => hello,
-        Ok(Some((Frame::Welcome(_) | Frame::Refused(_) | Frame::Message(_), _))) => {
-            context.counters.malformed.add(1);
-            return Err(FrameError::Magic);
-        }
-        Ok(None) => return Ok(()),
-        Err(error) => {
-            context.counters.malformed.add(1);
-            return Err(error);
-        }
+    let limit = context.config.connect_timeout;
+    let listening = tokio::time::timeout(limit, listen(stream, from, context)).await;
+    let Some((mut stream, hello)) = listening.map_err(|elapsed| FrameError::Io(elapsed.into()))?? else {
+        return Ok(());
     };
     let from = hello.speaker.node;
-    match context.acquaintances.admit(number, &hello) {
+    // What the certificate does not say must change nothing that is remembered of the node.
+    let admitted = context.protection.check(&stream, from);
+    match admitted.and_then(|()| context.acquaintances.admit(number, &hello)) {
         Ok(Admission { welcome, number, replaced }) => {
             let _admitted = Admitted { context, node: from, channel: hello.channel, number };
             let mut frame = Vec::new();
             write_welcome(&welcome, &mut frame);
-            stream.write_all(&frame).await?;
+            write_whole(&mut stream, &frame).await?;
             tokio::select! {
                 read = read_loop(stream, from, context) => read,
                 _ = replaced => Ok(()),
@@ -108,12 +121,58 @@ async fn serve(mut stream: TcpStream, number: u64, context: &LinkContext) -> Res
                 peer = %from, cluster = %hello.speaker.cluster, wanted = %hello.to,
                 address = %hello.speaker.address, "refused a peer, telling it: {refusal}"
             );
-            refuse(stream, &refusal, context).await
+            refuse(&mut stream, &refusal, context).await
         }
     }
 }
 
-async fn read_loop(stream: TcpStream, from: NodeId, context: &LinkContext) -> Result<(), FrameError> {
+/// Protects the connection and reads who is there. `None`: nobody to talk to, and what there was to say about
+/// it has been said. The caller bounds the time.
+async fn listen(
+    stream: TcpStream,
+    from: IpAddr,
+    context: &LinkContext,
+) -> Result<Option<(PeerStream, Hello)>, FrameError> {
+    let mut stream = match context.protection.inbound(stream).await {
+        Ok(stream) => stream,
+        Err(Unprotected::Io(error)) => return Err(error.into()),
+        #[cfg(feature = "tls")]
+        Err(Unprotected::Plain(stream)) => {
+            context.complaints.warn(from, Unprotected::PLAIN);
+            let mut stream = PeerStream::Plain(stream);
+            refuse(&mut stream, &Refusal::TlsRequired, context).await?;
+            linger(stream).await;
+            return Ok(None);
+        }
+        #[cfg(feature = "tls")]
+        Err(Unprotected::Tls(stream, problem)) => {
+            context.counters.handshakes_refused.add(1);
+            context.complaints.warn(from, &problem.to_string());
+            linger(stream).await;
+            return Ok(None);
+        }
+    };
+    match read_frame(&mut stream, HANDSHAKE_BYTES_MAX).await {
+        Ok(Some((Frame::Hello(hello), _))) => Ok(Some((stream, hello))),
+        Ok(Some((Frame::Welcome(_) | Frame::Refused(_) | Frame::Message(_), _))) => {
+            context.counters.malformed.add(1);
+            Err(FrameError::Magic)
+        }
+        Ok(None) => Ok(None),
+        Err(FrameError::Tls) => {
+            context.complaints.warn(from, &FrameError::Tls.to_string());
+            refuse(&mut stream, &Refusal::PlainOnly, context).await?;
+            linger(stream).await;
+            Ok(None)
+        }
+        Err(error) => {
+            context.counters.malformed.add(1);
+            Err(error)
+        }
+    }
+}
+
+async fn read_loop(stream: PeerStream, from: NodeId, context: &LinkContext) -> Result<(), FrameError> {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
     loop {
         match read_frame(&mut reader, context.config.frame_bytes_max).await {

@@ -14,18 +14,19 @@ use std::time::Duration;
 
 use quorate_core::NodeId;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::config::TransportConfig;
 use crate::transport::Inbound;
+use crate::transport::complaints::Complaints;
 use crate::transport::frame::{
     Channel, Frame, HANDSHAKE_BYTES_MAX, read_frame, write_hello, write_message, write_refused,
 };
 use crate::transport::handshake::{Acquaintances, HandshakeError};
 use crate::transport::link_queue::LinkQueue;
-use crate::transport::tcp::Counters;
+use crate::transport::stream::{PeerStream, Protection};
+use crate::transport::tcp::{Counter, Counters};
 
 /// How many bytes of appends go into one write: what a heartbeat may have to wait for, unless one
 /// message alone is larger.
@@ -43,6 +44,8 @@ pub(crate) struct Link {
     pub(crate) address: Arc<Mutex<String>>,
     /// Why the last attempt failed.
     pub(crate) error: Mutex<Option<String>>,
+    /// Attempts that one side refused.
+    pub(crate) refused: Counter,
 }
 
 /// What every link needs.
@@ -52,6 +55,8 @@ pub(crate) struct LinkContext {
     pub(crate) acquaintances: Arc<Acquaintances>,
     pub(crate) inbound: Arc<dyn Inbound>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) protection: Protection,
+    pub(crate) complaints: Arc<Complaints>,
 }
 
 impl Link {
@@ -68,6 +73,7 @@ impl Link {
             connected: AtomicBool::new(false),
             address,
             error: Mutex::new(None),
+            refused: Counter::default(),
         }
     }
 
@@ -110,24 +116,26 @@ impl Link {
         }
     }
 
-    async fn connect(&self, context: &LinkContext) -> Result<TcpStream, HandshakeError> {
+    async fn connect(&self, context: &LinkContext) -> Result<PeerStream, HandshakeError> {
         let address = self.target(context);
         if address.is_empty() {
             return Err(HandshakeError::NoAddress(self.node));
         }
         let unreachable = |source| HandshakeError::Unreachable { address: address.clone(), source };
-        let mut stream = TcpStream::connect(&address).await.map_err(unreachable)?;
+        let stream = TcpStream::connect(&address).await.map_err(unreachable)?;
         tune(&stream, &context.config, self.channel).map_err(unreachable)?;
+        let mut stream = context.protection.outbound(stream, self.node, &address).await?;
         let mut frame = Vec::new();
         write_hello(&context.acquaintances.hello(self.node, self.channel), &mut frame);
-        stream.write_all(&frame).await.map_err(unreachable)?;
+        let said = write_whole(&mut stream, &frame).await;
+        said.map_err(|error| HandshakeError::from_io(address.clone(), error))?;
         let answer = read_frame(&mut stream, HANDSHAKE_BYTES_MAX).await;
         match answer.map_err(|error| HandshakeError::from_frame(&address, error))? {
             Some((Frame::Welcome(welcome), _)) => {
                 if let Err(refusal) = context.acquaintances.accept(self.node, &welcome) {
                     frame.clear();
                     write_refused(&refusal, &mut frame);
-                    stream.write_all(&frame).await.map_err(unreachable)?;
+                    write_whole(&mut stream, &frame).await.map_err(unreachable)?;
                     return Err(HandshakeError::Refused(refusal));
                 }
                 Ok(stream)
@@ -143,8 +151,9 @@ impl Link {
 
     /// An attempt to connect has failed: what waits is stale by the time of the next one.
     fn failed(&self, error: &HandshakeError, taken: u64, context: &LinkContext) {
-        if matches!(error, HandshakeError::Refused(_) | HandshakeError::RefusedByPeer(_)) {
+        if error.is_refusal() {
             context.counters.handshakes_refused.add(1);
+            self.refused.add(1);
         }
         context.counters.outbound_dropped.add(taken + self.queue.clear());
         let text = error.to_string();
@@ -161,7 +170,7 @@ impl Link {
     /// Writes what is queued until the connection ends.
     async fn converse(
         &self,
-        stream: TcpStream,
+        stream: PeerStream,
         first: Vec<quorate_host::PeerMessage>,
         context: &LinkContext,
     ) {
@@ -169,7 +178,7 @@ impl Link {
         context.counters.connections.add(1);
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
         tracing::debug!(peer = %self.node, channel = ?self.channel, "connected");
-        let (reader, writer) = stream.into_split();
+        let (reader, writer) = tokio::io::split(stream);
         let guard = Connected { link: self, context };
         let why = tokio::select! {
             why = self.write_loop(writer, first, context) => why,
@@ -184,7 +193,7 @@ impl Link {
 
     async fn write_loop(
         &self,
-        mut writer: OwnedWriteHalf,
+        mut writer: WriteHalf<PeerStream>,
         first: Vec<quorate_host::PeerMessage>,
         context: &LinkContext,
     ) -> String {
@@ -219,7 +228,7 @@ impl Link {
     }
 
     /// Peers do not answer on this connection: anything that arrives ends it.
-    async fn watch_peer(&self, mut reader: OwnedReadHalf) -> String {
+    async fn watch_peer(&self, mut reader: ReadHalf<PeerStream>) -> String {
         let mut byte = [0_u8; 1];
         match reader.read(&mut byte).await {
             Ok(0) => "the peer closed it".to_owned(),
@@ -245,16 +254,29 @@ impl Drop for Connected<'_> {
 }
 
 /// Writes `bytes`; an error when the peer takes nothing at all for `timeout`.
-async fn write_all(writer: &mut OwnedWriteHalf, mut bytes: &[u8], timeout: Duration) -> Result<(), String> {
+async fn write_all(
+    writer: &mut WriteHalf<PeerStream>,
+    mut bytes: &[u8],
+    timeout: Duration,
+) -> Result<(), String> {
+    let stuck = || format!("the peer took nothing for {timeout:?}");
     while !bytes.is_empty() {
         match tokio::time::timeout(timeout, writer.write(bytes)).await {
             Ok(Ok(0)) => return Err("the connection is closed".to_owned()),
             Ok(Ok(written)) => bytes = bytes.get(written..).unwrap_or_default(),
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(_elapsed) => return Err(format!("the peer took nothing for {timeout:?}")),
+            Err(_elapsed) => return Err(stuck()),
         }
     }
-    Ok(())
+    // TLS may still hold the last record.
+    let flushed = tokio::time::timeout(timeout, writer.flush()).await;
+    flushed.map_err(|_elapsed| stuck())?.map_err(|error| error.to_string())
+}
+
+/// Writes one frame of a handshake; the caller bounds the time.
+pub(crate) async fn write_whole(stream: &mut PeerStream, frame: &[u8]) -> std::io::Result<()> {
+    stream.write_all(frame).await?;
+    stream.flush().await
 }
 
 /// Sets the options of a peer socket.

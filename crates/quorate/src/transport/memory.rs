@@ -320,6 +320,7 @@ impl Transport for MemoryTransport {
             address: format!("memory:{node}"),
             connected: !state.cuts(self.node, *node),
             error: None,
+            refused: 0,
         };
         others.map(status).collect()
     }

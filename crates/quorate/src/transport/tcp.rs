@@ -25,11 +25,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::TransportConfig;
+use crate::transport::complaints::Complaints;
 use crate::transport::frame::Channel;
 use crate::transport::handshake::{Acquaintances, Identity};
 use crate::transport::inbound::accept_loop;
 use crate::transport::link::{Link, LinkContext};
 use crate::transport::link_queue::Pushed;
+use crate::transport::stream::Protection;
 use crate::transport::{Inbound, PeerStatus, Transport, TransportStats};
 
 /// Carries messages over TCP.
@@ -39,6 +41,7 @@ pub struct TcpTransport {
     runtime: Handle,
     acquaintances: Arc<Acquaintances>,
     counters: Arc<Counters>,
+    protection: Protection,
     context: OnceLock<LinkContext>,
     state: Mutex<State>,
 }
@@ -122,6 +125,32 @@ impl TcpTransport {
         identity: Identity,
         config: TransportConfig,
     ) -> std::io::Result<Self> {
+        Self::bind_protected(listen, advertise, identity, config, Protection::Plain).await
+    }
+
+    /// As [`TcpTransport::bind`], with TLS on every connection and certificates on both sides. `tls` must have
+    /// been loaded for the node that `identity` names; see [`PeerTls::reload`](crate::PeerTls::reload).
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    #[cfg(feature = "tls")]
+    pub async fn bind_tls(
+        listen: &str,
+        advertise: Option<&str>,
+        identity: Identity,
+        config: TransportConfig,
+        tls: Arc<crate::transport::PeerTls>,
+    ) -> std::io::Result<Self> {
+        Self::bind_protected(listen, advertise, identity, config, Protection::Tls(tls)).await
+    }
+
+    async fn bind_protected(
+        listen: &str,
+        advertise: Option<&str>,
+        identity: Identity,
+        config: TransportConfig,
+        protection: Protection,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let advertised = advertise.map_or_else(|| address.to_string(), str::to_owned);
@@ -131,6 +160,7 @@ impl TcpTransport {
             runtime: Handle::current(),
             acquaintances: Arc::new(Acquaintances::new(identity, advertised)),
             counters: Arc::default(),
+            protection,
             context: OnceLock::new(),
             state: Mutex::new(State { listener: Some(listener), ..State::default() }),
         })
@@ -197,6 +227,8 @@ impl Transport for TcpTransport {
             acquaintances: Arc::clone(&self.acquaintances),
             inbound,
             counters: Arc::clone(&self.counters),
+            protection: self.protection.clone(),
+            complaints: Arc::new(Complaints::default()),
         };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listener) = state.listener.take() {
@@ -247,6 +279,7 @@ impl Transport for TcpTransport {
             address: peer.address.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             connected: peer.consensus.connected.load(Ordering::Relaxed),
             error: peer.consensus.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            refused: peer.consensus.refused.get() + peer.bulk.refused.get(),
         };
         state.peers.iter().map(status).collect()
     }

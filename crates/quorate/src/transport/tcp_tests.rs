@@ -324,6 +324,9 @@ async fn handshake_frames_survive_the_round_trip() {
         Refusal::Version { min: 3, max: 500 },
         Refusal::SameNodeId,
         Refusal::TooManyConnections,
+        Refusal::Certificate,
+        Refusal::TlsRequired,
+        Refusal::PlainOnly,
         Refusal::Other { code: 999 },
     ];
     for refusal in &refusals {
