@@ -6,7 +6,7 @@
 //!   Changes   who leads, who belongs, how members are fed, what was refused: rare in a healthy group
 //!   Steps     also each move of the commit index and each round of reads: once per batch, not per entry
 //!   Trace     also every entry, message and completed write: with a replica's first status, everything
-//!             that its later status says can be rebuilt from it (`tests/event_stream.rs` does)
+//!             that its later status says can be rebuilt from it (`tests/tla_trace.rs` does)
 //! ```
 //!
 //! * Events come in the order in which things happened, in the next [`Ready`](crate::Ready).

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_core::{
-    Config, Entry, EventDetail, Fetch, HardState, LogId, LogIndex, Member, MemberRole, Membership, Message,
-    MonoTime, NodeId, Persist, RaftEvent, RawNode, ReplicaId, Restored, RoleName, Term,
+    Config, Entry, Fetch, HardState, LogId, LogIndex, Member, MemberRole, Membership, Message, MonoTime,
+    NodeId, Persist, RaftEvent, RawNode, ReplicaId, Restored, RoleName, Term,
 };
 
 /// Where every log starts: its members are committed.
@@ -68,7 +68,7 @@ impl Cluster {
             wire: VecDeque::new(),
             cut_off: BTreeSet::new(),
             members: Arc::new(members),
-            config: Config { events: EventDetail::Trace, ..config },
+            config,
             now: MonoTime(0),
             told: Vec::new(),
         };

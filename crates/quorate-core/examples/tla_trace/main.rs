@@ -12,6 +12,7 @@ mod writer;
 
 use std::process::ExitCode;
 
+use quorate_core::EventDetail;
 use writer::Writer;
 
 const VOTERS: u64 = 3;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         eprintln!("the seed is a number");
         return ExitCode::from(2);
     };
-    let run = story::run(seed, VOTERS, STEPS);
+    let run = story::run(seed, VOTERS, STEPS, EventDetail::Trace);
     let mut writer = Writer::new(VOTERS);
     for (id, told) in &run.told {
         writer.take(*id, told);

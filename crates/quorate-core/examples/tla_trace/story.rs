@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use quorate_core::{Config, ReplicaId};
+use quorate_core::{Config, EventDetail, ReplicaId};
 
 use crate::cluster::Cluster;
 
-/// A run of `steps` steps: proposals, elections, handovers, partitions, restarts and time.
-pub(crate) fn run(seed: u64, voters: u64, steps: u64) -> Cluster {
+/// A run of `steps` steps that tells `events`: proposals, elections, handovers, partitions, restarts and time.
+pub(crate) fn run(seed: u64, voters: u64, steps: u64, events: EventDetail) -> Cluster {
     let config = Config {
         election_timeout: Duration::from_millis(1_000),
         heartbeat_interval: Duration::from_millis(300),
@@ -16,6 +16,7 @@ pub(crate) fn run(seed: u64, voters: u64, steps: u64) -> Cluster {
         // One entry per append, or all of them.
         append_bytes_max: if seed.is_multiple_of(2) { 1 } else { 1 << 20 },
         seed,
+        events,
         ..Config::new(ReplicaId(1))
     };
     let mut cluster = Cluster::new(voters, config);
