@@ -13,18 +13,21 @@ use quorate_bench::ours::Ours;
 use quorate_bench::theirs::Theirs;
 
 const TURNS: usize = 401;
-const ENTRIES_PER_TURN: u32 = 256;
-const CALLS_PER_TURN: u32 = 4096;
+const ENTRIES_PER_TURN: u64 = 256;
+const CALLS_PER_TURN: u64 = 4096;
 
 /// One turn: nanoseconds per entry (or per call).
-fn turn<G: Group>(group: &mut G, case: &str, command: &Bytes, batch: u64) -> f64 {
+fn turn<G: Group>(group: &mut G, case: &str, command: &Bytes, shape: (u64, u64)) -> f64 {
+    let (voters, batch) = shape;
     let start = Instant::now();
     let count = match case {
         "round" => {
-            for _ in 0..u64::from(ENTRIES_PER_TURN) / batch {
+            // A turn of a larger group is as long.
+            let rounds = (ENTRIES_PER_TURN / voters / batch).max(1);
+            for _ in 0..rounds {
                 group.round(command, batch);
             }
-            ENTRIES_PER_TURN
+            rounds * batch
         }
         "quorum" => {
             for _ in 0..CALLS_PER_TURN {
@@ -39,7 +42,7 @@ fn turn<G: Group>(group: &mut G, case: &str, command: &Bytes, batch: u64) -> f64
             CALLS_PER_TURN
         }
     };
-    start.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(u32::try_from(count).expect("small"))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -60,8 +63,10 @@ fn main() {
         let (mut ours, mut theirs) = (Ours::new(voters), Theirs::new(voters));
         let mut turns = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..TURNS + 3 {
-            let (mine, other) =
-                (turn(&mut ours, case, &command, batch), turn(&mut theirs, case, &command, batch));
+            let (mine, other) = (
+                turn(&mut ours, case, &command, (voters, batch)),
+                turn(&mut theirs, case, &command, (voters, batch)),
+            );
             if number >= 3 {
                 turns.0.push(mine);
                 turns.1.push(other);

@@ -41,6 +41,7 @@ impl Leader {
         }
         self.votes = membership.votes(shared.id());
         self.witnesses = self.progress.iter().any(|(_, progress)| progress.witness);
+        self.voters = membership.incoming_voters().count();
         self.joint = membership.joint().is_some();
         *self.quorum_until = MonoTime(0);
     }

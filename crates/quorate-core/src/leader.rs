@@ -40,6 +40,8 @@ pub(crate) struct Leader {
     pub(crate) progress: Followers,
     /// Where this leader counts.
     pub(crate) votes: Votes,
+    /// How many vote, outside of the joint state.
+    pub(crate) voters: usize,
     /// Two majorities are needed.
     pub(crate) joint: bool,
     /// Some member is a witness.
@@ -69,6 +71,7 @@ impl Leader {
         let mut leader = Self {
             progress: Followers::default(),
             votes: Votes::default(),
+            voters: 0,
             joint: false,
             witnesses: false,
             quorum_until: Aside::default(),
@@ -356,22 +359,22 @@ impl Leader {
 
     /// Up to where a quorum has the log durably.
     pub(crate) fn quorum_index(&self, shared: &Shared) -> LogIndex {
-        // Mostly an answer moves nothing: counting who has reached the commit index, and who has
-        // passed it, shows that without sorting anybody.
+        // Mostly an answer moves nothing: as soon as enough have reached the commit index and enough
+        // have not passed it, that is shown, and nobody is sorted.
         let (commit, persisted) = (shared.log.commit(), shared.log.persisted());
-        if !self.joint {
-            let (mut voters, mut reached, mut passed) = (0, 0, 0);
-            let mut count = |votes: Votes, matched: LogIndex| {
-                voters += usize::from(votes.incoming);
-                reached += usize::from(votes.incoming && matched >= commit);
-                passed += usize::from(votes.incoming && matched > commit);
-            };
-            count(self.votes, persisted);
-            self.progress.iter().for_each(|(_, progress)| count(progress.votes, progress.matched));
-            if reached >= majority(voters) && passed < majority(voters) {
-                debug_assert!(commit == self.quorum(shared, persisted, |progress| progress.matched));
-                return commit;
-            }
+        let majority = majority(self.voters);
+        let (mut reached, mut not_passed) = (0, 0);
+        let mut shown = |votes: Votes, matched: LogIndex| {
+            reached += usize::from(votes.incoming && matched >= commit);
+            not_passed += usize::from(votes.incoming && matched <= commit);
+            reached >= majority && not_passed > self.voters - majority
+        };
+        if !self.joint
+            && (shown(self.votes, persisted)
+                || self.progress.iter().any(|(_, progress)| shown(progress.votes, progress.matched)))
+        {
+            debug_assert!(commit == self.quorum(shared, persisted, |progress| progress.matched));
+            return commit;
         }
         self.quorum(shared, persisted, |progress| progress.matched)
     }
