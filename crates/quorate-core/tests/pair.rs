@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::{
     Config, LogId, LogIndex, Member, MemberRole, Membership, MembershipChange, Message, MessageBody,
-    MonoTime, NodeId, RawNode, ReplicaId, Restored, RoleName,
+    MonoTime, NodeId, ProgressName, RawNode, ReadTicket, ReplicaId, Restored, RoleName,
 };
 
 fn node(id: u64, membership: &Arc<Membership>) -> RawNode {
@@ -110,4 +110,30 @@ fn a_leader_whose_removal_nobody_has_yet_can_still_win() {
     assert_eq!(pair.follower.status().role, RoleName::Leader);
     assert!(pair.follower.status().membership.get(ReplicaId(1)).is_none());
     assert!(pair.follower.status().commit > LogIndex(2));
+}
+
+/// What etcd's `Status` shows of a leader is in ours: who is fed how, what is on its way, who waits.
+#[test]
+fn a_status_says_what_is_on_its_way_and_who_waits() {
+    let mut pair = Pair::new();
+    let at = pair.now();
+    let progress = |pair: &Pair| pair.leader.progress().next().unwrap().1;
+    let idle = progress(&pair);
+    assert_eq!((idle.state, idle.paused, idle.inflight_messages), (ProgressName::Replicate, false, 0));
+    assert_eq!((idle.matched, idle.next), (LogIndex(1), LogIndex(2)));
+
+    pair.leader.propose(at, Bytes::from_static(b"abc")).unwrap();
+    pair.leader.read(at, ReadTicket(1)).unwrap();
+    pair.run(1, |_| true);
+    let (busy, status) = (progress(&pair), pair.leader.status());
+    assert_eq!((busy.matched, busy.next), (LogIndex(1), LogIndex(3)));
+    assert_eq!((busy.paused, busy.inflight_messages, busy.pending_snapshot), (true, 1, None));
+    assert!(busy.inflight_bytes > 3 && busy.recently_active && !busy.departing);
+    assert_eq!((status.reads_waiting, status.read_round, status.commit), (1, 1, LogIndex(1)));
+    assert!(status.uncommitted_bytes > 3 && status.may_campaign);
+    assert!(status.patience_ends.is_some_and(|end| end > pair.now()), "it checks its quorum");
+
+    pair.run(100, |_| false);
+    assert_eq!((progress(&pair).inflight_messages, pair.leader.status().uncommitted_bytes), (0, 0));
+    assert_eq!((pair.leader.status().handed, pair.leader.status().applied), (LogIndex(2), LogIndex(2)));
 }
