@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::candidate::Candidate;
 use crate::change::{MembershipChange, MembershipTransition};
-use crate::config::{Config, DELAY_TIMEOUTS_MAX};
+use crate::config::{Config, ConfigError, DELAY_TIMEOUTS_MAX};
 use crate::entries::Entries;
 use crate::entry::Entry;
 pub use crate::error::{
@@ -447,6 +447,30 @@ impl RawNode {
     pub fn set_election_delay(&mut self, delay: Duration) {
         let config = &mut self.shared.config;
         config.election_delay = delay.min(config.election_timeout * DELAY_TIMEOUTS_MAX);
+    }
+
+    /// Makes this replica act by other timings, each from its next deadline on. Change all replicas of the
+    /// group soon after each other. With `Config::leader_lease` the election timeout stays: voters have promised
+    /// to keep quiet for that long.
+    ///
+    /// # Errors
+    /// The timings cannot work; nothing has changed.
+    pub fn set_timings(
+        &mut self,
+        election_timeout: Duration,
+        heartbeat_interval: Duration,
+    ) -> Result<(), ConfigError> {
+        let before = &self.shared.config;
+        if before.leader_lease && election_timeout != before.election_timeout {
+            return Err(ConfigError {
+                field: "election_timeout",
+                must: "as it was while leader_lease is on",
+            });
+        }
+        let after = Config { election_timeout, heartbeat_interval, ..before.clone() };
+        after.validate()?;
+        self.shared.config = after;
+        Ok(())
     }
 
     /// Starts an election now (with a pre-vote when configured). No effect on leaders, on replicas that

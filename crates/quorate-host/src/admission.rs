@@ -66,10 +66,23 @@ impl Replica {
             Request::TransferLeadership { to } => {
                 self.core.transfer_leadership(now.mono, to).map_err(|error| self.transfer_refused(&error))?;
                 let until = now.mono + self.config.core.election_timeout * 3;
-                let earlier = self.transferring.replace(Transferring { ticket, until });
+                let earlier = self.transferring.replace(Transferring { ticket, to, until });
                 // The core had given the earlier one up.
                 let superseded = Err(RequestError::Transfer { what: "another transfer was asked for" });
                 work.replies.extend(earlier.map(|earlier| (earlier.ticket, superseded)));
+            }
+            Request::AbortTransfer => {
+                let to = self.core.abort_transfer(now.mono);
+                if to.is_some() {
+                    let ended = Err(RequestError::Transfer { what: "it was called off" });
+                    let earlier = self.transferring.take();
+                    work.replies.extend(earlier.map(|earlier| (earlier.ticket, ended)));
+                }
+                work.replies.push((ticket, Ok(Answer::TransferAborted { to })));
+            }
+            Request::Reconfigure { config } => {
+                self.reconfigure(*config)?;
+                work.replies.push((ticket, Ok(Answer::Reconfigured)));
             }
             Request::Campaign => {
                 self.core.campaign(now.mono);

@@ -75,6 +75,10 @@ pub struct GroupStatus {
     pub term: quorate_core::Term,
     /// The leader it knows.
     pub leader: Option<ReplicaId>,
+    /// Whether it leads and has applied everything that was committed before it did.
+    pub leader_ready: bool,
+    /// When the leader it follows was heard last, by the clock that the host is given. Not followed by `watch`es.
+    pub heard_leader: Option<MonoTime>,
     /// The leader's node and client address, if known.
     pub leader_hint: Option<crate::request::LeaderHint>,
     /// The last entry.
@@ -317,6 +321,9 @@ impl Host {
                 let sender = message.from;
                 // What is refused appears among the core's events.
                 replica.core.step(now.mono, sender, message).ok();
+                if replica.core.status().leader == Some(sender) {
+                    replica.heard_leader = Some(now.mono);
+                }
             }
             PeerBody::SnapshotChunk(chunk) => {
                 if replica.is_wanted(&chunk) && replica.vouches(from, chunk.from) {
@@ -436,6 +443,8 @@ impl Host {
             replica: status.id,
             term: status.term,
             leader: status.leader,
+            leader_ready: replica.is_ready_leader(),
+            heard_leader: replica.heard_leader,
             leader_hint: replica.leader_hint(),
             last: status.last,
             commit: status.commit,

@@ -140,6 +140,7 @@ mod pace;
 mod peer;
 mod reads;
 mod receiving;
+mod reconfiguring;
 mod recovery;
 mod replica;
 mod request;
@@ -163,6 +164,8 @@ pub use peer::{
     encode_peer_message,
 };
 pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, recover_group};
-pub use request::{Answer, Consistency, Dedupe, LeaderHint, Request, RequestError, SessionId, Ticket};
+pub use request::{
+    Answer, Consistency, Dedupe, LeaderHint, Outcome, Request, RequestError, SessionId, Ticket,
+};
 pub use snapshotter::Snapshotter;
 pub use state_machine::{BatchEnd, Command, MachineError, Recovered, SnapshotSource, StateMachine};

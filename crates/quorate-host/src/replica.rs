@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use quorate_core::{Entry, Fetch, GroupId, LogIndex, MonoTime, NodeId, RawNode, ReplicaId, Term};
+use quorate_core::{Entry, Fetch, GroupId, LogIndex, MonoTime, NodeId, RawNode, ReplicaId, RoleName, Term};
 use quorate_storage::SnapshotInfo;
 
 use crate::config::GroupConfig;
@@ -34,6 +34,8 @@ const STRANGERS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transferring {
     pub(crate) ticket: Ticket,
+    /// The one that was asked for.
+    pub(crate) to: Option<ReplicaId>,
     pub(crate) until: MonoTime,
 }
 
@@ -53,6 +55,8 @@ pub(crate) struct Replica {
     pub(crate) transferring: Option<Transferring>,
     /// The term this replica leads in.
     pub(crate) leading: Option<Term>,
+    /// When the leader it follows was heard last.
+    pub(crate) heard_leader: Option<MonoTime>,
     /// Leadership was lost then, with requests open.
     pub(crate) lost_at: Option<MonoTime>,
     /// The last entry given to the applier, and the last one it reported.
@@ -97,6 +101,7 @@ impl Replica {
             reads: Reads::new(),
             transferring: None,
             leading: None,
+            heard_leader: None,
             lost_at: None,
             handed: applied,
             applied,
@@ -140,6 +145,12 @@ impl Replica {
         } else if self.heard_on.len() < STRANGERS_MAX || self.heard_on.contains_key(&id) {
             self.heard_on.insert(id, node);
         }
+    }
+
+    /// Whether it leads and has applied everything that was committed before it did.
+    pub(crate) fn is_ready_leader(&self) -> bool {
+        let status = self.core.status();
+        status.role == RoleName::Leader && self.core.term_at(self.applied) == Some(status.term)
     }
 
     pub(crate) fn leader_hint(&self) -> Option<LeaderHint> {
@@ -262,7 +273,8 @@ impl Replica {
         let status = self.core.status();
         let other = status.leader.filter(|leader| *leader != self.id);
         let reply = match other {
-            Some(leader) => Ok(Answer::Transferred { leader }),
+            Some(leader) if transfer.to.is_none_or(|to| to == leader) => Ok(Answer::Transferred { leader }),
+            Some(_) => Err(RequestError::Transfer { what: "another replica took over than was asked for" }),
             None if now.mono >= transfer.until => {
                 Err(RequestError::Transfer { what: "no other replica took over in time" })
             }

@@ -7,6 +7,8 @@ use quorate_core::{
     ChangeError, LogId, LogIndex, MembershipChange, MembershipTransition, NodeId, ReplicaId, Term,
 };
 
+use crate::config::GroupConfig;
+
 /// The shell's name for a request; every ticket is answered exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -93,6 +95,13 @@ pub enum Request {
         /// To whom.
         to: Option<ReplicaId>,
     },
+    /// Call off the leadership transfer under way.
+    AbortTransfer,
+    /// Behave by this configuration from now on.
+    Reconfigure {
+        /// All of it. What takes effect only when a group is opened must be as it was.
+        config: Box<GroupConfig>,
+    },
     /// Campaign now.
     Campaign,
     /// Take a snapshot now and wait until it is durable.
@@ -161,6 +170,13 @@ pub enum Answer {
         /// Which.
         leader: ReplicaId,
     },
+    /// The transfer was called off.
+    TransferAborted {
+        /// Who should have led; `None`: nothing was under way.
+        to: Option<ReplicaId>,
+    },
+    /// The configuration is in effect.
+    Reconfigured,
     /// An election was started, if this replica may.
     Campaigned,
     /// The snapshot is durable.
@@ -181,7 +197,16 @@ pub struct LeaderHint {
     pub client_address: String,
 }
 
-/// A bad answer. Unless it is `OutcomeUnknown`, the request had and will have **no effect**.
+/// Whether a request that failed had an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It had none, and will have none.
+    NotApplied,
+    /// It may have been applied, or may yet be.
+    Unknown,
+}
+
+/// A bad answer. Unless [`RequestError::outcome`] is unknown, the request had and will have **no effect**.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -208,6 +233,12 @@ pub enum RequestError {
     /// It may or may not have been applied, or may yet be. Retry with the same session or key.
     #[error("the outcome is unknown: leadership or the node was lost before it was seen to commit")]
     OutcomeUnknown,
+    /// The time given for it is over; it goes on. It may have been applied, or may yet be; a read had no effect.
+    #[error("no answer within {within:?}: it may have been applied, or may yet be")]
+    DeadlinePassed {
+        /// The time given.
+        within: Duration,
+    },
     /// The session is not known (any more): expired, evicted, or never opened. Open a new one.
     #[error("the session has expired: open a new one")]
     SessionExpired,
@@ -235,6 +266,14 @@ pub enum RequestError {
         /// Why.
         what: String,
     },
+    /// The configuration cannot take effect. Nothing has changed.
+    #[error("configuration: {field} must be {must}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
     /// There is no such group here.
     #[error("no such group on this node")]
     NoGroup,
@@ -244,6 +283,42 @@ pub enum RequestError {
         /// Why.
         reason: String,
     },
+}
+
+impl RequestError {
+    /// Whether the request had an effect. Reads never have one.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::OutcomeUnknown | Self::DeadlinePassed { .. } => Outcome::Unknown,
+            Self::NotLeader { .. }
+            | Self::Busy { .. }
+            | Self::TooLarge { .. }
+            | Self::SessionExpired
+            | Self::AlreadyAcknowledged
+            | Self::KeyReused
+            | Self::Malformed
+            | Self::Change(_)
+            | Self::Transfer { .. }
+            | Self::Snapshot { .. }
+            | Self::Config { .. }
+            | Self::NoGroup
+            | Self::Stopped { .. } => Outcome::NotApplied,
+        }
+    }
+
+    /// The request had no effect and will have none: it can be sent again, here or to another node.
+    #[must_use]
+    pub fn not_applied(&self) -> bool {
+        self.outcome() == Outcome::NotApplied
+    }
+
+    /// The request may have been applied, or may yet be: send it again only in the same session or with
+    /// the same key.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        self.outcome() == Outcome::Unknown
+    }
 }
 
 fn hint_text(leader: &Option<LeaderHint>) -> String {

@@ -202,8 +202,8 @@ impl From<RequestError> for ApiError {
             RequestError::Snapshot { .. } | RequestError::NoGroup | RequestError::Stopped { .. } => {
                 ErrorCode::Unavailable
             }
-            RequestError::Malformed => ErrorCode::InvalidArgument,
-            _ => return Self::outcome_unknown(&message),
+            RequestError::Malformed | RequestError::Config { .. } => ErrorCode::InvalidArgument,
+            RequestError::DeadlinePassed { .. } | _ => return Self::outcome_unknown(&message),
         };
         Self::new(code, message)
     }

@@ -162,7 +162,9 @@ impl World {
                 answer @ (Answer::SessionOpened { .. }
                 | Answer::Queried { .. }
                 | Answer::ReadIndex { .. }
-                | Answer::LeaderVerified { .. }),
+                | Answer::LeaderVerified { .. }
+                | Answer::TransferAborted { .. }
+                | Answer::Reconfigured),
             ) => return Err(Violation::new("answers make sense", format!("{answer:?} to the operator"))),
             Err(
                 error @ (RequestError::TooLarge { .. }

@@ -181,6 +181,8 @@ fn in_words(request: &Request) -> String {
         | Request::ChangeMembers { .. }
         | Request::LeaveJoint { .. }
         | Request::TransferLeadership { .. }
+        | Request::AbortTransfer
+        | Request::Reconfigure { .. }
         | Request::Campaign
         | Request::TakeSnapshot => format!("{request:?}"),
     }

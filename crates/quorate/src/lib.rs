@@ -27,7 +27,9 @@
 //! | `FSM` | [`StateMachine`] |
 //! | `Apply`, `Barrier` | [`Raft::apply`], [`Raft::barrier`] |
 //! | `VerifyLeader` | [`Raft::verify_leader`]; to read, [`Raft::query`] with a [`Consistency`] |
-//! | `AddNonvoter`, `AddVoter`, `DemoteVoter`, `RemoveServer` | [`Raft::add_learner`], [`Raft::promote`], [`Raft::demote`], [`Raft::remove`] |
+//! | `AddNonvoter`, `AddVoter`, `DemoteVoter`, `RemoveServer` | [`Raft::add_learner`], [`Raft::add_voter`], [`Raft::demote`], [`Raft::remove`] |
+//! | `Leader`, `State`, `Stats`, `LeaderCh` | [`Raft::leader`], [`Raft::state`], [`Raft::stats`], [`Raft::leader_changes`] |
+//! | `ReloadConfig` | [`Raft::update_config`] |
 //! | `LeadershipTransfer`, `Snapshot` | [`Raft::transfer_leadership`], [`Raft::take_snapshot`] |
 //! | `BootstrapCluster` | [`Start::Bootstrap`] |
 //! | `RegisterObserver` | [`Raft::events`], [`Raft::watch`] |
@@ -38,10 +40,12 @@
 mod bytes_snapshot;
 mod config;
 pub mod conformance;
+mod members;
 mod node;
 mod raft;
 mod reading;
 mod runtime;
+mod state;
 mod stores;
 mod transport;
 
@@ -49,6 +53,7 @@ pub use bytes_snapshot::BytesSnapshot;
 pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, TransportConfig};
 pub use node::{Node, NodeStats, OpenError, RemoveError, Start, StartError};
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
+pub use state::{LeaderChanges, LeaderInfo, Leadership, RaftState, RaftStats};
 pub use stores::StoreError;
 #[cfg(feature = "tls")]
 pub use transport::{CertificateProblem, PeerTls, PemSource, TlsConfig, TlsError, TlsLoadError, TlsPart};
@@ -65,8 +70,8 @@ pub use quorate_core::{
 };
 pub use quorate_host::{
     BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, HostConfig, Lane, LeaderHint,
-    MachineError, Outbound, PeerBody, PeerMessage, RecoverError, Recovered, RequestError, SessionConfig,
-    SessionId, SnapshotPolicy, SnapshotSource, StateMachine,
+    MachineError, Outbound, Outcome, PeerBody, PeerMessage, RecoverError, Recovered, RequestError,
+    SessionConfig, SessionId, SnapshotPolicy, SnapshotSource, StateMachine,
 };
 pub use quorate_storage::{Damage, DataDirError, LogError, LogStats, SnapshotError, WalConfig};
 

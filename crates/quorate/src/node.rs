@@ -26,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::{ClusterId, ConfigError, NodeConfig};
 use crate::raft::Raft;
-use crate::runtime::clock::unix_nanos;
+use crate::runtime::clock::{Clock, unix_nanos};
 use crate::runtime::event_log::EventLog;
 use crate::runtime::gauge::Gauge;
 use crate::runtime::host_thread::{HostInput, HostThread, Lanes, Shared, read_stats};
@@ -246,6 +246,7 @@ impl Node {
         let queues = &config.queues;
         let shared = Arc::new(Shared {
             node: config.node,
+            clock: Clock::new(),
             mailbox: Mailbox::new(),
             requests: Gauge::new(queues.requests_max, queues.request_bytes_max),
             inbound: Gauge::new(usize::MAX, queues.inbound_bytes_max),
@@ -385,6 +386,7 @@ impl Node {
         let mut config = config;
         config.core.id = recovered.replica;
         config.core.seed = getrandom::u64().unwrap_or_else(|_| unix_nanos());
+        let kept = config.clone();
         let setup = GroupSetup {
             group,
             replica: recovered.replica,
@@ -400,7 +402,7 @@ impl Node {
         let open = self.shared.mailbox.push(HostInput::Open { setup: Box::new(setup), reply });
         open.map_err(|_| OpenError::Stopped)?;
         let feed = opened.await.map_err(|_| OpenError::Stopped)??;
-        Ok(Raft::new(group, Arc::clone(&self.shared), feed))
+        Ok(Raft::new(group, Arc::clone(&self.shared), feed, kept))
     }
 
     /// What the log knows of the group, after writing its beginning if that is asked for.

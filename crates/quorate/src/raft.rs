@@ -14,8 +14,9 @@ use quorate_core::{
     ChangeError, GroupId, LogId, LogIndex, MembershipChange, MembershipTransition, NodeId, RaftEvent,
     ReplicaId, RoleName,
 };
-use quorate_host::{Answer, Consistency, Dedupe, GroupStatus, Request, RequestError, SessionId};
+use quorate_host::{Answer, Consistency, Dedupe, GroupConfig, GroupStatus, Request, RequestError, SessionId};
 use tokio::sync::{broadcast, oneshot, watch};
+use tokio::time::{Instant, Sleep};
 
 use crate::runtime::host_thread::{GroupFeed, HostInput, Shared};
 
@@ -59,13 +60,17 @@ pub struct Timeout {
 /// One group on this node. Cheap to clone; does not keep the node running.
 ///
 /// Every request is answered: with its result, with an error that says that it had no effect, or
-/// with [`RequestError::OutcomeUnknown`]. Dropping the future of a request does **not** withdraw it:
+/// with one that says that nobody knows ([`RequestError::outcome`]). Dropping the future of a request does **not** withdraw it:
 /// a command that has been submitted may still be applied.
 #[derive(Clone)]
 pub struct Raft {
     group: GroupId,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     feed: GroupFeed,
+    /// What the replica behaves by; locked while it is being changed.
+    config: Arc<tokio::sync::Mutex<GroupConfig>>,
+    /// How long a request through this handle may take.
+    within: Option<Duration>,
 }
 
 /// A command that has been submitted: await it for the outcome. Dropping it does not withdraw the
@@ -75,20 +80,54 @@ pub struct Pending {
     answer: PendingAnswer,
 }
 
-enum PendingAnswer {
+struct PendingAnswer {
+    state: AnswerState,
+    deadline: Option<Deadline>,
+}
+
+struct Deadline {
+    within: Duration,
+    until: Instant,
+    /// Made when somebody waits: a request may be submitted outside of the runtime.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    /// `None`: so far away that it never comes.
+    fn after(within: Duration) -> Option<Self> {
+        Some(Self { within, until: Instant::now().checked_add(within)?, sleep: None })
+    }
+
+    fn has_passed(&mut self, context: &mut Context<'_>) -> bool {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.until)));
+        sleep.as_mut().poll(context).is_ready()
+    }
+}
+
+enum AnswerState {
     Refused(Option<RequestError>),
     Waiting(oneshot::Receiver<Result<Answer, RequestError>>),
 }
 
 impl PendingAnswer {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, RequestError>> {
-        match self {
-            Self::Refused(error) => Poll::Ready(Err(error.take().unwrap_or(RequestError::OutcomeUnknown))),
+        let answer = match &mut self.state {
+            AnswerState::Refused(error) => {
+                return Poll::Ready(Err(error.take().unwrap_or(RequestError::OutcomeUnknown)));
+            }
             // The host thread has ended without an answer: it may have got as far as the log.
-            Self::Waiting(receiver) => Pin::new(receiver)
+            AnswerState::Waiting(receiver) => Pin::new(receiver)
                 .poll(context)
                 .map(|answer| answer.unwrap_or(Err(RequestError::OutcomeUnknown))),
+        };
+        // An answer that is there counts, however late it is looked at.
+        if answer.is_pending()
+            && let Some(deadline) = &mut self.deadline
+            && deadline.has_passed(context)
+        {
+            return Poll::Ready(Err(RequestError::DeadlinePassed { within: deadline.within }));
         }
+        answer
     }
 }
 
@@ -105,6 +144,7 @@ impl Future for Pending {
 /// A bounded stream of what happened in a group, for logs and metrics.
 pub struct RaftEvents {
     receiver: Option<broadcast::Receiver<RaftEvent>>,
+    wanted: Box<dyn Fn(&RaftEvent) -> bool + Send>,
     missed: u64,
 }
 
@@ -113,14 +153,22 @@ impl RaftEvents {
     pub async fn next(&mut self) -> Option<RaftEvent> {
         loop {
             match self.receiver.as_mut()?.recv().await {
-                Ok(event) => return Some(event),
+                Ok(event) if (self.wanted)(&event) => return Some(event),
+                Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(count)) => self.missed += count,
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
     }
 
-    /// How many events this subscriber missed because it was too slow.
+    /// Only those events that `wanted` says.
+    #[must_use]
+    pub fn filter(self, wanted: impl Fn(&RaftEvent) -> bool + Send + 'static) -> Self {
+        let before = self.wanted;
+        Self { wanted: Box::new(move |event| before(event) && wanted(event)), ..self }
+    }
+
+    /// How many events, wanted or not, this subscriber missed because it was too slow.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed
@@ -128,8 +176,16 @@ impl RaftEvents {
 }
 
 impl Raft {
-    pub(crate) fn new(group: GroupId, shared: Arc<Shared>, feed: GroupFeed) -> Self {
-        Self { group, shared, feed }
+    pub(crate) fn new(group: GroupId, shared: Arc<Shared>, feed: GroupFeed, config: GroupConfig) -> Self {
+        Self { group, shared, feed, config: Arc::new(tokio::sync::Mutex::new(config)), within: None }
+    }
+
+    /// The same handle, whose requests are answered within `within` of the call: with
+    /// [`RequestError::DeadlinePassed`] if there is no other answer by then. The time is until *completion*, not
+    /// until the request is queued. What is late is not withdrawn: a command may still be applied.
+    #[must_use]
+    pub fn within(&self, within: Duration) -> Self {
+        Self { within: Some(within), ..self.clone() }
     }
 
     /// The group.
@@ -171,6 +227,21 @@ impl Raft {
     /// leader that stays leader are applied in that order.
     pub fn submit(&self, command: impl Into<Bytes>, dedupe: Dedupe) -> Pending {
         Pending { answer: self.send(Request::Propose { command: command.into(), dedupe }) }
+    }
+
+    /// Submits `commands` together and waits for all of them: as far as they fit they are one write of the
+    /// log, and applied in their order. Each has an outcome of its own: the leader may refuse or lose any of them.
+    /// When the queue of this node is full, none is sent after the first that does not fit.
+    pub async fn apply_all<C: Into<Bytes>>(
+        &self,
+        commands: impl IntoIterator<Item = C>,
+    ) -> Vec<Result<Applied, RequestError>> {
+        let request = |command: C| Request::Propose { command: command.into(), dedupe: Dedupe::None };
+        let mut outcomes = Vec::new();
+        for answer in self.send_together(commands.into_iter().map(request)) {
+            outcomes.push(Pending { answer }.await);
+        }
+        outcomes
     }
 
     /// Opens a client session for [`Dedupe::Session`].
@@ -270,6 +341,10 @@ impl Raft {
 
     /// Asks for a change of the members until no other one is in the way.
     async fn change(&self, request: Request) -> Result<(LogId, Vec<ReplicaId>), RequestError> {
+        self.bounded(self.change_in_turn(request)).await
+    }
+
+    async fn change_in_turn(&self, request: Request) -> Result<(LogId, Vec<ReplicaId>), RequestError> {
         loop {
             let first = match self.ask(request.clone()).await {
                 Ok(Answer::MembershipChanged { id, replicas }) => return Ok((id, replicas)),
@@ -284,60 +359,53 @@ impl Raft {
         }
     }
 
-    /// Adds a replica on `node` that receives the log but does not vote. Its id is in the result; open
-    /// the group there with [`crate::Start::Join`].
+    /// Hands leadership to `to`, or to the best replica; returns the new leader, once it is known to lead in a
+    /// later term.
     ///
     /// # Errors
-    /// As for [`Raft::change_membership`].
-    #[doc(alias = "add_nonvoter")]
-    pub async fn add_learner(
-        &self,
-        node: NodeId,
-        peer_address: impl Into<String>,
-        client_address: impl Into<String>,
-    ) -> Result<Changed, RequestError> {
-        let (peer_address, client_address) = (peer_address.into(), client_address.into());
-        self.change_membership(MembershipChange::AddLearner { node, peer_address, client_address }, None)
-            .await
-    }
-
-    /// Makes a caught-up learner a voter.
-    ///
-    /// # Errors
-    /// As for [`Raft::change_membership`].
-    #[doc(alias = "add_voter")]
-    pub async fn promote(&self, replica: ReplicaId) -> Result<Changed, RequestError> {
-        self.change_membership(MembershipChange::Promote(replica), None).await
-    }
-
-    /// Makes a voter a learner.
-    ///
-    /// # Errors
-    /// As for [`Raft::change_membership`].
-    #[doc(alias = "demote_voter")]
-    pub async fn demote(&self, replica: ReplicaId) -> Result<Changed, RequestError> {
-        self.change_membership(MembershipChange::Demote(replica), None).await
-    }
-
-    /// Removes a member, also the leader itself.
-    ///
-    /// # Errors
-    /// As for [`Raft::change_membership`].
-    #[doc(alias = "remove_server")]
-    pub async fn remove(&self, replica: ReplicaId) -> Result<Changed, RequestError> {
-        self.change_membership(MembershipChange::Remove(replica), None).await
-    }
-
-    /// Hands leadership to `to`, or to the best replica; returns the new leader.
-    ///
-    /// # Errors
-    /// `Transfer`: it was refused or did not succeed in time; this replica leads on.
+    /// `Transfer`: it was refused, did not succeed in time, or another replica took over; the status says who
+    /// leads.
     #[doc(alias = "leadership_transfer")]
     pub async fn transfer_leadership(&self, to: Option<ReplicaId>) -> Result<ReplicaId, RequestError> {
         let Answer::Transferred { leader } = self.ask(Request::TransferLeadership { to }).await? else {
             return Err(unexpected());
         };
         Ok(leader)
+    }
+
+    /// Calls off the leadership transfer under way and returns its target. A target that was told to campaign
+    /// already may still do so.
+    ///
+    /// # Errors
+    /// When the replica or the node has stopped.
+    pub async fn abort_transfer(&self) -> Result<Option<ReplicaId>, RequestError> {
+        let Answer::TransferAborted { to } = self.ask(Request::AbortTransfer).await? else {
+            return Err(unexpected());
+        };
+        Ok(to)
+    }
+
+    /// Changes how this replica behaves while it runs: `core.election_timeout`, `core.heartbeat_interval`,
+    /// `core.election_delay`, the snapshot policy (but for the size of pieces) and the limits of what waits.
+    /// Returns what is in effect. Lasts until the group is closed; changes are made one after the other.
+    ///
+    /// # Errors
+    /// `Config`: a field that cannot work, or that cannot change while the replica runs. Nothing has changed.
+    #[doc(alias = "reload_config")]
+    pub async fn update_config(
+        &self,
+        change: impl FnOnce(&mut GroupConfig) + Send,
+    ) -> Result<GroupConfig, RequestError> {
+        let mut kept = self.config.lock().await;
+        let mut config = kept.clone();
+        change(&mut config);
+        let Answer::Reconfigured =
+            self.ask(Request::Reconfigure { config: Box::new(config.clone()) }).await?
+        else {
+            return Err(unexpected());
+        };
+        kept.clone_from(&config);
+        Ok(config)
     }
 
     /// Starts an election now, if this replica may. The status tells how it went.
@@ -378,7 +446,7 @@ impl Raft {
     #[doc(alias = "register_observer")]
     pub fn events(&self) -> RaftEvents {
         let receiver = self.feed.events.upgrade().map(|events| events.subscribe());
-        RaftEvents { receiver, missed: 0 }
+        RaftEvents { receiver, wanted: Box::new(|_| true), missed: 0 }
     }
 
     /// Waits until `what` holds of the status.
@@ -398,6 +466,11 @@ impl Raft {
         Err(Timeout { within, last: Box::new(self.status()) })
     }
 
+    pub(crate) fn has_stopped(&self) -> bool {
+        // The group was closed: nobody publishes any more.
+        self.feed.stopped.borrow().is_some() || self.feed.stopped.has_changed().is_err()
+    }
+
     /// Resolves with the reason when this replica has stopped: by itself, with its node, or because the group
     /// was closed.
     pub async fn stopped(&self) -> String {
@@ -409,24 +482,59 @@ impl Raft {
 
     /// Hands a request to the host thread.
     fn send(&self, request: Request) -> PendingAnswer {
-        let refused = |error| PendingAnswer::Refused(Some(error));
-        if self.shared.backlog.is_full() {
-            return refused(RequestError::Busy { what: "the backlog of the disk or the state machine" });
+        let mut answers = self.send_together([request]);
+        answers.pop().unwrap_or_else(|| self.pending(AnswerState::Refused(Some(unexpected()))))
+    }
+
+    /// Hands requests to the host thread, which looks at all of them in one turn. One answer each.
+    fn send_together(&self, requests: impl IntoIterator<Item = Request>) -> Vec<PendingAnswer> {
+        let mut states = Vec::new();
+        let mut inputs = Vec::new();
+        let mut full = None;
+        for request in requests {
+            if self.shared.backlog.is_full() {
+                full = full.or(Some("the backlog of the disk or the state machine"));
+            }
+            let permit =
+                full.is_none().then(|| self.shared.requests.admit(request_bytes(&request))).flatten();
+            let Some(permit) = permit else {
+                let what = *full.get_or_insert("the queue of requests");
+                states.push(AnswerState::Refused(Some(RequestError::Busy { what })));
+                continue;
+            };
+            let (reply, answer) = oneshot::channel();
+            inputs.push(HostInput::Request { group: self.group, request, reply, permit });
+            states.push(AnswerState::Waiting(answer));
         }
-        let Some(permit) = self.shared.requests.admit(request_bytes(&request)) else {
-            return refused(RequestError::Busy { what: "the queue of requests" });
-        };
-        let (reply, answer) = oneshot::channel();
-        let input = HostInput::Request { group: self.group, request, reply, permit };
-        match self.shared.mailbox.push(input) {
-            Ok(()) => PendingAnswer::Waiting(answer),
-            Err(_) => refused(RequestError::Stopped { reason: "the node has stopped".to_owned() }),
+        if self.shared.mailbox.push_together(inputs).is_err() {
+            for state in &mut states {
+                let reason = "the node has stopped".to_owned();
+                *state = AnswerState::Refused(Some(RequestError::Stopped { reason }));
+            }
         }
+        states.into_iter().map(|state| self.pending(state)).collect()
+    }
+
+    fn pending(&self, state: AnswerState) -> PendingAnswer {
+        PendingAnswer { state, deadline: self.within.and_then(Deadline::after) }
     }
 
     pub(crate) async fn ask(&self, request: Request) -> Result<Answer, RequestError> {
         let mut answer = self.send(request);
         std::future::poll_fn(|context| answer.poll(context)).await
+    }
+
+    /// `work`, which asks more than once, within the time that this handle gives.
+    pub(crate) async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, RequestError>>,
+    ) -> Result<T, RequestError> {
+        match self.within {
+            None => work.await,
+            Some(within) => tokio::time::timeout(within, work)
+                .await
+                .unwrap_or(Err(RequestError::DeadlinePassed { within })),
+        }
     }
 }
 
@@ -445,6 +553,8 @@ fn request_bytes(request: &Request) -> usize {
             | Request::ChangeMembers { .. }
             | Request::LeaveJoint { .. }
             | Request::TransferLeadership { .. }
+            | Request::AbortTransfer
+            | Request::Reconfigure { .. }
             | Request::Campaign
             | Request::TakeSnapshot => 0,
         }

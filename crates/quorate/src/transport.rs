@@ -37,6 +37,7 @@ use std::sync::Arc;
 use quorate_core::{EntryPayload, MessageBody, NodeId};
 use quorate_host::{Outbound, PeerBody, PeerMessage};
 
+pub(crate) use frame::PROTOCOL_VERSIONS;
 pub use handshake::{HandshakeError, Identity, Refusal};
 pub use memory::{MemoryNetwork, MemoryTransport};
 pub use tcp::TcpTransport;

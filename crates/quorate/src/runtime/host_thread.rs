@@ -48,6 +48,7 @@ pub(crate) enum HostInput {
 /// What the threads and handles of a node share.
 pub(crate) struct Shared {
     pub(crate) node: NodeId,
+    pub(crate) clock: Clock,
     pub(crate) mailbox: Mailbox<HostInput>,
     /// Requests that wait for the host thread.
     pub(crate) requests: Arc<Gauge>,
@@ -118,7 +119,6 @@ pub(crate) struct Lanes {
 
 pub(crate) struct HostThread {
     host: Host,
-    clock: Clock,
     shared: Arc<Shared>,
     lanes: Lanes,
     waiting: HashMap<Ticket, Reply>,
@@ -132,7 +132,6 @@ impl HostThread {
     pub(crate) fn new(shared: Arc<Shared>, config: HostConfig, lanes: Lanes) -> Self {
         Self {
             host: Host::with_config(shared.node, config),
-            clock: Clock::new(),
             shared,
             lanes,
             waiting: HashMap::new(),
@@ -154,13 +153,13 @@ impl HostThread {
     }
 
     fn until_deadline(&self) -> Duration {
-        let now = self.clock.now().mono;
+        let now = self.shared.clock.now().mono;
         self.host.next_deadline().map_or(WAIT_MAX, |deadline| deadline.since(now).min(WAIT_MAX))
     }
 
     /// One turn; the reason when the node shall stop.
     fn turn(&mut self, inputs: Vec<HostInput>) -> Option<String> {
-        let now = self.clock.now();
+        let now = self.shared.clock.now();
         let mut stop: Option<String> = None;
         let mut closed = Vec::new();
         for input in inputs {
@@ -345,7 +344,7 @@ impl HostThread {
             HostInput::Request { reply, .. } => {
                 drop(reply.send(Err(RequestError::Stopped { reason: reason.to_owned() })));
             }
-            HostInput::Event(event) => self.host.on_event(self.clock.now(), event),
+            HostInput::Event(event) => self.host.on_event(self.shared.clock.now(), event),
             // Dropping a reply's sender answers it.
             HostInput::Received { .. }
             | HostInput::Open { .. }
@@ -360,6 +359,7 @@ fn differs(a: &GroupStatus, b: &GroupStatus) -> bool {
         || a.replica != b.replica
         || a.term != b.term
         || a.leader != b.leader
+        || a.leader_ready != b.leader_ready
         || a.leader_hint != b.leader_hint
         || a.last != b.last
         || a.commit != b.commit

@@ -37,6 +37,21 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
+    /// Leaves all of `items`, so that they are taken together.
+    ///
+    /// # Errors
+    /// Gives them back when the mailbox is closed.
+    pub(crate) fn push_together(&self, mut items: Vec<T>) -> Result<(), Vec<T>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.closed {
+            return Err(items);
+        }
+        state.items.append(&mut items);
+        drop(state);
+        self.filled.notify_one();
+        Ok(())
+    }
+
     /// Leaves all of `items`, or drops them when the mailbox is closed.
     pub(crate) fn push_all(&self, items: impl IntoIterator<Item = T>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
