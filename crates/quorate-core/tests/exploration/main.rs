@@ -152,6 +152,13 @@ searches! {
         steps_max: 8,
         ..Scenario::plain("", 3)
     };
+    a_group_at_rest_wakes sees 10_000 in Scenario {
+        before: &[Before::Campaign(1), Before::Tick(1), Before::Tick(1), Before::Tick(1)],
+        allowed: Allowance { campaigns: 1, proposals: 1, crashes: 1, ticks: 2, ..NONE },
+        settings: Settings { rests: true, ..AT_ONCE },
+        steps_max: 6,
+        ..Scenario::plain("", 3)
+    };
     a_pre_vote_is_no_vote sees 60_000 in Scenario {
         allowed: Allowance { campaigns: 2, ..NONE },
         settings: Settings { pre_vote: true, ..AT_ONCE },

@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) writes_at_once: bool,
     /// Appends carry one entry each.
     pub(crate) small_appends: bool,
+    /// The group rests after a while in which nothing happened.
+    pub(crate) rests: bool,
     pub(crate) fault: Fault,
 }
 
@@ -425,6 +427,7 @@ fn config(id: u64, settings: &Settings) -> Config {
         pre_vote: settings.pre_vote,
         check_quorum: settings.check_quorum,
         append_bytes_max: if settings.small_appends { 1 } else { defaults.append_bytes_max },
+        quiesce_after: settings.rests.then_some(defaults.heartbeat_interval * 2),
         ..defaults
     }
 }

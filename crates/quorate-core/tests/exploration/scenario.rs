@@ -36,6 +36,8 @@ pub(crate) enum Before {
     Compact(u64),
     /// Nothing that this replica says or is told arrives any more.
     Cut(u64),
+    /// Its next deadline comes.
+    Tick(u64),
     /// The disk of this replica hangs: its writes stay on their way, also when the search begins.
     Stall(u64),
     /// The power of this replica fails; its disk works again.
@@ -65,6 +67,7 @@ impl Scenario {
             check_quorum: false,
             writes_at_once: false,
             small_appends: false,
+            rests: false,
             fault: Fault::None,
         };
         let allowed = Allowance {
@@ -99,6 +102,7 @@ impl Scenario {
                 Before::Propose(id) => (id, Input::Propose),
                 Before::Demote(id, other) => (id, Input::Demote(other)),
                 Before::Promote(id, other) => (id, Input::Promote(other)),
+                Before::Tick(id) => (id, Input::Tick),
                 Before::Compact(id) => (id, Input::Compact),
                 Before::Crash(id) => {
                     lost.stalled.retain(|stalled| *stalled != id);
