@@ -343,6 +343,7 @@ fn node_failure(config: &ServerConfig, error: quorate::StartError) -> StartError
             }
             DataDirError::Version { .. }
             | DataDirError::Damaged { .. }
+            | DataDirError::PeersDamaged { .. }
             | DataDirError::NoIdentity { .. }
             | DataDirError::LostLog
             | DataDirError::Io { .. }

@@ -2,6 +2,7 @@
 //!
 //!   LOCK         held by the running process; its process id is inside
 //!   NODE         format version, cluster, node, incarnation (written once, checksummed)
+//!   PEERS        the incarnations of the nodes it has met (`known_peers`)
 //!   wal/         the log of all groups
 //!   snapshots/   finished snapshots
 //!   engine/      belongs to the server
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use quorate_core::NodeId;
 
 use crate::disk::{Disk, DiskLock};
+use crate::known_peers::KnownPeers;
 
 const LOCK: &str = "LOCK";
 const NODE: &str = "NODE";
@@ -91,6 +93,14 @@ pub enum DataDirError {
         "NODE is damaged ({what}): restore this node from its peers: remove it, then add it again with a new id and an empty directory"
     )]
     Damaged {
+        /// What does not hold.
+        what: &'static str,
+    },
+    /// The PEERS file is not what was written.
+    #[error(
+        "PEERS is damaged ({what}): restore this node from its peers: remove it, then add it again with a new id and an empty directory"
+    )]
+    PeersDamaged {
         /// What does not hold.
         what: &'static str,
     },
@@ -192,6 +202,14 @@ impl DataDir {
     #[must_use]
     pub const fn is_new(&self) -> bool {
         self.is_new
+    }
+
+    /// The nodes it has met.
+    ///
+    /// # Errors
+    /// Newer, damaged, or the disk said no.
+    pub fn known_peers(&self) -> Result<KnownPeers, DataDirError> {
+        KnownPeers::open(self.disk())
     }
 
     /// The disk it is on.

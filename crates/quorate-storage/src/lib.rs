@@ -9,7 +9,7 @@
 //! * [`LogStore`] holds term, vote and log of every group of a node; one [`LogBatch`] is one atomic
 //!   write. [`Wal`] is the durable one: all groups share its segments and its syncs.
 //! * [`SnapshotStore`] holds finished snapshots, verified chunk by chunk.
-//! * [`DataDir`] says whose directory it is and that one process uses it.
+//! * [`DataDir`] says whose directory it is and that one process uses it; [`KnownPeers`] whom that one has met.
 //! * [`Disk`] is the only way to files. [`MemDisk`] forgets, tears and fails on demand.
 //! * [`conformance`] is for those who write another store.
 //!
@@ -46,6 +46,7 @@ mod entry_window;
 mod error;
 mod file_snapshot_store;
 mod group_log;
+mod known_peers;
 mod log_store;
 mod mem_disk;
 mod mem_log_store;
@@ -58,6 +59,7 @@ pub use data_dir::{DataDir, DataDirError, Identity};
 pub use disk::{Disk, DiskFile, DiskLock};
 pub use error::{Damage, LogError, SnapshotError};
 pub use file_snapshot_store::FileSnapshotStore;
+pub use known_peers::{KnownPeers, RecogniseError};
 pub use log_store::{GroupState, GroupWrite, LogBatch, LogReader, LogStats, LogStore, WriteDone};
 pub use mem_disk::{DiskFault, MemDisk, SECTOR_BYTES};
 pub use mem_log_store::MemLogStore;

@@ -73,7 +73,7 @@ pub use quorate_host::{
     MachineError, Outbound, Outcome, PeerBody, PeerMessage, RecoverError, Recovered, RequestError,
     SessionConfig, SessionId, SnapshotPolicy, SnapshotSource, StateMachine,
 };
-pub use quorate_storage::{Damage, DataDirError, LogError, LogStats, SnapshotError, WalConfig};
+pub use quorate_storage::{Damage, DataDirError, KnownPeers, LogError, LogStats, SnapshotError, WalConfig};
 
 /// The README's example, compiled.
 #[cfg(doctest)]

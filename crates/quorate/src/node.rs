@@ -240,7 +240,7 @@ impl Node {
     }
 
     fn run(config: NodeConfig, stores: Stores, transport: Arc<dyn Transport>) -> Result<Self, StartError> {
-        let Stores { log: log_store, snapshots, directory, .. } = stores;
+        let Stores { log: log_store, snapshots, known_peers, directory, .. } = stores;
         let reader = log_store.reader();
         let groups_at_start = log_store.groups().iter().map(|state| state.group).collect();
         let queues = &config.queues;
@@ -283,6 +283,9 @@ impl Node {
         let snapshotter = Snapshotter::new(&config.host, Arc::clone(&snapshots));
         let mailbox = Arc::clone(&read);
         running.spawn("read", move |shared| read_loop(fetcher, snapshotter, &mailbox, shared))?;
+        if let Some(known_peers) = known_peers {
+            transport.remember(known_peers);
+        }
         transport.start(Arc::clone(&shared) as Arc<dyn Inbound>);
         Ok(Self {
             config,

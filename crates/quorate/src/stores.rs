@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use quorate_storage::{
-    DataDir, DataDirError, FileSnapshotStore, Identity, LogError, LogStore, MemLogStore, MemSnapshotStore,
-    OsDisk, SnapshotError, SnapshotStore, Wal, WalConfig,
+    DataDir, DataDirError, FileSnapshotStore, Identity, KnownPeers, LogError, LogStore, MemLogStore,
+    MemSnapshotStore, OsDisk, SnapshotError, SnapshotStore, Wal, WalConfig,
 };
 
 use crate::config::{NodeConfig, Storage};
@@ -15,6 +15,8 @@ pub(crate) struct Stores {
     pub(crate) log: Box<dyn LogStore>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) incarnation: u64,
+    /// Whom the node has met; nobody is remembered without a directory.
+    pub(crate) known_peers: Option<KnownPeers>,
     /// Held, and with it the lock, until the node has ended.
     pub(crate) directory: Option<DataDir>,
 }
@@ -62,13 +64,15 @@ impl Stores {
             Storage::Memory => {
                 let log = Box::new(MemLogStore::new());
                 let snapshots = Arc::new(MemSnapshotStore::new());
-                return Ok(Self { log, snapshots, incarnation, directory: None });
+                return Ok(Self { log, snapshots, incarnation, known_peers: None, directory: None });
             }
         };
         let identity = Identity { cluster: config.cluster.0, node: config.node, incarnation };
         let directory = DataDir::open(Arc::new(OsDisk::new(&path)), identity)
             .map_err(|source| StoreError::Directory { path: path.clone(), source })?;
         let incarnation = directory.identity().incarnation;
+        let known_peers =
+            directory.known_peers().map_err(|source| StoreError::Directory { path: path.clone(), source })?;
         let wal = WalConfig { salt: incarnation, ..config.wal };
         let log = Wal::open(directory.disk(), &directory.wal(), wal)
             .map_err(|source| StoreError::Log { path: path.clone(), source })?;
@@ -78,6 +82,7 @@ impl Stores {
             log: Box::new(log),
             snapshots: Arc::new(snapshots),
             incarnation,
+            known_peers: Some(known_peers),
             directory: Some(directory),
         })
     }

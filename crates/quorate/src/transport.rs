@@ -36,6 +36,7 @@ use std::sync::Arc;
 
 use quorate_core::{EntryPayload, MessageBody, NodeId};
 use quorate_host::{Outbound, PeerBody, PeerMessage};
+use quorate_storage::KnownPeers;
 
 pub(crate) use frame::PROTOCOL_VERSIONS;
 pub use handshake::{HandshakeError, Identity, Refusal};
@@ -57,6 +58,11 @@ pub use tls_error::{CertificateProblem, TlsError, TlsLoadError, TlsPart};
 ///   to it is dropped for that reason.
 /// * After `stop` has resolved nothing is delivered any more, and every task and thread has ended.
 pub trait Transport: Send + Sync {
+    /// Notes every peer's incarnation in `known_peers` before the peer is heard, and refuses what does not
+    /// fit. Called at most once, before `start`. A transport without a handshake has no use for it.
+    fn remember(&self, known_peers: KnownPeers) {
+        drop(known_peers);
+    }
     /// Starts delivering to `inbound`. Called once, before the first `send`.
     fn start(&self, inbound: Arc<dyn Inbound>);
     /// Sends messages.

@@ -14,8 +14,8 @@ use quorate_core::{
 };
 use quorate_storage::conformance::LogModel;
 use quorate_storage::{
-    DataDir, Disk, FileSnapshotStore, GroupWrite, Identity, LogBatch, LogStore, MemDisk, SnapshotStore, Wal,
-    WalConfig,
+    DataDir, Disk, FileSnapshotStore, GroupWrite, Identity, KnownPeers, LogBatch, LogStore, MemDisk,
+    SnapshotStore, Wal, WalConfig,
 };
 
 fn members() -> Arc<Membership> {
@@ -174,4 +174,17 @@ fn node_file_is_what_the_fixture_says() {
     let copy = MemDisk::new();
     copy.overwrite(Path::new("NODE"), golden(&disk, "NODE", "node.txt"));
     assert_eq!(DataDir::inspect(&copy).unwrap(), Some(identity));
+}
+
+#[test]
+fn peers_file_is_what_the_fixture_says() {
+    let disk = MemDisk::new();
+    let mut peers = KnownPeers::open(Arc::new(disk.clone())).unwrap();
+    peers.recognise(NodeId(2), 0x0123_4567_89ab_cdef).unwrap();
+    peers.recognise(NodeId(1), 7).unwrap();
+    let copy = MemDisk::new();
+    copy.overwrite(Path::new("PEERS"), golden(&disk, "PEERS", "peers.txt"));
+    let mut peers = KnownPeers::open(Arc::new(copy)).unwrap();
+    peers.recognise(NodeId(1), 7).unwrap();
+    peers.recognise(NodeId(2), 7).unwrap_err();
 }

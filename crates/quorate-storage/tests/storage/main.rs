@@ -7,4 +7,5 @@ mod crash_points;
 mod damage;
 mod data_dir;
 mod formats;
+mod known_peers;
 mod space;

@@ -77,7 +77,7 @@ async fn a_log_that_cannot_be_written_ends_the_node_and_answers_everybody() {
     let log =
         Box::new(BreakableLog { log: MemLogStore::new(), broken: Arc::clone(&broken), waiting: Vec::new() });
     let snapshots = Arc::new(MemSnapshotStore::new());
-    let stores = Stores { log, snapshots, incarnation: 1, directory: None };
+    let stores = Stores { log, snapshots, incarnation: 1, known_peers: None, directory: None };
     let config = NodeConfig { node: NodeId(1), ..NodeConfig::default() };
     let network = MemoryNetwork::new(1);
     let node = Node::run(config, stores, Arc::new(network.transport(NodeId(1)))).unwrap();

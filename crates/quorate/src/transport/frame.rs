@@ -214,6 +214,7 @@ pub(crate) fn write_refused(refusal: &Refusal, out: &mut Vec<u8>) {
         Refusal::Certificate => (8, 0),
         Refusal::TlsRequired => (9, 0),
         Refusal::PlainOnly => (10, 0),
+        Refusal::NotNoted => (11, 0),
         Refusal::Other { code } => (*code, 0),
     };
     let start = out.len();
@@ -297,6 +298,7 @@ fn parse_refused(body: &[u8]) -> Result<Refusal, FrameError> {
         8 => Refusal::Certificate,
         9 => Refusal::TlsRequired,
         10 => Refusal::PlainOnly,
+        11 => Refusal::NotNoted,
         code => Refusal::Other { code },
     })
 }

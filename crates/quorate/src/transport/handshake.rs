@@ -8,17 +8,20 @@
 //!     checks the same of the speaker
 //! ```
 //!
-//! * A node id belongs to one data directory for as long as this process remembers: a wiped directory could have
-//!   forgotten a vote, so it must come back as a new node. A process that has just started believes whoever comes first.
-//!   What an old directory then says does no harm where its replica was removed: replica ids are never used again, and
-//!   the membership decides which node speaks for a replica. Only a replica *made again* with its old id (the initial
-//!   members' ids are known beforehand) could; `docs/operations.md` forbids that.
+//! * A node id belongs to one data directory, by its incarnation: a wiped directory could have forgotten a vote, so it
+//!   must come back as a new node. The first contact is noted in the own data directory before anything the peer says
+//!   counts, so that this also holds after all have been restarted. A node that keeps nothing on disk (and a transport
+//!   that was given no [`KnownPeers`]) remembers for as long as its process runs, and so believes whoever comes first.
+//!   Nodes that never spoke with the old directory cannot know: two followers first meet when one of them campaigns.
+//! * What cannot be noted is refused: the peer tries again, and nothing else is harmed.
 //! * Of two live processes with one node id and one directory (a copy), the one started later is believed.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::btree_map::Entry;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use quorate_core::NodeId;
+use quorate_storage::{KnownPeers, RecogniseError};
 use tokio::sync::oneshot;
 
 use crate::config::ClusterId;
@@ -85,6 +88,9 @@ pub enum Refusal {
     /// TLS, where only plain bytes are spoken.
     #[error("TLS is not spoken there: give both nodes certificates, or neither")]
     PlainOnly,
+    /// The other side cannot write down whom it has met.
+    #[error("it cannot note this node in its data directory: check the disk of the node that refused")]
+    NotNoted,
     /// A reason that this build does not know.
     #[error("for a reason unknown to this build (code {code}): upgrade this node")]
     Other {
@@ -184,6 +190,8 @@ pub(crate) struct Acquaintances {
     me: Identity,
     address: String,
     known: Mutex<BTreeMap<NodeId, Known>>,
+    /// What survives this process.
+    durable: OnceLock<Mutex<KnownPeers>>,
 }
 
 struct Known {
@@ -212,7 +220,13 @@ const KNOWN_MAX: usize = 4096;
 
 impl Acquaintances {
     pub(crate) fn new(me: Identity, address: String) -> Self {
-        Self { me, address, known: Mutex::new(BTreeMap::new()) }
+        Self { me, address, known: Mutex::new(BTreeMap::new()), durable: OnceLock::new() }
+    }
+
+    /// From now on every first contact is checked against `known_peers` and noted there.
+    pub(crate) fn remember(&self, known_peers: KnownPeers) {
+        // A second call would be one transport for two directories: the first one stays.
+        self.durable.get_or_init(|| Mutex::new(known_peers));
     }
 
     pub(crate) fn me(&self) -> Speaker {
@@ -267,7 +281,7 @@ impl Acquaintances {
             return Err(Refusal::SameNodeId);
         }
         let mut nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = Self::recognise(&mut nodes, &hello.speaker)?;
+        let known = self.recognise(&mut nodes, &hello.speaker)?;
         let (end, replaced) = oneshot::channel();
         known.live.insert(hello.channel, Live { number, _end: end });
         let version = hello.versions.1.min(mine_max);
@@ -286,7 +300,7 @@ impl Acquaintances {
             return Err(Refusal::OtherNode { theirs: welcome.speaker.node });
         }
         let mut nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        Self::recognise(&mut nodes, &welcome.speaker).map(|_| ())
+        self.recognise(&mut nodes, &welcome.speaker).map(|_| ())
     }
 
     /// An admitted connection has ended.
@@ -301,18 +315,25 @@ impl Acquaintances {
 
     /// Finds or adds what is known of the speaker, and brings it up to date.
     fn recognise<'a>(
+        &self,
         nodes: &'a mut BTreeMap<NodeId, Known>,
         speaker: &Speaker,
     ) -> Result<&'a mut Known, Refusal> {
         if nodes.len() >= KNOWN_MAX && !nodes.contains_key(&speaker.node) {
             return Err(Refusal::TooManyConnections);
         }
-        let known = nodes.entry(speaker.node).or_insert_with(|| Known {
-            incarnation: speaker.incarnation,
-            started: speaker.started,
-            address: speaker.address.clone(),
-            live: BTreeMap::new(),
-        });
+        let known = match nodes.entry(speaker.node) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(stranger) => {
+                self.note(speaker)?;
+                stranger.insert(Known {
+                    incarnation: speaker.incarnation,
+                    started: speaker.started,
+                    address: speaker.address.clone(),
+                    live: BTreeMap::new(),
+                })
+            }
+        };
         if known.incarnation != speaker.incarnation {
             return Err(Refusal::OtherDirectory);
         }
@@ -326,5 +347,20 @@ impl Acquaintances {
         }
         known.address.clone_from(&speaker.address);
         Ok(known)
+    }
+
+    /// Notes a node that this process meets for the first time. Waits for the disk, once in the life of each pair
+    /// of nodes; no other handshake gets past this one meanwhile.
+    fn note(&self, speaker: &Speaker) -> Result<(), Refusal> {
+        let Some(durable) = self.durable.get() else { return Ok(()) };
+        let mut durable = durable.lock().unwrap_or_else(PoisonError::into_inner);
+        match durable.recognise(speaker.node, speaker.incarnation) {
+            Ok(()) => Ok(()),
+            Err(RecogniseError::OtherDirectory { .. }) => Err(Refusal::OtherDirectory),
+            Err(error) => {
+                tracing::error!(peer = %speaker.node, "a peer cannot be noted and is refused: {error}");
+                Err(Refusal::NotNoted)
+            }
+        }
     }
 }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quorate_core::NodeId;
 use quorate_host::{Lane, Outbound};
+use quorate_storage::KnownPeers;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -221,6 +222,10 @@ impl TcpTransport {
 }
 
 impl Transport for TcpTransport {
+    fn remember(&self, known_peers: KnownPeers) {
+        self.acquaintances.remember(known_peers);
+    }
+
     fn start(&self, inbound: Arc<dyn Inbound>) {
         let context = LinkContext {
             config: self.config.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quorate_core::{GroupId, LogIndex, Message, MessageBody, NodeId, ReplicaId, Term};
 use quorate_host::{Lane, Outbound, PeerBody, PeerMessage};
+use quorate_storage::{DiskFault, KnownPeers, MemDisk};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -123,6 +124,49 @@ async fn a_wiped_node_is_refused_while_its_old_directory_is_remembered() {
         Hello { speaker: Speaker { incarnation: 7, started: 2000, ..hello(1, 2).speaker }, ..hello(1, 2) };
     let (_stream, answer) = greet(&transport, &wiped).await;
     assert_eq!(answer, Some(Frame::Refused(Refusal::OtherDirectory)));
+    transport.stop().await;
+}
+
+async fn start_on(identity: Identity, disk: &MemDisk) -> TcpTransport {
+    let config = TransportConfig::default();
+    let transport = TcpTransport::bind("127.0.0.1:0", None, identity, config).await.unwrap();
+    transport.remember(KnownPeers::open(Arc::new(disk.clone())).unwrap());
+    transport.start(Arc::new(Counted::default()));
+    transport
+}
+
+/// The votes that a wiped directory gave count for those who have been restarted since, too.
+#[tokio::test]
+async fn a_wiped_node_is_refused_after_its_peer_was_restarted() {
+    let disk = MemDisk::new();
+    let transport = start_on(identity(2), &disk).await;
+    let (stream, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
+    drop(stream);
+    transport.stop().await;
+    disk.crash(1);
+
+    let transport = start_on(identity(2), &disk).await;
+    let wiped =
+        Hello { speaker: Speaker { incarnation: 7, started: 2000, ..hello(1, 2).speaker }, ..hello(1, 2) };
+    let (_stream, answer) = greet(&transport, &wiped).await;
+    assert_eq!(answer, Some(Frame::Refused(Refusal::OtherDirectory)));
+    let (_stream, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
+    transport.stop().await;
+}
+
+/// Who is not noted must not be heard: it could come back wiped, and nobody would know.
+#[tokio::test]
+async fn a_peer_that_cannot_be_noted_is_refused_until_it_can() {
+    let disk = MemDisk::new();
+    let transport = start_on(identity(2), &disk).await;
+    disk.fail_at(disk.operations(), DiskFault::Error);
+    let (mut stream, answer) = greet(&transport, &hello(1, 2)).await;
+    assert_eq!(answer, Some(Frame::Refused(Refusal::NotNoted)));
+    closed(&mut stream).await;
+    let (_stream, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
     transport.stop().await;
 }
 
@@ -327,6 +371,7 @@ async fn handshake_frames_survive_the_round_trip() {
         Refusal::Certificate,
         Refusal::TlsRequired,
         Refusal::PlainOnly,
+        Refusal::NotNoted,
         Refusal::Other { code: 999 },
     ];
     for refusal in &refusals {
