@@ -113,13 +113,16 @@ mod quorum;
 mod raw_node;
 mod read;
 mod ready;
+mod receiving;
 mod rng;
 mod role;
 mod shared;
 mod snapshot_wish;
 mod status;
 mod transfer;
+mod transitions;
 mod types;
+mod voting;
 mod witness;
 mod writes;
 

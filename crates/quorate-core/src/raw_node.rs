@@ -8,22 +8,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::candidate::Candidate;
 use crate::change::{MembershipChange, MembershipTransition};
 use crate::config::{Config, ConfigError, DELAY_TIMEOUTS_MAX};
-use crate::entries::Entries;
 use crate::entry::Entry;
 pub use crate::error::{
     ChangeError, ProposeError, ReadError, Rejected, RestoreError, SnapshotOutcome, SnapshotRequestError,
     TransferError,
 };
-use crate::event::{RaftEvent, RoleName, RoleReason, VoteRefusal};
+use crate::event::{RaftEvent, RoleName, RoleReason};
 use crate::follower::Follower;
 use crate::gate;
-use crate::leader::Leader;
 use crate::membership::Membership;
-use crate::message::{Append, Message, MessageBody, SnapshotMeta, VoteRequest};
+use crate::message::{Message, SnapshotMeta};
 use crate::ready::{PersistToken, ReadTicket, Ready};
+use crate::receiving::without_entries;
 use crate::rng::SplitMix64;
 use crate::role::{Role, Transition};
 use crate::shared::Shared;
@@ -51,8 +49,8 @@ pub struct Restored {
 /// One replica of one group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RawNode {
-    shared: Shared,
-    role: Role,
+    pub(crate) shared: Shared,
+    pub(crate) role: Role,
 }
 
 impl RawNode {
@@ -127,174 +125,6 @@ impl RawNode {
             self.shared.event(RaftEvent::MessageRejected { reason, message: Box::new(outline) });
         }
         taken
-    }
-
-    /// Whether the sender may say this to a replica in this role. Leaders and candidates may be
-    /// members that this replica has not heard of yet; who answers must have been asked.
-    fn may_speak(&self, message: &Message) -> bool {
-        match message.body {
-            MessageBody::Append(_)
-            | MessageBody::Heartbeat { .. }
-            | MessageBody::InstallSnapshot(_)
-            | MessageBody::PreVote(_)
-            | MessageBody::Vote(_)
-            | MessageBody::Quiesce { .. }
-            | MessageBody::TimeoutNow => true,
-            MessageBody::PreVoteReply { .. }
-            | MessageBody::VoteReply { .. }
-            | MessageBody::AppendReply(_)
-            | MessageBody::HeartbeatReply { .. }
-            | MessageBody::ReadIndex { .. }
-            | MessageBody::RequestSnapshot { .. }
-            | MessageBody::ReadIndexReply { .. } => match &self.role {
-                Role::Leader(leader) => leader.progress.get(message.from).is_some(),
-                Role::Follower(_) | Role::Candidate(_) => {
-                    self.shared.membership().get(message.from).is_some()
-                        || self.shared.leader == Some(message.from)
-                }
-            },
-        }
-    }
-
-    fn dispatch(&mut self, message: &Message) -> Result<(), Rejected> {
-        if !self.may_speak(message) {
-            return Err(Rejected::UnknownSender);
-        }
-        if self.shared.is_traced() {
-            self.shared.event(RaftEvent::MessageReceived { message: Box::new(message.clone()) });
-        }
-        if let MessageBody::PreVote(request) | MessageBody::Vote(request) = message.body {
-            self.answer_vote(message, request);
-            return Ok(());
-        }
-        // A refusal of a pre-vote carries the voter's own term, which may be older: it still counts.
-        let refuses = matches!(message.body, MessageBody::PreVoteReply { granted: false });
-        if message.term < self.shared.term && !refuses {
-            return self.answer_old_term(message);
-        }
-        if matches!(message.body, MessageBody::PreVoteReply { granted: true })
-            && message.term != self.shared.term.next()
-        {
-            // A grant carries the asked term: this one was asked for in an earlier round, or never.
-            return if message.term == self.shared.term { Ok(()) } else { Err(Rejected::Unexpected) };
-        }
-        self.follow_term(message)?;
-        if leads(&message.body) {
-            // A replica that has just joined learns from its leader which epoch its group is in.
-            self.shared.epoch_heard = self.shared.epoch_heard.max(message.epoch);
-        }
-        let next = match &mut self.role {
-            Role::Follower(follower) => follower.step(&mut self.shared, message)?,
-            Role::Candidate(candidate) => candidate.step(&mut self.shared, message)?,
-            Role::Leader(leader) => leader.step(&mut self.shared, message)?,
-        };
-        self.become_next(next);
-        Ok(())
-    }
-
-    /// A message of an older term is void; its sender must learn of the newer one where it would
-    /// otherwise lead (or wait) for ever: PreVote and CheckQuorum together need that (etcd #8501).
-    fn answer_old_term(&mut self, message: &Message) -> Result<(), Rejected> {
-        if leads(&message.body) {
-            let last = LogId::default();
-            self.shared.send(message.from, MessageBody::HeartbeatReply { read_round: 0, last });
-        }
-        Err(Rejected::OldTerm)
-    }
-
-    /// Takes over a later term, and the leader that a message of the current term proves.
-    fn follow_term(&mut self, message: &Message) -> Result<(), Rejected> {
-        let leads = leads(&message.body);
-        let asks_only = matches!(message.body, MessageBody::PreVoteReply { granted: true });
-        if message.term > self.shared.term && !asks_only {
-            self.shared.raise_term(message.term, None);
-            let leader = leads.then_some(message.from);
-            self.become_next(Transition::Follow { leader, reason: RoleReason::HigherTerm });
-        } else if leads {
-            match (&self.role, self.shared.leader) {
-                (Role::Leader(_), _) => return Err(Rejected::TwoLeaders),
-                (Role::Follower(_), Some(leader)) if leader != message.from => {
-                    return Err(Rejected::TwoLeaders);
-                }
-                (Role::Follower(_), Some(_)) => {}
-                (Role::Follower(_) | Role::Candidate(_), _) => {
-                    let leader = Some(message.from);
-                    self.become_next(Transition::Follow { leader, reason: RoleReason::HeardLeader });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Votes and pre-votes (Raft §5.4.1, thesis §4.2.3 and §9.6), in every role alike.
-    fn answer_vote(&mut self, message: &Message, request: VoteRequest) {
-        let (candidate, term) = (message.from, message.term);
-        let pre = matches!(message.body, MessageBody::PreVote(_));
-        let hears = self.shared.config.check_quorum && self.hears_a_leader();
-        let rested = self.rouse(candidate);
-        let stays = !request.transfer && (hears || rested || self.shared.keeps_promise());
-        // A leader knows for sure who is no member: a removed replica cannot depose it.
-        let removed =
-            matches!(self.role, Role::Leader(_)) && self.shared.membership().get(candidate).is_none();
-        let sticky = stays || removed;
-        let mut refusal = None;
-        if term < self.shared.term || (pre && term == self.shared.term) {
-            refusal = Some(VoteRefusal::OldTerm);
-        } else if sticky {
-            refusal = Some(VoteRefusal::HeardLeader);
-        } else if !pre && term > self.shared.term {
-            self.shared.raise_term(term, None);
-            self.become_next(Transition::Follow { leader: None, reason: RoleReason::HigherTerm });
-        }
-        if refusal.is_none() && (request.last < self.shared.log.last() || self.shared.has_lost_entries()) {
-            refusal = Some(VoteRefusal::LogBehind);
-        }
-        let taken = self.shared.vote.is_some_and(|vote| vote != candidate) || self.shared.leader.is_some();
-        if refusal.is_none() && !pre && taken && self.shared.vote != Some(candidate) {
-            refusal = Some(VoteRefusal::AlreadyVoted);
-        }
-        self.shared.event(RaftEvent::VoteAnswered { candidate, term, pre, refusal });
-        let granted = refusal.is_none();
-        if pre {
-            // A grant carries the asked term; a refusal the voter's own, so that a later term spreads
-            // even where nobody wins (etcd #8243).
-            let answered = if granted { term } else { self.shared.term };
-            self.shared.send_in(answered, candidate, MessageBody::PreVoteReply { granted });
-            return;
-        }
-        if granted && self.shared.vote.is_none() {
-            self.shared.vote = Some(candidate);
-            if let Role::Follower(follower) = &mut self.role {
-                follower.deadline = Some(self.shared.election_deadline());
-            }
-        }
-        // A voter that stays with its leader says nothing: its older term would mean nothing.
-        if refusal != Some(VoteRefusal::HeardLeader) {
-            self.shared.send(candidate, MessageBody::VoteReply { granted });
-        }
-    }
-
-    /// A campaign wakes who rests: a leader so that it shows that it is there; a follower, which says no this
-    /// time to anybody but its leader, so that it waits for it from now on. Says whether it says no.
-    fn rouse(&mut self, candidate: ReplicaId) -> bool {
-        let member = self.shared.membership().get(candidate).is_some();
-        match &mut self.role {
-            Role::Leader(leader) if member => leader.stir(&mut self.shared),
-            Role::Follower(follower) if follower.is_resting() => {
-                follower.wake(&mut self.shared);
-                return self.shared.leader != Some(candidate);
-            }
-            Role::Leader(_) | Role::Follower(_) | Role::Candidate(_) => {}
-        }
-        false
-    }
-
-    fn hears_a_leader(&self) -> bool {
-        match self.role {
-            Role::Leader(_) => true,
-            Role::Follower(_) => self.shared.hears_leader(),
-            Role::Candidate(_) => false,
-        }
     }
 
     // ---- users ----------------------------------------------------------------------------------
@@ -722,114 +552,4 @@ impl RawNode {
         }
         Some(SnapshotMeta { last, membership, membership_id })
     }
-
-    // ---- roles ----------------------------------------------------------------------------------
-
-    /// The one place where a role changes.
-    fn become_next(&mut self, next: Transition) {
-        if !matches!(next, Transition::Stay) {
-            self.change_role(next);
-        }
-    }
-
-    fn change_role(&mut self, next: Transition) {
-        match next {
-            Transition::Stay => {}
-            Transition::Follow { leader, reason } => self.become_follower(leader, reason),
-            Transition::Campaign { transfer, reason } => self.campaign_as_voter(transfer, reason),
-            Transition::Elect { transfer } => self.become_candidate(transfer, RoleReason::Won),
-            Transition::Lead => {
-                self.shared.leader = Some(self.shared.id());
-                self.shared.role_event(RoleName::Leader, RoleReason::Won);
-                let leader = Leader::new(&mut self.shared);
-                self.role = Role::Leader(Box::new(leader));
-            }
-        }
-    }
-
-    fn leave_role(&mut self) {
-        match &mut self.role {
-            Role::Leader(leader) => leader.abandon(&mut self.shared),
-            Role::Follower(follower) => follower.fail_reads(&mut self.shared),
-            Role::Candidate(_) => {}
-        }
-    }
-
-    fn become_follower(&mut self, leader: Option<ReplicaId>, reason: RoleReason) {
-        self.leave_role();
-        self.shared.leader = leader;
-        if leader.is_some() {
-            self.shared.heard_leader = Some(self.shared.now);
-        }
-        let mut follower = Follower::new(&mut self.shared);
-        if let (Role::Follower(before), None) = (&self.role, leader) {
-            // Only a leader and a vote granted put the own campaign off (Raft §5.2); a candidate that
-            // cannot win must not silence the one that could by raising terms.
-            follower.deadline = before.deadline.or(follower.deadline);
-        }
-        self.role = Role::Follower(follower);
-        self.shared.role_event(RoleName::Follower, reason);
-    }
-
-    fn campaign_as_voter(&mut self, transfer: bool, reason: RoleReason) {
-        if !self.shared.may_campaign() {
-            if matches!(self.role, Role::Candidate(_)) {
-                self.become_follower(None, RoleReason::Removed);
-            }
-            return;
-        }
-        if transfer || !self.shared.config.pre_vote {
-            self.become_candidate(transfer, reason);
-            return;
-        }
-        // A pre-candidate believes in no leader, or two of them could refuse each other for ever (etcd #9586).
-        self.leave_role();
-        self.shared.leader = None;
-        self.shared.role_event(RoleName::PreCandidate, reason);
-        let candidate = Candidate::new(&mut self.shared, true, transfer);
-        let next = candidate.decide(&self.shared);
-        self.role = Role::Candidate(candidate);
-        self.become_next(next);
-    }
-
-    fn become_candidate(&mut self, transfer: bool, reason: RoleReason) {
-        self.leave_role();
-        let (id, term) = (self.shared.config.id, self.shared.term.next());
-        self.shared.raise_term(term, Some(id));
-        self.shared.leader = None;
-        self.shared.role_event(RoleName::Candidate, reason);
-        self.role = Role::Candidate(Candidate::new(&mut self.shared, false, transfer));
-    }
-}
-
-/// Whether only a leader says this.
-const fn leads(body: &MessageBody) -> bool {
-    matches!(
-        body,
-        MessageBody::Append(_)
-            | MessageBody::Heartbeat { .. }
-            | MessageBody::Quiesce { .. }
-            | MessageBody::InstallSnapshot(_)
-    )
-}
-
-/// What an event tells of a refused message.
-fn without_entries(message: &Message) -> Message {
-    let body = match &message.body {
-        MessageBody::Append(append) => MessageBody::Append(Append { entries: Entries::new(), ..*append }),
-        MessageBody::PreVote(_)
-        | MessageBody::PreVoteReply { .. }
-        | MessageBody::Vote(_)
-        | MessageBody::VoteReply { .. }
-        | MessageBody::AppendReply(_)
-        | MessageBody::Heartbeat { .. }
-        | MessageBody::HeartbeatReply { .. }
-        | MessageBody::InstallSnapshot(_)
-        | MessageBody::Quiesce { .. }
-        | MessageBody::RequestSnapshot { .. }
-        | MessageBody::TimeoutNow
-        | MessageBody::ReadIndex { .. }
-        | MessageBody::ReadIndexReply { .. } => message.body.clone(),
-    };
-    Message { body, ..*message }
 }

@@ -1,5 +1,5 @@
 //! The four roles. What only a leader (or a candidate) knows lives in its variant and dies with it;
-//! only `RawNode::become_next` moves from one to another.
+//! only `transitions.rs` moves from one to another.
 
 use crate::candidate::Candidate;
 use crate::event::{RoleName, RoleReason};
