@@ -163,7 +163,7 @@ pub use peer::{
     Lane, PeerBody, PeerMessage, SnapshotAck, SnapshotChunk, SnapshotVerdict, decode_peer_message,
     encode_peer_message,
 };
-pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, recover_group};
+pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, recover_group, recover_log};
 pub use request::{
     Answer, Consistency, Dedupe, LeaderHint, Outcome, Request, RequestError, SessionId, Ticket,
 };

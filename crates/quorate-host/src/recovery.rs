@@ -149,6 +149,32 @@ pub fn recover_group(
     Ok(RecoveredGroup { restored, replica: state.replica, snapshot, durable_machine, machine, log_fix })
 }
 
+/// What the log and the snapshots of a group say together, for looking at it without its machine; the
+/// write, if any, that starting it would begin with. Needs the whole snapshot only where it replaces the log.
+///
+/// # Errors
+/// The snapshots cannot be listed.
+pub fn recover_log(
+    state: &GroupState,
+    snapshots: &dyn SnapshotStore,
+) -> Result<(Restored, Option<LogTask>), RecoverError> {
+    let group = state.group;
+    let listed =
+        snapshots.list(group).map_err(|error| RecoverError::Snapshot { group, what: describe(&error) })?;
+    let ahead = |snapshot: &&SnapshotInfo| {
+        let last = snapshot.meta.last;
+        last.index >= state.compacted.index && !agrees(state, last) && verify(snapshots, snapshot).is_ok()
+    };
+    let newer = listed.iter().rev().find(ahead);
+    Ok(newer.map_or_else(
+        || (as_logged(state, state.compacted), None),
+        |snapshot| {
+            let (restored, fix) = reset(state, snapshot);
+            (restored, Some(fix))
+        },
+    ))
+}
+
 fn verify(snapshots: &dyn SnapshotStore, snapshot: &SnapshotInfo) -> Result<(), SnapshotError> {
     ContentReader::new(snapshots.open(snapshot)?).verify()
 }

@@ -29,6 +29,7 @@
 //! | `VerifyLeader` | [`Raft::verify_leader`]; to read, [`Raft::query`] with a [`Consistency`] |
 //! | `AddNonvoter`, `AddVoter`, `DemoteVoter`, `RemoveServer` | [`Raft::add_learner`], [`Raft::add_voter`], [`Raft::demote`], [`Raft::remove`] |
 //! | `Leader`, `State`, `Stats`, `LeaderCh` | [`Raft::leader`], [`Raft::state`], [`Raft::stats`], [`Raft::leader_changes`] |
+//! | `RecoverCluster`, `HasExistingState`, `GetConfiguration` | [`recover_cluster`], [`has_existing_state`], [`inspect`], [`Raft::membership`] |
 //! | `ReloadConfig` | [`Raft::update_config`] |
 //! | `LeadershipTransfer`, `Snapshot` | [`Raft::transfer_leadership`], [`Raft::take_snapshot`] |
 //! | `BootstrapCluster` | [`Start::Bootstrap`] |
@@ -42,6 +43,7 @@ mod config;
 pub mod conformance;
 mod members;
 mod node;
+mod offline;
 mod raft;
 mod reading;
 mod runtime;
@@ -52,6 +54,9 @@ mod transport;
 pub use bytes_snapshot::BytesSnapshot;
 pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, TransportConfig};
 pub use node::{Node, NodeStats, OpenError, RemoveError, Start, StartError};
+pub use offline::{
+    GroupInspection, Inspection, OfflineError, RecoverOptions, has_existing_state, inspect, recover_cluster,
+};
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
 pub use state::{LeaderChanges, LeaderInfo, Leadership, RaftState, RaftStats};
 pub use stores::StoreError;
@@ -64,9 +69,10 @@ pub use transport::{
 
 pub use bytes::Bytes;
 pub use quorate_core::{
-    ChangeError, Config as CoreConfig, EventLabel, GroupId, HardState, LogId, LogIndex, Member, MemberRole,
-    Membership, MembershipChange, MembershipTransition, NodeId, ProgressName, ProgressStatus, ProposeError,
-    RaftEvent, ReplicaId, RoleName, RoleReason, SnapshotMeta, Term,
+    ChangeError, Config as CoreConfig, EventLabel, ForcedRecovery, GroupId, HardState, LogId, LogIndex,
+    Member, MemberRole, Membership, MembershipChange, MembershipTransition, NodeId, ProgressName,
+    ProgressStatus, ProposeError, RaftEvent, RecoveryAudit, RecoveryRefused, ReplicaId, RoleName, RoleReason,
+    SnapshotMeta, Term,
 };
 pub use quorate_host::{
     BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, HostConfig, Lane, LeaderHint,

@@ -101,7 +101,7 @@ impl Cluster {
         let mut config = NodeConfig {
             node: NodeId(id),
             cluster: ClusterId(77),
-            storage: Storage::Directory(self.directory.path().join(id.to_string())),
+            storage: Storage::Directory(self.directory(id)),
             peer_listen: self.addresses.get(&id).cloned().unwrap_or_else(|| "127.0.0.1:0".to_owned()),
             ..NodeConfig::default()
         };
@@ -110,6 +110,11 @@ impl Cluster {
         config.group.core.heartbeat_interval = Duration::from_millis(40);
         (self.adjust)(&mut config);
         config
+    }
+
+    /// Where node `id` keeps its data.
+    pub(crate) fn directory(&self, id: u64) -> std::path::PathBuf {
+        self.directory.path().join(id.to_string())
     }
 
     pub(crate) async fn start_node(&mut self, id: u64) {

@@ -6,4 +6,5 @@ mod handle;
 mod harness;
 mod lifecycle;
 mod membership;
+mod offline;
 mod reads;
