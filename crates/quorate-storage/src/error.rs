@@ -103,4 +103,14 @@ pub enum SnapshotError {
         /// The index asked for.
         index: LogIndex,
     },
+    /// The store keeps no snapshots: this one was thrown away. The log must not be compacted.
+    #[error(
+        "group {group}: this store keeps no snapshots; the one at {index} was thrown away and the log stays"
+    )]
+    Discarded {
+        /// The group.
+        group: GroupId,
+        /// The last index it covered.
+        index: LogIndex,
+    },
 }

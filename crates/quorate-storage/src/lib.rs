@@ -3,7 +3,7 @@
 //! ```text
 //!   log writer ──► LogStore ◄── MemLogStore, Wal ──┐
 //!   applier, peers ──► LogReader                   ├──► Disk ◄── OsDisk, MemDisk, the simulator's
-//!   snapshotter ──► SnapshotStore ◄── Mem…, File… ─┘
+//!   snapshotter ──► SnapshotStore ◄── Mem…, File… ─┘    (and Discard…, which keeps nothing)
 //! ```
 //!
 //! * [`LogStore`] holds term, vote and log of every group of a node; one [`LogBatch`] is one atomic
@@ -41,6 +41,7 @@
 
 pub mod conformance;
 mod data_dir;
+mod discard_snapshot_store;
 mod disk;
 mod entry_window;
 mod error;
@@ -56,6 +57,7 @@ mod snapshot_store;
 mod wal;
 
 pub use data_dir::{DataDir, DataDirError, Identity};
+pub use discard_snapshot_store::DiscardSnapshotStore;
 pub use disk::{Disk, DiskFile, DiskLock};
 pub use error::{Damage, LogError, SnapshotError};
 pub use file_snapshot_store::FileSnapshotStore;

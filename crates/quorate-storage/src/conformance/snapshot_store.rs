@@ -43,6 +43,24 @@ pub fn cases() -> &'static [SnapshotStoreCase] {
     ]
 }
 
+/// Runs the cases for a store that keeps nothing: it takes content, never says that a snapshot exists,
+/// and has none afterwards.
+pub fn run_discarding(new: &mut NewSnapshotStore<'_>) {
+    for (name, case) in discarding_cases() {
+        eprintln!("conformance: {name}");
+        case(&mut *new());
+    }
+}
+
+/// The cases of [`run_discarding`], to be run one by one.
+#[must_use]
+pub fn discarding_cases() -> &'static [SnapshotStoreCase] {
+    &[
+        ("an unfinished snapshot never exists", an_unfinished_snapshot_never_exists),
+        ("a snapshot that is thrown away is not said to exist", a_snapshot_thrown_away_is_not_said_to_exist),
+    ]
+}
+
 fn meta(term: u64, index: u64) -> SnapshotMeta {
     SnapshotMeta {
         last: LogId::new(term, index),
@@ -179,5 +197,28 @@ fn a_snapshot_written_again_replaces_the_first(test: &mut dyn SnapshotStoreUnder
     for _ in 0..2 {
         assert_eq!(test.store().list(GroupId(1)).expect("a listing"), std::slice::from_ref(&info));
         test.reopen();
+    }
+}
+
+fn a_snapshot_thrown_away_is_not_said_to_exist(test: &mut dyn SnapshotStoreUnderTest) {
+    for index in 1..4 {
+        let mut writer = test.store().create(GroupId(1), &meta(1, index)).expect("a snapshot can be started");
+        writer.write(&content(100_000)).expect("content is taken");
+        assert_eq!(writer.written(), 100_000);
+        // Who hears Ok compacts the log.
+        let finished = writer.finish();
+        assert!(
+            matches!(finished, Err(SnapshotError::Discarded { group: GroupId(1), index: at }) if at.0 == index),
+            "it came to {finished:?}"
+        );
+        let info = SnapshotInfo { group: GroupId(1), meta: meta(1, index), bytes: 100_000 };
+        for _ in 0..2 {
+            assert_eq!(test.store().list(GroupId(1)).expect("a listing"), []);
+            let opened = test.store().open(&info).map(drop);
+            assert!(matches!(opened, Err(SnapshotError::Missing { .. })), "it came to {opened:?}");
+            assert_eq!(test.store().verify(GroupId(1)).expect("nothing to read"), []);
+            test.store().retain(GroupId(1), 0).expect("nothing to do");
+            test.crash(index);
+        }
     }
 }

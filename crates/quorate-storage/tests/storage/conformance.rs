@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use quorate_storage::conformance::{LogStoreUnderTest, SnapshotStoreUnderTest, log_store, snapshot_store};
 use quorate_storage::{
-    Disk, FileSnapshotStore, LogStore, MemDisk, MemLogStore, MemSnapshotStore, OsDisk, SnapshotStore, Wal,
-    WalConfig,
+    DiscardSnapshotStore, Disk, FileSnapshotStore, LogStore, MemDisk, MemLogStore, MemSnapshotStore, OsDisk,
+    SnapshotStore, Wal, WalConfig,
 };
 
 /// Tiny segments, so that every case meets rotation and cleaning.
@@ -143,6 +143,21 @@ impl SnapshotStoreUnderTest for FileSnapshots {
         }
         self.reopen();
     }
+}
+
+struct NoSnapshots(DiscardSnapshotStore);
+
+impl SnapshotStoreUnderTest for NoSnapshots {
+    fn store(&mut self) -> &mut dyn SnapshotStore {
+        &mut self.0
+    }
+    fn reopen(&mut self) {}
+    fn crash(&mut self, _seed: u64) {}
+}
+
+#[test]
+fn discarding_store_conforms_as_far_as_it_can() {
+    snapshot_store::run_discarding(&mut || Box::new(NoSnapshots(DiscardSnapshotStore::new())));
 }
 
 #[test]
