@@ -369,14 +369,17 @@ pub struct SnapshotSend {
 }
 
 /// How a stream to a follower ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
     /// Every byte was acknowledged.
     Complete,
     /// The follower will not take it.
     Refused,
-    /// The snapshot cannot be read here any more.
-    Unreadable,
+    /// The snapshot cannot be read here any more: it is not used again, and another one is taken.
+    Unreadable {
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// The snapshotter's answers.

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use quorate_core::{GroupId, ReplicaId};
 use quorate_storage::{SnapshotReader, SnapshotStore};
 
+use crate::applier::describe;
 use crate::config::HostConfig;
 use crate::event::{SendOutcome, SnapshotEvent, SnapshotSend};
 use crate::peer::{PeerBody, PeerMessage, SnapshotAck, SnapshotChunk, SnapshotVerdict};
@@ -82,13 +83,14 @@ impl Stream {
         usize::try_from(left).unwrap_or(usize::MAX).min(self.send.chunk_bytes)
     }
 
-    /// Reads the next piece; `None` when the snapshot cannot be read.
-    fn next_piece(&mut self) -> Option<SnapshotChunk> {
+    /// Reads the next piece; the error says why the snapshot cannot be read.
+    fn next_piece(&mut self) -> Result<SnapshotChunk, String> {
         let mut data = vec![0; self.next_bytes()];
         let mut filled = 0;
         while filled < data.len() {
             match self.reader.read_at(self.sent + filled as u64, &mut data[filled..]) {
-                Ok(0) | Err(_) => return None,
+                Ok(0) => return Err("it ends before its time".to_owned()),
+                Err(error) => return Err(describe(&error)),
                 Ok(count) => filled += count,
             }
         }
@@ -104,7 +106,7 @@ impl Stream {
         };
         self.sent += filled as u64;
         self.asking = if self.asking == Asking::No { Asking::No } else { Asking::Asked };
-        Some(chunk)
+        Ok(chunk)
     }
 
     fn on_ack(&mut self, ack: &SnapshotAck) {
@@ -225,7 +227,10 @@ impl Sends {
             self.has_asked = true;
             return vec![SnapshotEvent::WantsBytes { bytes: bytes - self.allowed }];
         }
-        let Some(chunk) = stream.next_piece() else { return self.end(key, SendOutcome::Unreadable, store) };
+        let chunk = match stream.next_piece() {
+            Ok(chunk) => chunk,
+            Err(reason) => return self.end(key, SendOutcome::Unreadable { reason }, store),
+        };
         self.allowed = self.allowed.saturating_sub(bytes);
         let (to, address) = (stream.send.node, stream.send.address.clone());
         self.make_ready(key);
@@ -261,10 +266,13 @@ impl Sends {
         while self.streams.len() < self.sends_max {
             let Some(send) = self.queue.pop_front() else { break };
             let (group, to, last) = (send.group, send.to, send.snapshot.meta.last);
-            let Ok(reader) = store.open(&send.snapshot) else {
-                let outcome = SendOutcome::Unreadable;
-                events.push(SnapshotEvent::SendEnded { group, to, last, outcome });
-                continue;
+            let reader = match store.open(&send.snapshot) {
+                Ok(reader) => reader,
+                Err(error) => {
+                    let outcome = SendOutcome::Unreadable { reason: describe(&error) };
+                    events.push(SnapshotEvent::SendEnded { group, to, last, outcome });
+                    continue;
+                }
             };
             let asking = Asking::Begin;
             let stream =

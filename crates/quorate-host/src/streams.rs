@@ -129,7 +129,7 @@ impl Replica {
         let outcome = match outcome {
             SendOutcome::Complete => SnapshotOutcome::Sent,
             SendOutcome::Refused => SnapshotOutcome::Failed,
-            SendOutcome::Unreadable => {
+            SendOutcome::Unreadable { .. } => {
                 // The newest one is damaged: another is needed, and soon.
                 if self.snapshot.as_ref().is_some_and(|newest| newest.meta.last == last) {
                     self.snapshot = None;

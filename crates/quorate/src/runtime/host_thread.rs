@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_core::{GroupId, NodeId, RaftEvent};
 use quorate_host::{
     Answer, Applied, ApplyTask, Event, GroupSetup, GroupStatus, Host, HostConfig, OpenError, PeerMessage,
-    Request, RequestError, SnapshotEvent, SnapshotTask, Ticket, Work,
+    Request, RequestError, SendOutcome, SnapshotEvent, SnapshotTask, Ticket, Work,
 };
 use quorate_storage::LogStats;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -211,6 +211,14 @@ impl HostThread {
     fn warn(&self, event: &Event) {
         if let Event::Snapshot(SnapshotEvent::SaveFailed { group, reason }) = event {
             tracing::warn!(node = %self.shared.node, %group, "a snapshot could not be taken: {reason}");
+        }
+        if let Event::Snapshot(SnapshotEvent::SendEnded { group, to, last, outcome }) = event
+            && let SendOutcome::Unreadable { reason } = outcome
+        {
+            tracing::warn!(
+                node = %self.shared.node, %group, follower = %to, snapshot = %last,
+                "a snapshot cannot be read, is not used again, and another one is taken: {reason}"
+            );
         }
     }
 
