@@ -1,17 +1,35 @@
 //! The example of the front page runs, and what it wrote is there when it runs again.
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Cargo builds examples before it runs tests, and puts them next to the tests.
+/// Cargo builds examples before it runs all tests, and puts them next to the tests; before it runs only this one, it
+/// does not.
 fn example() -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.join("examples").join(format!("kv_40_lines{}", std::env::consts::EXE_SUFFIX))
+    let this_test = std::env::current_exe().unwrap();
+    let profile = this_test.parent().and_then(Path::parent).unwrap();
+    let path = profile.join("examples").join(format!("kv_40_lines{}", std::env::consts::EXE_SUFFIX));
+    if !path.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--offline", "--package", "quorate", "--example", "kv_40_lines"]);
+        build.arg("--target-dir").arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+    }
+    path
+}
+
+/// The example's ports are fixed: of several runs on one machine, one goes at a time.
+fn take_ports() -> File {
+    let file = File::create(std::env::temp_dir().join("quorate-example-39101.lock")).unwrap();
+    file.lock().unwrap();
+    file
 }
 
 /// One terminal of the example.
@@ -65,6 +83,7 @@ fn say_until_answered(terminals: &mut [Terminal], line: &str) -> String {
 
 #[test]
 fn the_example_finds_its_data_when_it_runs_again() {
+    let _ports = take_ports();
     let directory = tempfile::tempdir().unwrap();
     let open = || [1, 2, 3].map(|id| Terminal::open(id, directory.path()));
     let mut first = open();
