@@ -296,6 +296,10 @@ pub(crate) struct ServeConfig {
     pub(crate) snapshot_bytes: u64,
     /// Entries kept below a snapshot.
     pub(crate) snapshot_trailing_entries: u64,
+    /// Snapshots sent at the same time.
+    pub(crate) snapshot_sends_max: usize,
+    /// Bytes of snapshots sent per second; without it, as many as are taken.
+    pub(crate) snapshot_bytes_per_second: Option<u64>,
     /// What is logged.
     pub(crate) log: String,
     /// How it is logged.
@@ -338,6 +342,13 @@ impl ServeConfig {
             snapshot_entries: layers.required("snapshot-entries", number(0, u64::MAX))?,
             snapshot_bytes: layers.required("snapshot-bytes", byte_count)?,
             snapshot_trailing_entries: layers.required("snapshot-trailing-entries", number(0, u64::MAX))?,
+            snapshot_sends_max: layers.required("snapshot-sends-max", |text| {
+                number(1, 1024)(text).map(|sends| usize::try_from(sends).unwrap_or(1024))
+            })?,
+            snapshot_bytes_per_second: match layers.required("snapshot-bytes-per-second", byte_count)? {
+                0 => None,
+                bytes => Some(bytes),
+            },
             log: layers.required("log", log_filter)?,
             log_format: layers.required("log-format", text_format)?,
             ready_format: layers.required("ready-format", text_format)?,

@@ -140,3 +140,13 @@ fn sizes_and_times_need_units_that_exist() {
     assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
     assert!(duration("10").is_err() && duration("0s").is_err() && duration("99999h").is_err());
 }
+
+#[test]
+fn sending_snapshots_is_limited_as_told() {
+    let defaults = serve_line(&[]);
+    assert!(defaults.contains("snapshot_sends_max: 4, snapshot_bytes_per_second: None"), "{defaults}");
+    let set = serve_line(&[("snapshot-sends-max", "1"), ("snapshot-bytes-per-second", "2MiB")]);
+    assert!(set.contains("snapshot_sends_max: 1, snapshot_bytes_per_second: Some(2097152)"), "{set}");
+    let none = serve_line(&[("snapshot-sends-max", "0")]);
+    assert!(none.contains("--snapshot-sends-max") && none.contains("from 1 to 1024"), "{none}");
+}

@@ -13,8 +13,8 @@
 use std::net::SocketAddr;
 
 use quorate_server::{
-    InitialMember, Limits, NodeId, Server, ServerConfig, ServerFailure, SnapshotPolicy, StartError,
-    StartMode, Timings,
+    HostConfig, InitialMember, Limits, NodeId, Server, ServerConfig, ServerFailure, SnapshotPolicy,
+    StartError, StartMode, Timings,
 };
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
@@ -129,6 +129,11 @@ fn server_config(config: &ServeConfig) -> ServerConfig {
             bytes: config.snapshot_bytes,
             trailing_entries: config.snapshot_trailing_entries,
             ..SnapshotPolicy::default()
+        },
+        host: HostConfig {
+            snapshot_sends_max: config.snapshot_sends_max,
+            snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+            ..HostConfig::default()
         },
         ..ServerConfig::new(NodeId(config.id), &config.dir, start)
     }

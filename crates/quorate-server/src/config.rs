@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate::{NodeId, SnapshotPolicy};
+use quorate::{HostConfig, NodeId, SnapshotPolicy};
 
 /// How a node starts and behaves.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct ServerConfig {
     pub timings: Timings,
     /// When to take snapshots and drop log entries.
     pub snapshots: SnapshotPolicy,
+    /// How many snapshots are sent at once, and how fast.
+    pub host: HostConfig,
 }
 
 /// What to do with an empty data directory. One that is not empty just continues.
@@ -123,6 +125,7 @@ impl ServerConfig {
             limits: Limits::default(),
             timings: Timings::default(),
             snapshots: SnapshotPolicy::default(),
+            host: HostConfig::default(),
         }
     }
 }

@@ -21,5 +21,5 @@ mod service;
 mod startup;
 
 pub use config::{EngineKind, InitialMember, Limits, ServerConfig, StartMode, Timings};
-pub use quorate::{ClusterId, NodeId, SnapshotPolicy};
+pub use quorate::{ClusterId, HostConfig, NodeId, SnapshotPolicy};
 pub use server::{Server, ServerFailure, StartError};

@@ -322,6 +322,7 @@ async fn start_node(config: &ServerConfig, origin: &Origin) -> Result<Node, Star
         peer_listen: config.peer_listen.clone(),
         peer_advertise: config.peer_advertise.clone(),
         group: GroupConfig { core, snapshots: config.snapshots.clone(), ..GroupConfig::default() },
+        host: config.host.clone(),
         ..NodeConfig::default()
     };
     Node::start(node).await.map_err(|error| node_failure(config, error))
