@@ -42,6 +42,7 @@ mod bytes_snapshot;
 mod config;
 pub mod conformance;
 mod members;
+mod members_file;
 mod node;
 mod offline;
 mod raft;
@@ -53,6 +54,7 @@ mod transport;
 
 pub use bytes_snapshot::BytesSnapshot;
 pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, TransportConfig};
+pub use members_file::{MembersFileError, members_from_json};
 pub use node::{Node, NodeStats, OpenError, RemoveError, Start, StartError};
 pub use offline::{
     GroupInspection, Inspection, OfflineError, RecoverOptions, has_existing_state, inspect, recover_cluster,

@@ -116,6 +116,6 @@ mod tests {
         });
         mailbox.push(7).unwrap();
         assert_eq!(reader.join().unwrap(), Some(vec![7]));
-        assert_eq!(mailbox.take_within(Duration::ZERO), vec![]);
+        assert!(mailbox.take_within(Duration::ZERO).is_empty());
     }
 }
