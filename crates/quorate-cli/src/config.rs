@@ -267,6 +267,19 @@ pub(crate) enum TextFormat {
     Json,
 }
 
+/// Where the certificates for TLS between nodes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerTlsFiles {
+    /// The authorities' certificates.
+    pub(crate) ca: PathBuf,
+    /// This node's certificate.
+    pub(crate) certificate: PathBuf,
+    /// Its private key.
+    pub(crate) key: PathBuf,
+    /// The domain of the names in certificates.
+    pub(crate) domain: String,
+}
+
 /// What `serve` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServeConfig {
@@ -282,6 +295,8 @@ pub(crate) struct ServeConfig {
     pub(crate) peer_advertise: Option<String>,
     /// What clients are told, when it is not the listen address.
     pub(crate) client_advertise: Option<String>,
+    /// TLS between nodes.
+    pub(crate) peer_tls: Option<PeerTlsFiles>,
     /// How to begin.
     pub(crate) start: Start,
     /// T, the election timeout.
@@ -326,6 +341,7 @@ impl ServeConfig {
             client_listen: layers.required("client-listen", address)?,
             peer_advertise: layers.parse("peer-advertise", advertised)?,
             client_advertise: layers.parse("client-advertise", advertised)?,
+            peer_tls: peer_tls(layers)?,
             start: start(layers)?,
             election_timeout: Duration::from_millis(
                 layers.required("election-timeout-ms", number(10, 600_000))?,
@@ -374,6 +390,18 @@ impl ServeConfig {
             return Err(value.wrong(&format!("it must contain this node: add {}=HOST:PORT", self.id)));
         }
         Ok(())
+    }
+}
+
+fn peer_tls(layers: &Layers) -> Result<Option<PeerTlsFiles>, Failure> {
+    let file = |name| layers.parse(name, |text| Ok(PathBuf::from(text)));
+    let domain = layers.required("peer-tls-domain", |text| Ok(text.to_owned()))?;
+    match (file("peer-tls-ca")?, file("peer-tls-cert")?, file("peer-tls-key")?) {
+        (Some(ca), Some(certificate), Some(key)) => Ok(Some(PeerTlsFiles { ca, certificate, key, domain })),
+        (None, None, None) => Ok(None),
+        _ => Err(Failure::usage(
+            "--peer-tls-ca, --peer-tls-cert and --peer-tls-key belong together: give all three or none",
+        )),
     }
 }
 

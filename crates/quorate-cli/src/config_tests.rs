@@ -102,6 +102,10 @@ fn every_mistake_names_its_place_and_what_to_write() {
         serve_line(&[("bootstrap", "true"), ("join", "a:1")]),
         "--bootstrap, --join and --initial-cluster exclude each other: give one of them"
     );
+    assert_eq!(
+        serve_line(&[("peer-tls-ca", "ca.pem")]),
+        "--peer-tls-ca, --peer-tls-cert and --peer-tls-key belong together: give all three or none"
+    );
     assert!(serve_line(&[("learner", "true")]).starts_with("--learner says how to join"));
     assert!(serve_line(&[("id", "0")]).starts_with("--id: \"0\" is not valid"));
 }

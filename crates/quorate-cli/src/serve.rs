@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 use quorate_server::{
     HostConfig, InitialMember, Limits, NodeId, Server, ServerConfig, ServerFailure, SnapshotPolicy,
-    StartError, StartMode, Timings,
+    StartError, StartMode, Timings, TlsConfig,
 };
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
@@ -74,12 +74,29 @@ async fn serve(config: &ServeConfig) -> Result<(), Failure> {
     say_ready(config, &server)?;
     let failure = tokio::select! {
         failure = server.wait_failure() => Some(server_failure(&failure)),
+        failure = reload_on_hangup(config, &server) => Some(failure),
         () = stop() => None,
     };
     tokio::select! {
         () = server.shutdown() => failure.map_or(Ok(()), Err),
         () = stop() => Err(Failure::new(Exit::Interrupted, "stopped at once by a second signal")),
     }
+}
+
+/// Reads the certificates again at every SIGHUP. A node without certificates ends by that signal, as ever.
+async fn reload_on_hangup(config: &ServeConfig, server: &Server) -> Failure {
+    if config.peer_tls.is_none() {
+        return std::future::pending().await;
+    }
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return Failure::error(format!("cannot listen for signals: {error}")),
+    };
+    while hangup.recv().await.is_some() {
+        // What came of it is in the log.
+        drop(server.reload_tls().await);
+    }
+    std::future::pending().await
 }
 
 fn say_ready(config: &ServeConfig, server: &Server) -> Result<(), Failure> {
@@ -113,6 +130,10 @@ fn server_config(config: &ServeConfig) -> ServerConfig {
     ServerConfig {
         peer_listen: config.peer_listen.clone(),
         peer_advertise: config.peer_advertise.clone(),
+        peer_tls: config.peer_tls.as_ref().map(|files| TlsConfig {
+            domain: files.domain.clone(),
+            ..TlsConfig::files(&files.ca, &files.certificate, &files.key)
+        }),
         client_listen: config.client_listen.clone(),
         client_advertise: config.client_advertise.clone(),
         limits: Limits {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate::{HostConfig, NodeId, SnapshotPolicy};
+use quorate::{HostConfig, NodeId, SnapshotPolicy, TlsConfig};
 
 /// How a node starts and behaves.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct ServerConfig {
     pub peer_listen: String,
     /// Where other nodes reach this one. Default: where it listens.
     pub peer_advertise: Option<String>,
+    /// The certificates for TLS between nodes. Default: none, plain TCP. All nodes have them, or none.
+    pub peer_tls: Option<TlsConfig>,
     /// Where to listen for clients (`host:port`; port 0 takes any).
     pub client_listen: String,
     /// Where clients reach this node. Default: where it listens.
@@ -118,6 +120,7 @@ impl ServerConfig {
             data_dir: data_dir.into(),
             peer_listen: "127.0.0.1:0".to_owned(),
             peer_advertise: None,
+            peer_tls: None,
             client_listen: "127.0.0.1:0".to_owned(),
             client_advertise: None,
             start,

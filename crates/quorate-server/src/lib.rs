@@ -1,6 +1,7 @@
 //! The Quorate key-value server: HTTP/1.1 and gRPC on one port, over Raft groups.
 
 mod announce;
+mod certificates;
 mod config;
 mod convert;
 pub mod engine_fjall;
@@ -21,5 +22,5 @@ mod service;
 mod startup;
 
 pub use config::{EngineKind, InitialMember, Limits, ServerConfig, StartMode, Timings};
-pub use quorate::{ClusterId, HostConfig, NodeId, SnapshotPolicy};
+pub use quorate::{ClusterId, HostConfig, NodeId, PemSource, SnapshotPolicy, TlsConfig, TlsLoadError};
 pub use server::{Server, ServerFailure, StartError};

@@ -18,7 +18,7 @@ use std::time::Duration;
 use axum::Router;
 use quorate::{
     ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, GroupStatus, Node, NodeConfig, NodeId, Raft,
-    ReplicaId, RequestError, RoleName, Storage, StoreError, Term,
+    ReplicaId, RequestError, RoleName, Storage, StoreError, Term, TlsLoadError,
 };
 use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::kv_server::KvServer;
@@ -30,6 +30,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::service::Routes;
 
 use crate::announce::Announcer;
+use crate::certificates;
 use crate::config::{EngineKind, ServerConfig, StartMode};
 use crate::engine_fjall::{FjallDatabase, FjallSettings};
 use crate::forward::Forwarder;
@@ -250,6 +251,9 @@ impl Server {
             watchers.spawn(elect_the_first_leader(raft.clone(), config.timings.heartbeat_interval));
         }
         watchers.spawn(watch_snapshots(Arc::downgrade(&node), raft.clone()));
+        if config.peer_tls.is_some() {
+            watchers.spawn(certificates::watch(Arc::downgrade(&node)));
+        }
         watchers.spawn(watch_replica(raft, failure.clone()));
         Ok(Self { node, service, gate, client_address, failure, port, watchers })
     }
@@ -264,6 +268,15 @@ impl Server {
     #[must_use]
     pub fn peer_address(&self) -> SocketAddr {
         self.node.peer_address()
+    }
+
+    /// Reads the certificates for TLS between nodes again; otherwise that happens once a minute. Returns whether
+    /// anything had changed.
+    ///
+    /// # Errors
+    /// See [`TlsLoadError`]; the certificates from before stay in use.
+    pub async fn reload_tls(&self) -> Result<bool, TlsLoadError> {
+        certificates::reload(&self.node).await
     }
 
     /// Waits until the server cannot go on, and says why. The caller should then shut it down and
@@ -321,6 +334,7 @@ async fn start_node(config: &ServerConfig, origin: &Origin) -> Result<Node, Star
         storage: Storage::Directory(config.data_dir.clone()),
         peer_listen: config.peer_listen.clone(),
         peer_advertise: config.peer_advertise.clone(),
+        peer_tls: config.peer_tls.clone(),
         group: GroupConfig { core, snapshots: config.snapshots.clone(), ..GroupConfig::default() },
         host: config.host.clone(),
         ..NodeConfig::default()
@@ -334,6 +348,7 @@ fn node_failure(config: &ServerConfig, error: quorate::StartError) -> StartError
         quorate::StartError::Listen { address, source } => {
             StartError::Listen { flag: "--peer-listen", address, source }
         }
+        quorate::StartError::Tls(error) => certificates::unusable(&error),
         quorate::StartError::Config(error) => {
             StartError::InvalidConfig { flag: "configuration", problem: error.to_string() }
         }

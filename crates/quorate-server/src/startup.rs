@@ -33,7 +33,7 @@ pub(crate) struct Advertised {
     pub(crate) client: String,
 }
 
-/// Checks what can be checked without touching anything.
+/// Checks what can be checked without changing anything.
 pub(crate) fn check(config: &ServerConfig) -> Result<(), StartError> {
     let wrong = |flag, problem: &str| Err(StartError::InvalidConfig { flag, problem: problem.to_owned() });
     if config.node == NodeId(0) {
@@ -49,6 +49,7 @@ pub(crate) fn check(config: &ServerConfig) -> Result<(), StartError> {
             return wrong(flag, "write host:port, as others reach this node");
         }
     }
+    crate::certificates::check(config)?;
     match &config.start {
         StartMode::InitialCluster(members) => check_initial(config.node, members),
         StartMode::Join { endpoints, .. } => match Client::connect(endpoints, ClientOptions::default()) {

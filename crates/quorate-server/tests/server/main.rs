@@ -7,5 +7,6 @@ mod client;
 mod cluster;
 mod grpc_api;
 mod http_api;
+mod peer_tls;
 mod starting;
 mod support;
