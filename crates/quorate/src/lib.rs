@@ -51,6 +51,7 @@ mod runtime;
 mod state;
 mod stores;
 mod transport;
+mod typed;
 
 pub use bytes_snapshot::BytesSnapshot;
 pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, TransportConfig};
@@ -68,6 +69,8 @@ pub use transport::{
     HandshakeError, Identity, Inbound, MemoryNetwork, MemoryTransport, PeerStatus, Refusal, TcpTransport,
     Transport, TransportStats,
 };
+
+pub use typed::{Protocol, TypedError, TypedRaft};
 
 pub use bytes::Bytes;
 pub use quorate_core::{

@@ -8,3 +8,4 @@ mod lifecycle;
 mod membership;
 mod offline;
 mod reads;
+mod typed;
