@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::completions::CompletionShell;
 use crate::settings::{ClientFlags, ServeFlags};
 
 /// A replicated key-value store that survives the loss of any minority of its nodes.
@@ -53,6 +54,11 @@ pub(crate) enum Command {
     /// Shows which settings are in effect, or checks them
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Prints what a shell needs to complete these commands: `source <(quorate completions bash)`
+    Completions {
+        /// Which shell
+        shell: CompletionShell,
+    },
 }
 
 /// `put`.

@@ -9,6 +9,7 @@
 
 mod admin;
 mod args;
+mod completions;
 mod config;
 mod data;
 mod demo;
@@ -52,6 +53,7 @@ fn run(args: Args) -> Result<(), Failure> {
             let layers = Layers::read(flags, path)?;
             serve::run(&ServeConfig::resolve(&layers)?)
         }
+        Command::Completions { shell } => completions::run(shell),
         Command::Sim(args) => sim::run(&args),
         Command::Config(ConfigCommand::Print(serve)) => {
             flags.extend(serve.0);
