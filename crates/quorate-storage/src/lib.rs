@@ -7,7 +7,8 @@
 //! ```
 //!
 //! * [`LogStore`] holds term, vote and log of every group of a node; one [`LogBatch`] is one atomic
-//!   write. [`Wal`] is the durable one: all groups share its segments and its syncs.
+//!   write. [`Wal`] is the durable one: all groups share its segments and its syncs. With the
+//!   feature `redb` there is `RedbLogStore`, a single file, for small and quiet logs.
 //! * [`SnapshotStore`] holds finished snapshots, verified chunk by chunk.
 //! * [`DataDir`] says whose directory it is and that one process uses it; [`KnownPeers`] whom that one has met.
 //! * [`Disk`] is the only way to files. [`MemDisk`] forgets, tears and fails on demand.
@@ -53,6 +54,8 @@ mod mem_disk;
 mod mem_log_store;
 mod mem_snapshot_store;
 mod os_disk;
+#[cfg(feature = "redb")]
+mod redb_log_store;
 mod snapshot_store;
 mod wal;
 
@@ -67,5 +70,7 @@ pub use mem_disk::{DiskFault, MemDisk, SECTOR_BYTES};
 pub use mem_log_store::MemLogStore;
 pub use mem_snapshot_store::MemSnapshotStore;
 pub use os_disk::OsDisk;
+#[cfg(feature = "redb")]
+pub use redb_log_store::{RedbConfig, RedbLogStore};
 pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter};
 pub use wal::{RecoveryReport, Wal, WalConfig};

@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Crates that must stay free of anything that does I/O or runs tasks, with all they may use.
 const CLOSED: &[(&str, &[&str])] = &[
     ("quorate-core", &["bytes"]),
-    ("quorate-storage", &["bytes", "crc32c", "rustix", "thiserror"]),
+    ("quorate-storage", &["bytes", "crc32c", "redb", "rustix", "thiserror"]),
     ("quorate-host", &["bytes", "thiserror"]),
     ("quorate-kv", &["bytes", "thiserror"]),
     ("quorate-sim", &["bytes", "thiserror"]),

@@ -8,4 +8,6 @@ mod damage;
 mod data_dir;
 mod formats;
 mod known_peers;
+#[cfg(feature = "redb")]
+mod redb;
 mod space;
