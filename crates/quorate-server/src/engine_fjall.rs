@@ -364,6 +364,7 @@ fn damaged(what: &str) -> MachineError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::io::{BufRead, BufReader};
     use std::path::PathBuf;
     use std::process::{Command, Stdio};
@@ -399,22 +400,33 @@ mod tests {
         fn crash(&mut self) -> CrashKind {
             let killed = self.path();
             self.wipe();
-            copy_files(&killed, &self.path());
+            // The killed one still lives, and its compaction deletes files: take a moment in which it did not.
+            while !copy_files(&killed, &self.path()) {
+                std::fs::remove_dir_all(self.path()).unwrap();
+            }
             CrashKind::ProcessOnly
         }
     }
 
-    fn copy_files(from: &Path, to: &Path) {
+    /// Says whether the same files and directories were there before and after.
+    fn copy_files(from: &Path, to: &Path) -> bool {
+        let before = everything_below(from);
         std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let to = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy_files(&entry.path(), &to);
-            } else {
-                std::fs::copy(entry.path(), to).unwrap();
-            }
+        let copied = before.iter().all(|path| {
+            let to = to.join(path.strip_prefix(from).unwrap());
+            if path.is_dir() { std::fs::create_dir(to).is_ok() } else { std::fs::copy(path, to).is_ok() }
+        });
+        copied && everything_below(from) == before
+    }
+
+    /// Ascending, so that a directory comes before what is in it.
+    fn everything_below(directory: &Path) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            found.append(&mut everything_below(&entry.path()));
+            found.insert(entry.path());
         }
+        found
     }
 
     fn change(key: &str, value: &[u8], version: u64) -> Changes {
