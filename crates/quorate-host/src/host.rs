@@ -151,7 +151,7 @@ impl Host {
     /// See [`OpenError`]. The other groups are not affected.
     pub fn open_group(&mut self, now: Now, setup: GroupSetup) -> Result<(), OpenError> {
         let group = setup.group;
-        if self.replicas.contains_key(&group) {
+        if self.is_open(group) {
             return Err(OpenError::AlreadyOpen(group));
         }
         if let Some(writes) = self.late_writes.get(&group) {
@@ -186,6 +186,19 @@ impl Host {
         self.replicas.insert(group, replica);
         self.drain(now, group);
         Ok(())
+    }
+
+    /// Whether `group` is open.
+    #[must_use]
+    pub fn is_open(&self, group: GroupId) -> bool {
+        self.replicas.contains_key(&group)
+    }
+
+    /// Whether writes of a replica that is gone are still under way. Whoever recovers the group before they are
+    /// done may miss a promise that is about to be on disk.
+    #[must_use]
+    pub fn has_late_writes(&self, group: GroupId) -> bool {
+        self.late_writes.contains_key(&group)
     }
 
     /// Stops a replica and answers all its requests; its data stays.

@@ -371,6 +371,7 @@ impl Node {
             Start::Join { seeds, .. } => seeds.clone(),
             Start::Resume | Start::Bootstrap { .. } => Vec::new(),
         };
+        self.reserve(group).await?;
         let state = self.find_or_create(group, start).await?;
         let (snapshots, sessions) = (Arc::clone(&self.snapshots), config.sessions.clone());
         let recovered =
@@ -406,6 +407,15 @@ impl Node {
         open.map_err(|_| OpenError::Stopped)?;
         let feed = opened.await.map_err(|_| OpenError::Stopped)??;
         Ok(Raft::new(group, Arc::clone(&self.shared), feed, kept))
+    }
+
+    /// Waits until nothing here writes for the group: what is recovered while something does is out of date
+    /// when it starts, and may have forgotten a vote.
+    async fn reserve(&self, group: GroupId) -> Result<(), OpenError> {
+        let (reply, reserved) = oneshot::channel();
+        let reserve = self.shared.mailbox.push(HostInput::Reserve { group, reply });
+        reserve.map_err(|_| OpenError::Stopped)?;
+        Ok(reserved.await.map_err(|_| OpenError::Stopped)??)
     }
 
     /// What the log knows of the group, after writing its beginning if that is asked for.

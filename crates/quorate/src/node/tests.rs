@@ -1,12 +1,11 @@
-//! What a node does when its disk stops working.
+//! What a node does when its disk stops working, or takes its time.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::MemberRole;
-use quorate_host::{BatchEnd, Command, MachineError, RequestError, SnapshotSource};
+use quorate_host::{BatchEnd, Command, Dedupe, MachineError, RequestError, SnapshotSource};
 use quorate_storage::{LogStore, MemLogStore, MemSnapshotStore, WriteDone};
 
 use super::*;
@@ -15,11 +14,18 @@ use crate::transport::MemoryNetwork;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A log in memory whose disk can be broken.
+/// A log in memory whose disk can be broken or held up.
 struct BreakableLog {
     log: MemLogStore,
-    broken: Arc<AtomicBool>,
+    disk: Arc<Disk>,
     waiting: Vec<WriteDone>,
+}
+
+#[derive(Default)]
+struct Disk {
+    broken: AtomicBool,
+    /// While somebody else has it, writes wait.
+    held: tokio::sync::Mutex<()>,
 }
 
 impl LogStore for BreakableLog {
@@ -27,14 +33,15 @@ impl LogStore for BreakableLog {
         self.log.groups()
     }
     fn write(&mut self, batch: LogBatch, must_sync: bool, done: WriteDone) {
-        if self.broken.load(Ordering::Relaxed) {
+        drop(self.disk.held.blocking_lock());
+        if self.disk.broken.load(Ordering::Relaxed) {
             self.waiting.push(done);
         } else {
             self.log.write(batch, must_sync, done);
         }
     }
     fn flush(&mut self) -> Result<(), LogError> {
-        if !self.broken.load(Ordering::Relaxed) {
+        if !self.disk.broken.load(Ordering::Relaxed) {
             return self.log.flush();
         }
         let failed = LogError::Failed {
@@ -69,36 +76,66 @@ impl StateMachine for Nothing {
     }
 }
 
+const GROUP: GroupId = GroupId(1);
+
+/// A node on a disk that can be broken or held up, and its only replica, which leads.
+async fn lone_leader(disk: &Arc<Disk>) -> (Node, Raft) {
+    let log = BreakableLog { log: MemLogStore::new(), disk: Arc::clone(disk), waiting: Vec::new() };
+    let snapshots = Arc::new(MemSnapshotStore::new());
+    let stores = Stores { log: Box::new(log), snapshots, incarnation: 1, known_peers: None, directory: None };
+    let config = NodeConfig { node: NodeId(1), ..NodeConfig::default() };
+    let network = MemoryNetwork::new(1);
+    let node = Node::run(config, stores, Arc::new(network.transport(NodeId(1)))).unwrap();
+    let start = Start::Bootstrap { members: vec![Member::voter(NodeId(1), "memory:1")] };
+    let raft = node.open_group(GROUP, start, Nothing).await.unwrap();
+    raft.campaign().await.unwrap();
+    raft.wait_leader_ready(PATIENCE).await.unwrap();
+    (node, raft)
+}
+
 /// Nothing may be acknowledged after a failed sync, nobody may be left waiting, and whoever runs the
 /// node must be told.
 #[tokio::test]
 async fn a_log_that_cannot_be_written_ends_the_node_and_answers_everybody() {
-    let broken = Arc::new(AtomicBool::new(false));
-    let log =
-        Box::new(BreakableLog { log: MemLogStore::new(), broken: Arc::clone(&broken), waiting: Vec::new() });
-    let snapshots = Arc::new(MemSnapshotStore::new());
-    let stores = Stores { log, snapshots, incarnation: 1, known_peers: None, directory: None };
-    let config = NodeConfig { node: NodeId(1), ..NodeConfig::default() };
-    let network = MemoryNetwork::new(1);
-    let node = Node::run(config, stores, Arc::new(network.transport(NodeId(1)))).unwrap();
-    let member = Member {
-        node: NodeId(1),
-        role: MemberRole::Voter,
-        peer_address: "memory:1".to_owned(),
-        client_address: String::new(),
-    };
-    let start = Start::Bootstrap { members: vec![member] };
-    let raft = node.open_group(GroupId(1), start, Nothing).await.unwrap();
-    raft.campaign().await.unwrap();
-    let leads = |status: &quorate_host::GroupStatus| status.role == quorate_core::RoleName::Leader;
-    raft.wait_for(leads, PATIENCE).await.unwrap();
+    let disk = Arc::default();
+    let (node, raft) = lone_leader(&disk).await;
     raft.apply("before").await.unwrap();
-    broken.store(true, Ordering::Relaxed);
+    disk.broken.store(true, Ordering::Relaxed);
     let answer = tokio::time::timeout(PATIENCE, raft.apply("after")).await.unwrap();
     assert!(matches!(answer, Err(RequestError::OutcomeUnknown)), "{answer:?}");
     let reason = tokio::time::timeout(PATIENCE, node.failure()).await.unwrap();
     assert!(reason.contains("stop this node, check the disk"), "{reason}");
     let late = tokio::time::timeout(PATIENCE, raft.apply("late")).await.unwrap();
     assert!(matches!(late, Err(RequestError::Stopped { .. })), "{late:?}");
+    node.shutdown().await;
+}
+
+/// A replica was closed while its disk was slow, and opened again: what it had promised reached the log after it
+/// had been read for the new one.
+#[tokio::test]
+async fn a_group_is_recovered_only_when_the_last_write_of_its_old_replica_is_done() {
+    let disk = Arc::default();
+    let (node, raft) = lone_leader(&disk).await;
+    let before = raft.apply("before").await.unwrap().id.index;
+    let held = disk.held.lock().await;
+    let under_way = raft.submit("under way", Dedupe::None);
+    node.close_group(GROUP).await;
+    assert!(matches!(under_way.await, Err(RequestError::OutcomeUnknown)));
+    {
+        let mut opening = std::pin::pin!(node.open_group(GROUP, Start::Resume, Nothing));
+        let (reply, seen) = oneshot::channel();
+        let behind = async {
+            assert!(node.shared.mailbox.push(HostInput::Close { group: GroupId(2), reply }).is_ok());
+            seen.await.unwrap_err()
+        };
+        tokio::select! {
+            biased;
+            opened = &mut opening => panic!("{:?}", opened.err()),
+            _ = behind => {}
+        }
+        drop(held);
+        let raft = tokio::time::timeout(PATIENCE, opening).await.unwrap().unwrap();
+        assert_eq!(raft.status().last.index, before.next());
+    }
     node.shutdown().await;
 }

@@ -28,6 +28,8 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Where the answer to a request goes.
 pub(crate) type Reply = oneshot::Sender<Result<Answer, RequestError>>;
+/// Who waits to open a group.
+type Reserved = oneshot::Sender<Result<(), OpenError>>;
 
 /// For the host thread.
 pub(crate) enum HostInput {
@@ -37,6 +39,9 @@ pub(crate) enum HostInput {
     Received { from: NodeId, message: PeerMessage, permit: Permit },
     /// A user asks something.
     Request { group: GroupId, request: Request, reply: Reply, permit: Permit },
+    /// Somebody is about to read what is on disk of a group, to open it: answered when no replica here can change
+    /// that any more.
+    Reserve { group: GroupId, reply: Reserved },
     /// Start a replica.
     Open { setup: Box<GroupSetup>, reply: oneshot::Sender<Result<GroupFeed, OpenError>> },
     /// Stop a replica; the reply is dropped when it has stopped.
@@ -124,6 +129,8 @@ pub(crate) struct HostThread {
     waiting: HashMap<Ticket, Reply>,
     next_ticket: u64,
     groups: HashMap<GroupId, GroupOutlet>,
+    /// Who waits for the last writes of a replica that is gone.
+    reserving: Vec<(GroupId, Reserved)>,
     /// Groups whose status may have changed in this turn.
     touched: BTreeSet<GroupId>,
 }
@@ -137,6 +144,7 @@ impl HostThread {
             waiting: HashMap::new(),
             next_ticket: 1,
             groups: HashMap::new(),
+            reserving: Vec::new(),
             touched: BTreeSet::new(),
         }
     }
@@ -186,6 +194,7 @@ impl HostThread {
                     self.host.on_event(now, Event::Request { group, ticket, request });
                     drop(permit);
                 }
+                HostInput::Reserve { group, reply } => self.reserving.push((group, reply)),
                 HostInput::Open { setup, reply } => self.open(now, *setup, reply),
                 HostInput::Close { group, reply } => {
                     self.host.close_group(group);
@@ -204,7 +213,17 @@ impl HostThread {
         // closers do next.
         drop(closed);
         self.publish();
+        self.answer_reserving();
         stop
+    }
+
+    fn answer_reserving(&mut self) {
+        let host = &self.host;
+        for (group, reply) in self.reserving.extract_if(.., |(group, _)| !host.has_late_writes(*group)) {
+            let answer = if host.is_open(group) { Err(OpenError::AlreadyOpen(group)) } else { Ok(()) };
+            // Whoever asked may have given up.
+            drop(reply.send(answer));
+        }
     }
 
     /// What fails quietly, because the replica goes on without it.
@@ -355,6 +374,7 @@ impl HostThread {
             HostInput::Event(event) => self.host.on_event(self.shared.clock.now(), event),
             // Dropping a reply's sender answers it.
             HostInput::Received { .. }
+            | HostInput::Reserve { .. }
             | HostInput::Open { .. }
             | HostInput::Close { .. }
             | HostInput::Stop { .. } => {}

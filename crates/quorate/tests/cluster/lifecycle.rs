@@ -247,6 +247,18 @@ async fn a_start_that_cannot_work_says_why() {
     assert_eq!(no_id.to_string(), "configuration: node must be 1 or more");
 }
 
+/// The second machine once took the place of the first, which had applied what the second had not.
+#[tokio::test]
+async fn a_group_that_is_open_already_is_refused_and_goes_on() {
+    let cluster = Cluster::start(1, memory(), |_| {}).await;
+    cluster.apply_all(numbers(0..3)).await;
+    let again = cluster.nodes[&1].open_group(GROUP, Start::Resume, Lines::default()).await.err().unwrap();
+    assert_eq!(again.to_string(), "group 1 is open already");
+    cluster.apply_all(numbers(3..6)).await;
+    assert_eq!(cluster.content(1).await, lines(0..6));
+    cluster.shutdown().await;
+}
+
 /// Preallocating the log must not delay a start.
 #[tokio::test]
 async fn a_node_starts_at_once() {
