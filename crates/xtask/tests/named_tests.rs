@@ -11,8 +11,13 @@ fn tests_named_in_documents_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let known = known_names(&root);
     let mut missing = Vec::new();
-    let documents =
-        [COVERAGE, "docs/coverage-peers-bugs.md", "docs/coverage-raft-paper.md", "docs/protocol.md"];
+    let documents = [
+        COVERAGE,
+        "docs/coverage-hashicorp-raft.md",
+        "docs/coverage-peers-bugs.md",
+        "docs/coverage-raft-paper.md",
+        "docs/protocol.md",
+    ];
     for document in documents {
         let text = fs::read_to_string(root.join(document)).expect(document);
         for row in text.lines().filter(|line| line.starts_with('|')) {

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test's helpers, as in its body")]
 
 mod group;
+mod hashicorp_traps;
 mod paper_rules;
 mod peers_elections;
 mod peers_members;
