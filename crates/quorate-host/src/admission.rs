@@ -1,13 +1,15 @@
 //! How a replica takes what users ask: the core is asked at once, the answer waits.
 
 use bytes::Bytes;
-use quorate_core::{ChangeError, LogId, MembershipChange, MembershipTransition, ProposeError, TransferError};
+use quorate_core::{
+    ChangeError, LogId, MembershipChange, MembershipTransition, ProposeError, RoleName, TransferError,
+};
 
 use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
 use crate::event::{Now, Work};
 use crate::reads::Reading;
 use crate::replica::{Replica, Transferring};
-use crate::request::{Answer, Dedupe, Request, RequestError, Ticket};
+use crate::request::{Answer, Dedupe, LeaderRequest, Request, RequestError, Ticket};
 use crate::snapshots::SnapshotState;
 use crate::waiting::Waiting;
 
@@ -25,19 +27,19 @@ impl Replica {
         }
         match request {
             Request::Propose { command, dedupe } => {
-                if let Dedupe::Key { key, .. } = &dedupe
-                    && key.len() > KEY_BYTES_MAX
-                {
-                    let (bytes, bytes_max) = (key.len() as u64, KEY_BYTES_MAX as u64);
-                    return Err(RequestError::TooLarge { bytes, bytes_max });
-                }
-                let (bytes, bytes_max) = (command.len() as u64, self.config.core.command_bytes_max);
-                if bytes > bytes_max {
-                    return Err(RequestError::TooLarge { bytes, bytes_max });
-                }
+                self.check_sizes(&command, &dedupe)?;
                 self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
             }
             Request::OpenSession => self.propose(now, ticket, LoggedKind::Open)?,
+            Request::AtLeader(request) if self.core.status().role == RoleName::Leader => {
+                return self.on_request(now, ticket, request.into(), work);
+            }
+            Request::AtLeader(request) => {
+                if let LeaderRequest::Propose { command, dedupe } = &request {
+                    self.check_sizes(command, dedupe)?;
+                }
+                self.forward(now, ticket, request, work)?;
+            }
             Request::Query { request, consistency } => {
                 self.read(now, ticket, Reading::Query(request), consistency)?;
             }
@@ -91,6 +93,18 @@ impl Replica {
             Request::TakeSnapshot => self.take_snapshot(ticket, work)?,
         }
         Ok(())
+    }
+
+    fn check_sizes(&self, command: &Bytes, dedupe: &Dedupe) -> Result<(), RequestError> {
+        let key_bytes = if let Dedupe::Key { key, .. } = dedupe { key.len() } else { 0 };
+        let limits = [
+            (key_bytes as u64, KEY_BYTES_MAX as u64),
+            (command.len() as u64, self.config.core.command_bytes_max),
+        ];
+        match limits.into_iter().find(|(bytes, bytes_max)| bytes > bytes_max) {
+            Some((bytes, bytes_max)) => Err(RequestError::TooLarge { bytes, bytes_max }),
+            None => Ok(()),
+        }
     }
 
     fn propose(&mut self, now: Now, ticket: Ticket, kind: LoggedKind) -> Result<(), RequestError> {

@@ -29,6 +29,10 @@ pub struct GroupConfig {
     pub requests_max: usize,
     /// The most bytes of queries waiting for an answer; beyond it `Busy`. Default 64 MiB.
     pub query_bytes_max: u64,
+    /// The most bytes of requests passed on to the leader and not answered; beyond it `Busy`. Default 64 MiB.
+    pub forward_bytes_max: u64,
+    /// How long the leader's answer to such a request is waited for; then its outcome is unknown. Default 10 s.
+    pub forward_within: Duration,
     /// Beyond this age of the oldest unfinished log write a leader hands over or steps down. Default
     /// 5 s.
     pub stalled_write_max: Duration,
@@ -121,6 +125,8 @@ impl Default for GroupConfig {
             sessions: SessionConfig::default(),
             requests_max: 65_536,
             query_bytes_max: 64 << 20,
+            forward_bytes_max: 64 << 20,
+            forward_within: crate::forwarding::WITHIN,
             stalled_write_max: Duration::from_secs(5),
         }
     }

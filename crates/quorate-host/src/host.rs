@@ -15,6 +15,7 @@ use crate::deadlines::Deadlines;
 use crate::event::{
     Applied, ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work,
 };
+use crate::forwarding::{Behalf, OWN_TICKETS};
 use crate::pace::Pace;
 use crate::peer::{PeerBody, PeerMessage};
 use crate::replica::Replica;
@@ -114,6 +115,9 @@ pub struct Host {
     /// Replicas that could not go on, and why.
     broken: BTreeMap<GroupId, String>,
     stopped: Option<String>,
+    /// Requests that other nodes have passed on, by the tickets they have here.
+    on_behalf: BTreeMap<Ticket, Behalf>,
+    next_own_ticket: u64,
 }
 
 impl Host {
@@ -136,6 +140,8 @@ impl Host {
             late_writes: BTreeMap::new(),
             broken: BTreeMap::new(),
             stopped: None,
+            on_behalf: BTreeMap::new(),
+            next_own_ticket: OWN_TICKETS,
         }
     }
 
@@ -229,6 +235,7 @@ impl Host {
                 for (group, id) in affected.collect::<Vec<_>>() {
                     if let Some(replica) = self.replicas.get_mut(&group) {
                         replica.core.report_unreachable(id);
+                        replica.on_forward_unreachable(node, &mut self.work);
                     }
                     self.drain(now, group);
                 }
@@ -344,6 +351,26 @@ impl Host {
                     self.work.snapshots.push(SnapshotTask::Receive { group, node: from, chunk });
                 }
             }
+            PeerBody::Forward(forward) => {
+                let request = forward.request.clone();
+                match replica.take_forward(from, &forward) {
+                    Ok(behalf) => {
+                        let ticket = Ticket(self.next_own_ticket);
+                        self.next_own_ticket += 1;
+                        self.on_behalf.insert(ticket, behalf);
+                        self.on_request(now, group, ticket, request.into());
+                    }
+                    Err(refused) => {
+                        let error = RequestError::NotLeader { leader: None };
+                        self.work.send.extend(refused.map(|behalf| behalf.answer(Err(error))));
+                    }
+                }
+            }
+            PeerBody::ForwardReply(reply) => {
+                if replica.vouches(from, reply.from) {
+                    replica.on_forward_reply(reply, &mut self.work);
+                }
+            }
             PeerBody::SnapshotAck(ack) => {
                 if ack.to == replica.id && replica.vouches(from, ack.from) {
                     replica.on_stream_ack(now, &ack);
@@ -430,8 +457,20 @@ impl Host {
 
     // ---- output ---------------------------------------------------------------------------------
 
+    /// What was asked by users of other nodes is answered there.
+    fn answer_on_behalf(&mut self) {
+        let Work { replies, send, .. } = &mut self.work;
+        let own = replies.extract_if(.., |(ticket, _)| ticket.0 >= OWN_TICKETS);
+        for (ticket, result) in own {
+            send.extend(self.on_behalf.remove(&ticket).map(|behalf| behalf.answer(result)));
+        }
+    }
+
     /// Takes everything there is to do now. Call after each batch of events.
     pub fn take_work(&mut self) -> Work {
+        if !self.on_behalf.is_empty() {
+            self.answer_on_behalf();
+        }
         std::mem::take(&mut self.work)
     }
 

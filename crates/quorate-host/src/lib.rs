@@ -132,6 +132,8 @@ mod command;
 mod config;
 mod deadlines;
 mod event;
+mod forward_codec;
+mod forwarding;
 mod host;
 mod log_fetcher;
 mod log_lane;
@@ -160,12 +162,12 @@ pub use host::{GroupSetup, GroupStatus, Host, OpenError};
 pub use log_fetcher::LogFetcher;
 pub use log_writer::LogWriter;
 pub use peer::{
-    Lane, PeerBody, PeerMessage, SnapshotAck, SnapshotChunk, SnapshotVerdict, decode_peer_message,
-    encode_peer_message,
+    Forward, ForwardReply, ForwardVerdict, Lane, PeerBody, PeerMessage, SnapshotAck, SnapshotChunk,
+    SnapshotVerdict, decode_peer_message, encode_peer_message,
 };
 pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, recover_group, recover_log};
 pub use request::{
-    Answer, Consistency, Dedupe, LeaderHint, Outcome, Request, RequestError, SessionId, Ticket,
+    Answer, Consistency, Dedupe, LeaderHint, LeaderRequest, Outcome, Request, RequestError, SessionId, Ticket,
 };
 pub use snapshotter::Snapshotter;
 pub use state_machine::{BatchEnd, Command, MachineError, Recovered, SnapshotSource, StateMachine};

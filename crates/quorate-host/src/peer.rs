@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use quorate_core::{
-    DecodeError, GroupId, Message, ReplicaId, SnapshotMeta, Term, decode_message, decode_snapshot_meta,
-    encode_message, encode_snapshot_meta,
+    DecodeError, GroupId, LogId, Message, ReplicaId, SnapshotMeta, Term, decode_message,
+    decode_snapshot_meta, encode_message, encode_snapshot_meta,
 };
 
 use crate::bytes_reader::{BytesReader, put_bytes, put_log_id, put_u64};
+use crate::forward_codec::{put_forward, put_forward_reply, read_forward, read_forward_reply};
+use crate::request::{LeaderRequest, SessionId};
 
 /// A message between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,76 @@ pub enum PeerBody {
     SnapshotChunk(SnapshotChunk),
     /// Answer to a piece.
     SnapshotAck(SnapshotAck),
+    /// A request of a follower's user, for the leader.
+    Forward(Forward),
+    /// Its answer.
+    ForwardReply(ForwardReply),
+}
+
+/// A request that a follower passes on to the leader of a term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The follower.
+    pub from: ReplicaId,
+    /// The leader.
+    pub to: ReplicaId,
+    /// The term it leads in.
+    pub term: Term,
+    /// The follower's number for it, higher than all before.
+    pub number: u64,
+    /// What is asked.
+    pub request: LeaderRequest,
+}
+
+/// The answer to a [`Forward`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardReply {
+    /// Who answers.
+    pub from: ReplicaId,
+    /// The follower.
+    pub to: ReplicaId,
+    /// The follower's number for the request.
+    pub number: u64,
+    /// The answer.
+    pub verdict: ForwardVerdict,
+}
+
+/// What became of a request that was passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardVerdict {
+    /// It was applied.
+    Applied {
+        /// There.
+        id: LogId,
+        /// The state machine's response.
+        response: Bytes,
+    },
+    /// The session is open.
+    SessionOpened {
+        /// Its id.
+        session: SessionId,
+    },
+    /// As the error of that name.
+    NotLeader,
+    /// As the error of that name.
+    Busy,
+    /// As the error of that name.
+    TooLarge {
+        /// Size in bytes.
+        bytes: u64,
+        /// Limit in bytes.
+        bytes_max: u64,
+    },
+    /// As the error of that name.
+    OutcomeUnknown,
+    /// As the error of that name.
+    SessionExpired,
+    /// As the error of that name.
+    AlreadyAcknowledged,
+    /// As the error of that name.
+    KeyReused,
+    /// As the error of that name.
+    Malformed,
 }
 
 /// A piece of a snapshot on its way to a follower.
@@ -110,6 +182,7 @@ impl PeerMessage {
             },
             PeerBody::SnapshotAck(_) => Lane::Control,
             PeerBody::SnapshotChunk(_) => Lane::Bulk,
+            PeerBody::Forward(_) | PeerBody::ForwardReply(_) => Lane::Append,
         }
     }
 }
@@ -117,6 +190,8 @@ impl PeerMessage {
 const RAFT: u8 = 1;
 const SNAPSHOT_CHUNK: u8 = 2;
 const SNAPSHOT_ACK: u8 = 3;
+const FORWARD: u8 = 4;
+const FORWARD_REPLY: u8 = 5;
 
 /// Appends the encoding of `message` to `out`: kind, group, and by kind the core's message or the
 /// fields of a piece or an answer in order.
@@ -125,6 +200,8 @@ pub fn encode_peer_message(message: &PeerMessage, out: &mut Vec<u8>) {
         PeerBody::Raft(_) => RAFT,
         PeerBody::SnapshotChunk(_) => SNAPSHOT_CHUNK,
         PeerBody::SnapshotAck(_) => SNAPSHOT_ACK,
+        PeerBody::Forward(_) => FORWARD,
+        PeerBody::ForwardReply(_) => FORWARD_REPLY,
     });
     put_u64(out, message.group.0);
     match &message.body {
@@ -152,6 +229,8 @@ pub fn encode_peer_message(message: &PeerMessage, out: &mut Vec<u8>) {
                 SnapshotVerdict::Gap => 2,
             });
         }
+        PeerBody::Forward(forward) => put_forward(forward, out),
+        PeerBody::ForwardReply(reply) => put_forward_reply(reply, out),
     }
 }
 
@@ -200,6 +279,8 @@ pub fn decode_peer_message(bytes: &Bytes) -> Result<PeerMessage, DecodeError> {
             reader.end()?;
             PeerBody::SnapshotAck(SnapshotAck { from, to, last, next_offset, verdict })
         }
+        FORWARD => PeerBody::Forward(read_forward(&mut reader)?),
+        FORWARD_REPLY => PeerBody::ForwardReply(read_forward_reply(&mut reader)?),
         _ => return Err(DecodeError { offset: 0, expected: "the kind of a peer message" }),
     };
     Ok(PeerMessage { group, body })
@@ -217,6 +298,7 @@ mod tests {
     use quorate_core::{LogId, Membership, MessageBody};
 
     use super::*;
+    use crate::request::Dedupe;
 
     fn encoded(message: &PeerMessage) -> Bytes {
         let mut out = Vec::new();
@@ -254,8 +336,48 @@ mod tests {
             }),
         ]
         .into_iter()
+        .chain(forwards(from, to))
         .map(|body| PeerMessage { group: GroupId(7), body })
         .collect()
+    }
+
+    /// Each kind of request, each verdict.
+    fn forwards(from: ReplicaId, to: ReplicaId) -> impl Iterator<Item = PeerBody> {
+        let command = || Bytes::from_static(b"c");
+        let key = Dedupe::Key { key: Bytes::from_static(b"k"), fingerprint: 9 };
+        let session = Dedupe::Session { session: SessionId(5), sequence: 3, acked_below: 2 };
+        let propose = |dedupe| LeaderRequest::Propose { command: command(), dedupe };
+        let requests = [propose(Dedupe::None), propose(session), propose(key), LeaderRequest::OpenSession];
+        let requests = requests
+            .map(|request| PeerBody::Forward(Forward { from, to, term: Term(3), number: 6, request }));
+        let verdicts = [
+            ForwardVerdict::Applied { id: LogId::new(3, 9), response: command() },
+            ForwardVerdict::SessionOpened { session: SessionId(5) },
+            ForwardVerdict::NotLeader,
+            ForwardVerdict::Busy,
+            ForwardVerdict::TooLarge { bytes: 9, bytes_max: 8 },
+            ForwardVerdict::OutcomeUnknown,
+            ForwardVerdict::SessionExpired,
+            ForwardVerdict::AlreadyAcknowledged,
+            ForwardVerdict::KeyReused,
+            ForwardVerdict::Malformed,
+        ];
+        let reply =
+            move |verdict| PeerBody::ForwardReply(ForwardReply { from: to, to: from, number: 6, verdict });
+        requests.into_iter().chain(verdicts.map(reply))
+    }
+
+    #[test]
+    fn golden_vectors_of_a_request_passed_on_and_of_its_answer() {
+        let group = 7u64.to_le_bytes();
+        let request = [1u64, 2, 3, 6].map(u64::to_le_bytes).concat();
+        let session = [5u64, 3, 2].map(u64::to_le_bytes).concat();
+        let expected = [&b"\x04"[..], &group, &request, b"\x01", &session, b"c"].concat();
+        assert_eq!(encoded(&examples()[4]), expected);
+        let answer = [2u64, 1, 6].map(u64::to_le_bytes).concat();
+        let position = [3u64, 9].map(u64::to_le_bytes).concat();
+        let expected = [&b"\x05"[..], &group, &answer, b"\0", &position, b"c"].concat();
+        assert_eq!(encoded(&examples()[7]), expected);
     }
 
     #[test]
@@ -290,7 +412,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..5) {
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..7) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

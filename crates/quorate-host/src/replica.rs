@@ -20,6 +20,7 @@ use quorate_storage::SnapshotInfo;
 
 use crate::config::GroupConfig;
 use crate::event::{Applied, ApplyTask, FetchTask, LogTask, Now, Outbound, SnapshotTask, Work};
+use crate::forwarding::Forwarding;
 use crate::peer::{PeerBody, PeerMessage};
 use crate::reads::Reads;
 use crate::request::{Answer, LeaderHint, RequestError, Ticket};
@@ -52,6 +53,7 @@ pub(crate) struct Replica {
     pub(crate) waiting: BTreeMap<LogIndex, Vec<(Term, Waiting)>>,
     pub(crate) waiting_count: usize,
     pub(crate) reads: Reads,
+    pub(crate) forwarding: Forwarding,
     pub(crate) transferring: Option<Transferring>,
     /// The term this replica leads in.
     pub(crate) leading: Option<Term>,
@@ -88,6 +90,7 @@ pub(crate) struct Replica {
 impl Replica {
     pub(crate) fn new(setup: crate::host::GroupSetup, core: RawNode) -> Self {
         let applied = setup.restored.applied.max(setup.restored.compacted.index);
+        let core_term = core.status().term;
         Self {
             group: setup.group,
             id: setup.replica,
@@ -99,6 +102,7 @@ impl Replica {
             waiting: BTreeMap::new(),
             waiting_count: 0,
             reads: Reads::new(),
+            forwarding: Forwarding::new(core_term),
             transferring: None,
             leading: None,
             heard_leader: None,
@@ -165,7 +169,7 @@ impl Replica {
     }
 
     pub(crate) fn requests_open(&self) -> usize {
-        self.waiting_count + self.reads.count() + self.snapshot_tickets.len()
+        self.waiting_count + self.reads.count() + self.forwarding.count() + self.snapshot_tickets.len()
     }
 
     // ---- the core's work ------------------------------------------------------------------------
@@ -203,6 +207,7 @@ impl Replica {
         }
         self.release_reads(work);
         self.watch_transfer(now, work);
+        self.watch_forwarded(now, work);
     }
 
     // ---- completions ----------------------------------------------------------------------------
@@ -250,6 +255,7 @@ impl Replica {
         self.give_up_lost(now, work);
         self.watch_transfer(now, work);
         self.watch_streams(now, work);
+        self.watch_forwarded(now, work);
         self.watch_disk(now);
     }
 
@@ -265,6 +271,7 @@ impl Replica {
             .chain(self.streams_deadline())
             .chain(disk)
             .chain(self.blocked)
+            .chain(self.forwarding.deadline())
             .fold(self.core.next_deadline(), MonoTime::min)
     }
 
@@ -297,6 +304,9 @@ impl Replica {
     pub(crate) fn stop(&mut self, reason: &str, work: &mut Work) {
         for (_, waiting) in self.take_waiting(LogIndex::MAX) {
             work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));
+        }
+        for ticket in self.forwarding.take_all() {
+            work.replies.push((ticket, Err(RequestError::OutcomeUnknown)));
         }
         let stopped = || RequestError::Stopped { reason: reason.to_owned() };
         let reads = self.reads.take_all();

@@ -9,7 +9,7 @@ use quorate_core::{
 
 use crate::config::GroupConfig;
 
-/// The shell's name for a request; every ticket is answered exactly once.
+/// The shell's name for a request; every ticket is answered exactly once. Numbers from 2^63 on are the host's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
@@ -40,6 +40,29 @@ pub enum Dedupe {
     },
 }
 
+/// What a follower may pass on to its leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaderRequest {
+    /// Replicate and apply a command.
+    Propose {
+        /// The command.
+        command: Bytes,
+        /// See there.
+        dedupe: Dedupe,
+    },
+    /// Open a client session.
+    OpenSession,
+}
+
+impl From<LeaderRequest> for Request {
+    fn from(request: LeaderRequest) -> Self {
+        match request {
+            LeaderRequest::Propose { command, dedupe } => Self::Propose { command, dedupe },
+            LeaderRequest::OpenSession => Self::OpenSession,
+        }
+    }
+}
+
 /// What a user may ask of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -52,6 +75,9 @@ pub enum Request {
     },
     /// Open a client session.
     OpenSession,
+    /// Do this here if this replica leads, otherwise have the leader do it. What is applied then is applied at the
+    /// leader, and here a little later.
+    AtLeader(LeaderRequest),
     /// Ask the state machine.
     Query {
         /// The question.

@@ -174,6 +174,7 @@ fn in_words(request: &Request) -> String {
             Err(error) => error.to_string(),
         },
         Request::OpenSession
+        | Request::AtLeader(_)
         | Request::ReadIndex { .. }
         | Request::VerifyLeader
         | Request::Barrier

@@ -48,7 +48,10 @@ impl World {
     fn check_promises(&mut self, id: NodeId, work: &Work) -> Checked {
         let messages = work.send.iter().filter_map(|outbound| match &outbound.message.body {
             PeerBody::Raft(message) => Some((outbound.message.group, message)),
-            PeerBody::SnapshotChunk(_) | PeerBody::SnapshotAck(_) => None,
+            PeerBody::SnapshotChunk(_)
+            | PeerBody::SnapshotAck(_)
+            | PeerBody::Forward(_)
+            | PeerBody::ForwardReply(_) => None,
         });
         let messages: Vec<(GroupId, &Message)> = messages.collect();
         let mut known: Option<(GroupId, Durable)> = None;

@@ -25,7 +25,7 @@
 //! | HashiCorp Raft | here |
 //! |---|---|
 //! | `FSM` | [`StateMachine`] |
-//! | `Apply`, `Barrier` | [`Raft::apply`], [`Raft::barrier`] |
+//! | `Apply`, `Barrier` | [`Raft::apply`], [`Raft::barrier`]; [`Raft::forwarding`] |
 //! | `VerifyLeader` | [`Raft::verify_leader`]; to read, [`Raft::query`] with a [`Consistency`] |
 //! | `AddNonvoter`, `AddVoter`, `DemoteVoter`, `RemoveServer` | [`Raft::add_learner`], [`Raft::add_voter`], [`Raft::demote`], [`Raft::remove`] |
 //! | `Leader`, `State`, `Stats`, `LeaderCh` | [`Raft::leader`], [`Raft::state`], [`Raft::stats`], [`Raft::leader_changes`] |
@@ -41,6 +41,7 @@
 mod bytes_snapshot;
 mod config;
 pub mod conformance;
+mod forwarding;
 mod members;
 mod members_file;
 mod node;

@@ -14,7 +14,9 @@ use quorate_core::{
     ChangeError, GroupId, LogId, LogIndex, MembershipChange, MembershipTransition, NodeId, RaftEvent,
     ReplicaId, RoleName,
 };
-use quorate_host::{Answer, Consistency, Dedupe, GroupConfig, GroupStatus, Request, RequestError, SessionId};
+use quorate_host::{
+    Answer, Consistency, Dedupe, GroupConfig, GroupStatus, LeaderRequest, Request, RequestError, SessionId,
+};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
@@ -68,9 +70,11 @@ pub struct Raft {
     pub(crate) shared: Arc<Shared>,
     feed: GroupFeed,
     /// What the replica behaves by; locked while it is being changed.
-    config: Arc<tokio::sync::Mutex<GroupConfig>>,
+    pub(crate) config: Arc<tokio::sync::Mutex<GroupConfig>>,
     /// How long a request through this handle may take.
-    within: Option<Duration>,
+    pub(crate) within: Option<Duration>,
+    /// Whether commands through this handle are passed on to the leader.
+    pub(crate) forwards: bool,
 }
 
 /// A command that has been submitted: await it for the outcome. Dropping it does not withdraw the
@@ -177,7 +181,14 @@ impl RaftEvents {
 
 impl Raft {
     pub(crate) fn new(group: GroupId, shared: Arc<Shared>, feed: GroupFeed, config: GroupConfig) -> Self {
-        Self { group, shared, feed, config: Arc::new(tokio::sync::Mutex::new(config)), within: None }
+        Self {
+            group,
+            shared,
+            feed,
+            config: Arc::new(tokio::sync::Mutex::new(config)),
+            within: None,
+            forwards: false,
+        }
     }
 
     /// The same handle, whose requests are answered within `within` of the call: with
@@ -200,14 +211,15 @@ impl Raft {
         self.shared.node
     }
 
-    /// Proposes `command` and waits until it is committed and applied here. Only the leader takes commands.
+    /// Proposes `command` and waits until it is committed and applied here. Only the leader takes commands; a handle
+    /// made by [`Raft::forwarding`] passes them on to it.
     ///
     /// # Errors
     /// `NotLeader`: ask the leader. `Busy`: back off and retry. `OutcomeUnknown`: it may have been
     /// applied, or may yet be; to retry safely use [`Raft::apply_with`].
     #[doc(alias = "propose")]
     pub async fn apply(&self, command: impl Into<Bytes>) -> Result<Applied, RequestError> {
-        self.submit(command, Dedupe::None).await
+        self.apply_with(command, Dedupe::None).await
     }
 
     /// [`Raft::apply`] for a command that may be sent again: it is applied once, and every repeat gets
@@ -220,13 +232,17 @@ impl Raft {
         command: impl Into<Bytes>,
         dedupe: Dedupe,
     ) -> Result<Applied, RequestError> {
+        let command = command.into();
+        if self.forwards {
+            return self.apply_at_leader(command, dedupe).await;
+        }
         self.submit(command, dedupe).await
     }
 
     /// Submits `command` at once; await the result later. Commands submitted one after the other on a
     /// leader that stays leader are applied in that order.
     pub fn submit(&self, command: impl Into<Bytes>, dedupe: Dedupe) -> Pending {
-        Pending { answer: self.send(Request::Propose { command: command.into(), dedupe }) }
+        Pending { answer: self.send(self.proposal(command.into(), dedupe)) }
     }
 
     /// Submits `commands` together and waits for all of them: as far as they fit they are one write of the
@@ -236,7 +252,7 @@ impl Raft {
         &self,
         commands: impl IntoIterator<Item = C>,
     ) -> Vec<Result<Applied, RequestError>> {
-        let request = |command: C| Request::Propose { command: command.into(), dedupe: Dedupe::None };
+        let request = |command: C| self.proposal(command.into(), Dedupe::None);
         let mut outcomes = Vec::new();
         for answer in self.send_together(commands.into_iter().map(request)) {
             outcomes.push(Pending { answer }.await);
@@ -249,6 +265,9 @@ impl Raft {
     /// # Errors
     /// As for [`Raft::apply`].
     pub async fn open_session(&self) -> Result<SessionId, RequestError> {
+        if self.forwards {
+            return self.open_session_at_leader().await;
+        }
         let Answer::SessionOpened { session } = self.ask(Request::OpenSession).await? else {
             return Err(unexpected());
         };
@@ -543,9 +562,12 @@ fn request_bytes(request: &Request) -> usize {
     const HEADER: usize = 128;
     HEADER
         + match request {
-            Request::Propose { command, .. } => command.len(),
+            Request::Propose { command, .. } | Request::AtLeader(LeaderRequest::Propose { command, .. }) => {
+                command.len()
+            }
             Request::Query { request, .. } => request.len(),
             Request::OpenSession
+            | Request::AtLeader(LeaderRequest::OpenSession)
             | Request::ReadIndex { .. }
             | Request::VerifyLeader
             | Request::Barrier

@@ -35,7 +35,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use quorate_core::{EntryPayload, MessageBody, NodeId};
-use quorate_host::{Outbound, PeerBody, PeerMessage};
+use quorate_host::{LeaderRequest, Outbound, PeerBody, PeerMessage};
 use quorate_storage::KnownPeers;
 
 pub(crate) use frame::PROTOCOL_VERSIONS;
@@ -149,6 +149,11 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         },
         PeerBody::SnapshotChunk(chunk) => chunk.data.len(),
         PeerBody::SnapshotAck(_) => 0,
+        PeerBody::Forward(forward) => match &forward.request {
+            LeaderRequest::Propose { command, .. } => command.len(),
+            LeaderRequest::OpenSession => 0,
+        },
+        PeerBody::ForwardReply(reply) => reply.verdict.response().len(),
     };
     HEADER + body
 }

@@ -1,0 +1,63 @@
+//! Commands given to whichever node is at hand.
+
+use std::time::Duration;
+
+use quorate::{Dedupe, Outcome, RequestError};
+
+use crate::harness::{Cluster, PATIENCE, Wire, lines, memory, numbers};
+
+#[tokio::test]
+async fn every_node_takes_commands_through_a_forwarding_handle_over_tcp() {
+    let cluster = Cluster::start(3, Wire::Tcp, |_| {}).await;
+    cluster.leader().await;
+    for (id, number) in (1..=3).zip(numbers(0..3)) {
+        let raft = cluster.rafts[&id].forwarding();
+        let applied = raft.within(PATIENCE).apply(number).await.unwrap();
+        raft.wait_applied(applied.id.index, PATIENCE).await.unwrap();
+        assert_eq!(cluster.content(id).await, lines(0..id));
+    }
+    let outcomes = cluster.rafts[&1].forwarding().apply_all(numbers(3..8)).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    cluster.shutdown().await;
+}
+
+/// The leader dies while a client of a follower writes. What was in doubt is asked again in its session, so that
+/// every command is there once, in order, and the client never sees an error.
+#[tokio::test]
+async fn a_session_through_a_follower_survives_the_death_of_its_leader() {
+    let mut cluster = Cluster::start(3, memory(), |_| {}).await;
+    let leader = cluster.leader().await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let raft = cluster.rafts[&follower].forwarding().within(PATIENCE);
+    let session = raft.open_session().await.unwrap();
+    let (sender, mut applied) = tokio::sync::mpsc::unbounded_channel();
+    let client = tokio::spawn(async move {
+        for sequence in 1..=60u64 {
+            let dedupe = Dedupe::Session { session, sequence, acked_below: sequence };
+            raft.apply_with((sequence - 1).to_string(), dedupe).await.unwrap();
+            sender.send(sequence).unwrap();
+        }
+    });
+    while applied.recv().await.unwrap() < 20 {}
+    cluster.kill(leader);
+    client.await.unwrap();
+    assert_eq!(cluster.caught_up(follower).await, lines(0..60));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_a_leader_a_forwarding_handle_waits_for_its_time_and_says_that_nothing_was_applied() {
+    let mut cluster = Cluster::start(3, memory(), |config| {
+        config.group.forward_within = Duration::from_millis(200);
+        config.group.core.election_timeout = Duration::from_secs(30);
+    })
+    .await;
+    let refused = cluster.rafts[&1].forwarding().apply("a").await.unwrap_err();
+    assert!(matches!(refused, RequestError::NotLeader { leader: None }), "{refused:?}");
+    assert_eq!(refused.outcome(), Outcome::NotApplied);
+    let within = Duration::from_millis(100);
+    let late = cluster.rafts[&1].within(within).forwarding().apply("a").await.unwrap_err();
+    assert_eq!(late, RequestError::DeadlinePassed { within });
+    cluster.kill(3);
+    cluster.shutdown().await;
+}
