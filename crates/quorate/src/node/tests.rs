@@ -139,3 +139,38 @@ async fn a_group_is_recovered_only_when_the_last_write_of_its_old_replica_is_don
     }
     node.shutdown().await;
 }
+
+/// The machine of a group that was refused stayed, with its files open, until the node ended.
+#[tokio::test]
+async fn the_machine_of_a_group_that_is_refused_is_dropped() {
+    struct KeepsItsState {
+        _dropped: oneshot::Sender<()>,
+    }
+    impl StateMachine for KeepsItsState {
+        fn apply(&mut self, command: Command<'_>) -> Result<Bytes, MachineError> {
+            Nothing.apply(command)
+        }
+        fn query(&self, request: &[u8]) -> Result<Bytes, MachineError> {
+            Nothing.query(request)
+        }
+        fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
+            Nothing.snapshot()
+        }
+        fn restore(&mut self, content: &mut dyn Read, batch: BatchEnd<'_>) -> Result<(), MachineError> {
+            Nothing.restore(content, batch)
+        }
+        fn is_durable(&self) -> bool {
+            true
+        }
+    }
+    let (node, _raft) = lone_leader(&Arc::default()).await;
+    let mut config = GroupConfig::default();
+    config.core.apply_unpersisted = true;
+    let (_dropped, dropped) = oneshot::channel();
+    let start = Start::Bootstrap { members: vec![Member::voter(NodeId(1), "memory:1")] };
+    let machine = Box::new(KeepsItsState { _dropped });
+    let refused = node.open_group_with(GroupId(2), start, config, machine).await.err().unwrap();
+    assert!(refused.to_string().contains("core.apply_unpersisted"), "{refused}");
+    tokio::time::timeout(PATIENCE, dropped).await.unwrap().unwrap_err();
+    node.shutdown().await;
+}

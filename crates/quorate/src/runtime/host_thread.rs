@@ -268,6 +268,11 @@ impl HostThread {
             self.host.close_group(group);
             self.groups.remove(&group);
         }
+        if !is_open {
+            // Its machine was made ready for nothing, and may hold files.
+            let permit = self.shared.backlog.take(0);
+            self.lanes.apply.push_all([ApplyInput::Task { task: ApplyTask::Remove { group }, permit }]);
+        }
     }
 
     fn dispatch(&mut self, work: Work) {
