@@ -78,19 +78,12 @@
 //! let mut fetcher = LogFetcher::new(wal.reader());
 //! let mut writer = LogWriter::new(Box::new(wal));
 //! let mut applier = Applier::new(Arc::clone(&snapshots));
-//! applier.add(recovered.machine);
+//! let (setup, machine) = recovered.into_setup(config, Vec::new());
+//! applier.add(machine);
 //! let mut snapshotter = Snapshotter::new(&HostConfig::default(), snapshots);
 //! let mut host = Host::new(node);
 //! let now = Now { mono: MonoTime::from_millis(1), unix_millis: 1 };
-//! host.open_group(now, GroupSetup {
-//!     group,
-//!     replica: recovered.replica,
-//!     config,
-//!     restored: recovered.restored,
-//!     snapshot: recovered.snapshot,
-//!     durable_machine: recovered.durable_machine,
-//!     seeds: Vec::new(),
-//! })?;
+//! host.open_group(now, setup)?;
 //!
 //! // Asks, and does everything there is to do until nothing is left; returns the answer.
 //! let mut ask = |ticket, request| {

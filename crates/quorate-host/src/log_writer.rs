@@ -16,10 +16,10 @@
 //! Previous: `quorate-core/src/leader.rs`. Next: `quorate-core/src/follower.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::slice;
 
 use quorate_core::{GroupId, PersistToken};
-use quorate_storage::{GroupWrite, LogBatch, LogError, LogStats, LogStore};
+use quorate_storage::{GroupWrite, LogBatch, LogError, LogStats, LogStore, write_now};
 
 use crate::event::{Event, LogTask, LogWritten};
 
@@ -55,6 +55,17 @@ impl LogWriter {
         events
     }
 
+    /// Writes and syncs one task of a group that is not open, and so has nothing submitted: blocks on the disk.
+    ///
+    /// # Errors
+    /// It was not written; `NoSpace`: nothing has changed.
+    pub fn write_now(&mut self, task: &LogTask) -> Result<(), LogError> {
+        let result =
+            if self.is_blocked(task) { Err(behind_another()) } else { self.write(slice::from_ref(task)) };
+        self.remember_block(task, &result);
+        result
+    }
+
     /// Figures of the store.
     #[must_use]
     pub fn stats(&self) -> LogStats {
@@ -65,8 +76,7 @@ impl LogWriter {
         let mut tasks = Vec::new();
         for task in round {
             if self.is_blocked(&task) {
-                let context = "waiting for an earlier write of the same group".to_owned();
-                events.push(completion(&task, Err(LogError::NoSpace { context })));
+                events.push(completion(&task, Err(behind_another())));
             } else {
                 tasks.push(task);
             }
@@ -121,20 +131,12 @@ impl LogWriter {
             }
         }
         let batch = LogBatch { groups: groups.into_values().collect() };
-        let outcome: Arc<Mutex<Option<Result<(), LogError>>>> = Arc::default();
-        let slot = Arc::clone(&outcome);
-        let done = Box::new(move |result| {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        });
-        self.store.write(batch, must_sync, done);
-        let flushed = self.store.flush();
-        let completed = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Never believe in a write that its store did not complete.
-        completed.unwrap_or_else(|| {
-            let source = Arc::new(std::io::Error::other("the log store did not complete a batch"));
-            Err(flushed.err().unwrap_or(LogError::Failed { context: "writing a batch".to_owned(), source }))
-        })
+        write_now(&mut *self.store, batch, must_sync)
     }
+}
+
+fn behind_another() -> LogError {
+    LogError::NoSpace { context: "waiting for an earlier write of the same group".to_owned() }
 }
 
 fn completion(task: &LogTask, result: Result<(), LogError>) -> Event {
@@ -186,7 +188,7 @@ fn merge(earlier: &mut GroupWrite, later: GroupWrite) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::MutexGuard;
+    use std::sync::{Arc, Mutex, MutexGuard};
 
     use quorate_core::{Entry, EntryPayload, HardState, LogId, LogIndex, ReplicaId, Term};
     use quorate_storage::{GroupState, LogReader, MemLogStore, WriteDone};

@@ -19,15 +19,16 @@
 use std::sync::Arc;
 
 use quorate_core::{
-    Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId, Restored, Term,
+    Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, NodeId, ReplicaId, Restored, Term,
 };
 use quorate_storage::{
     GroupState, GroupWrite, LogBatch, LogError, SnapshotError, SnapshotInfo, SnapshotStore,
 };
 
 use crate::applier::{RecoveredMachine, describe};
-use crate::config::SessionConfig;
+use crate::config::{GroupConfig, SessionConfig};
 use crate::event::LogTask;
+use crate::host::GroupSetup;
 use crate::sessions::Sessions;
 use crate::snapshot_content::ContentReader;
 use crate::state_machine::{MachineError, StateMachine};
@@ -47,6 +48,21 @@ pub struct RecoveredGroup {
     pub machine: RecoveredMachine,
     /// A write to submit to the log before anything else (a snapshot newer than the log).
     pub log_fix: Option<LogTask>,
+}
+
+impl RecoveredGroup {
+    /// What goes to the host and what goes to the applier, once `log_fix` is on its way. The `seeds` are those
+    /// of [`GroupSetup`].
+    #[must_use]
+    pub fn into_setup(
+        self,
+        config: GroupConfig,
+        seeds: Vec<(ReplicaId, NodeId, String)>,
+    ) -> (GroupSetup, RecoveredMachine) {
+        let Self { restored, replica, snapshot, durable_machine, machine, log_fix: _ } = self;
+        let group = machine.group;
+        (GroupSetup { group, replica, config, restored, snapshot, durable_machine, seeds }, machine)
+    }
 }
 
 /// A group cannot be recovered.

@@ -13,17 +13,17 @@
 //! * A node starts the way the product starts: data directory, log, snapshots, recovery of every group, host.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use quorate_core::{GroupId, MonoTime, NodeId, ReplicaId};
 use quorate_host::{
-    Applier, ApplyTask, Event, FetchTask, GroupSetup, Host, HostConfig, LogFetcher, LogWriter, Now,
-    Snapshotter, StateMachine, Ticket, bootstrap_batch, join_batch, recover_group,
+    Applier, ApplyTask, Event, FetchTask, Host, HostConfig, LogFetcher, LogWriter, Now, Snapshotter,
+    StateMachine, Ticket, bootstrap_batch, join_batch, recover_group,
 };
 use quorate_kv::{KvStateMachine, MemEngine, MemEngineDisk};
 use quorate_storage::{
-    DataDir, Disk, FileSnapshotStore, GroupState, GroupWrite, Identity, LogBatch, LogError, LogReader,
-    LogStore, SnapshotStore, Wal, WalConfig,
+    DataDir, Disk, FileSnapshotStore, GroupState, GroupWrite, Identity, LogBatch, LogReader, LogStore,
+    SnapshotStore, Wal, WalConfig, write_now,
 };
 
 use crate::disk::SimDisk;
@@ -216,27 +216,19 @@ impl Node {
         let mut config = around.swarm.group.clone();
         config.core.id = state.replica;
         config.core.seed = self.life << 32 | self.id.0 << 8 | group.0;
-        let recovered = recover_group(state, &*running.snapshots, machine, &config.sessions)
+        let mut recovered = recover_group(state, &*running.snapshots, machine, &config.sessions)
             .map_err(|error| Refused::Error(error.to_string()))?;
         let applied = recovered.restored.applied;
         around.invariants.on_start(recovered.replica, state, applied).map_err(Refused::Violation)?;
-        if let Some(fix) = recovered.log_fix {
+        if let Some(fix) = recovered.log_fix.take() {
             around.invariants.on_log_write(recovered.replica, &fix.write).map_err(Refused::Violation)?;
             running.log_writer.submit(vec![fix]);
             running.log_waiting += 1;
         }
         running.replicas.insert(group, recovered.replica);
-        running.applier.add(recovered.machine);
         let seeds = self.assignments.get(&group).map(|assignment| assignment.seeds.clone());
-        let setup = GroupSetup {
-            group,
-            replica: recovered.replica,
-            config,
-            restored: recovered.restored,
-            snapshot: recovered.snapshot,
-            durable_machine: recovered.durable_machine,
-            seeds: seeds.unwrap_or_default(),
-        };
+        let (setup, machine) = recovered.into_setup(config, seeds.unwrap_or_default());
+        running.applier.add(machine);
         let opened = running.host.open_group(self.clock.read(now), setup);
         opened.map_err(|error| Refused::Error(error.to_string()))
     }
@@ -321,7 +313,8 @@ fn settle_assignment(
     }
     if existing.is_some() {
         let remove = GroupWrite { group, remove: true, ..GroupWrite::default() };
-        write_now(store, LogBatch { groups: vec![remove] })?;
+        let batch = LogBatch { groups: vec![remove] };
+        write_now(store, batch, true).map_err(|error| error.to_string())?;
         snapshots.retain(group, 0).map_err(|error| error.to_string())?;
     }
     engines.insert(group, MemEngineDisk::new());
@@ -329,21 +322,5 @@ fn settle_assignment(
         Some(membership) => bootstrap_batch(group, assignment.replica, membership),
         None => join_batch(group, assignment.replica),
     };
-    write_now(store, batch)
-}
-
-fn write_now(store: &mut dyn LogStore, batch: LogBatch) -> Result<(), String> {
-    let result: Arc<Mutex<Option<Result<(), LogError>>>> = Arc::default();
-    let seen = Arc::clone(&result);
-    let done = move |outcome| {
-        *seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(outcome);
-    };
-    store.write(batch, true, Box::new(done));
-    store.flush().map_err(|error| error.to_string())?;
-    let outcome = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-    match outcome {
-        Some(Ok(())) => Ok(()),
-        Some(Err(error)) => Err(error.to_string()),
-        None => Err("the log never completed a batch".to_owned()),
-    }
+    write_now(store, batch, true).map_err(|error| error.to_string())
 }

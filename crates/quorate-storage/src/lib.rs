@@ -65,7 +65,7 @@ pub use disk::{Disk, DiskFile, DiskLock};
 pub use error::{Damage, LogError, SnapshotError};
 pub use file_snapshot_store::FileSnapshotStore;
 pub use known_peers::{KnownPeers, RecogniseError};
-pub use log_store::{GroupState, GroupWrite, LogBatch, LogReader, LogStats, LogStore, WriteDone};
+pub use log_store::{GroupState, GroupWrite, LogBatch, LogReader, LogStats, LogStore, WriteDone, write_now};
 pub use mem_disk::{DiskFault, MemDisk, SECTOR_BYTES};
 pub use mem_log_store::MemLogStore;
 pub use mem_snapshot_store::MemSnapshotStore;

@@ -4,8 +4,9 @@
 //! sync and then calls the batches' completions in order. `flush` blocks, so a shell runs it on the
 //! log writer's thread; reads go through [`LogReader`] from any thread meanwhile.
 
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_core::{Entry, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId};
 
@@ -86,6 +87,24 @@ pub trait LogStore: Send {
     fn reader(&self) -> Arc<dyn LogReader>;
     /// Figures for metrics.
     fn stats(&self) -> LogStats;
+}
+
+/// Writes `batch`, makes it and everything queued before it durable, and says what became of it.
+///
+/// # Errors
+/// What its completion was told; `Failed` if that was never called, because what nobody vouches for is not believed.
+pub fn write_now(store: &mut dyn LogStore, batch: LogBatch, must_sync: bool) -> Result<(), LogError> {
+    let outcome: Arc<Mutex<Option<Result<(), LogError>>>> = Arc::default();
+    let slot = Arc::clone(&outcome);
+    let done = move |result| *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+    store.write(batch, must_sync, Box::new(done));
+    let flushed = store.flush();
+    let completed = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+    completed.unwrap_or_else(|| {
+        flushed?;
+        let source = Arc::new(io::Error::other("the log store did not complete a batch"));
+        Err(LogError::Failed { context: "writing a batch".to_owned(), source })
+    })
 }
 
 /// Reads from any thread while the writer writes.

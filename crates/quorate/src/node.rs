@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 
 use quorate_core::{EventLabel, GroupId, LogIndex, Member, Membership, NodeId, ReplicaId};
 use quorate_host::{
-    Applier, GroupConfig, GroupSetup, LogFetcher, LogTask, LogWriter, Snapshotter, StateMachine,
-    bootstrap_batch, join_batch, recover_group,
+    Applier, GroupConfig, LogFetcher, LogTask, LogWriter, Snapshotter, StateMachine, bootstrap_batch,
+    join_batch, recover_group,
 };
 use quorate_storage::{
     Damage, DataDir, GroupState, GroupWrite, LogBatch, LogError, LogReader, LogStats, SnapshotError,
@@ -377,30 +377,22 @@ impl Node {
         let recovered =
             tokio::task::spawn_blocking(move || recover_group(&state, &*snapshots, machine, &sessions));
         // The only error of the join is a panic of the machine's, which is the caller's to see.
-        let recovered = match recovered.await {
+        let mut recovered = match recovered.await {
             Ok(recovered) => recovered?,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_cancelled) => return Err(OpenError::Stopped),
             },
         };
-        if let Some(task) = recovered.log_fix {
+        if let Some(task) = recovered.log_fix.take() {
             self.write_log(task).await.ok_or(OpenError::Stopped)??;
         }
         let mut config = config;
         config.core.id = recovered.replica;
         config.core.seed = getrandom::u64().unwrap_or_else(|_| unix_nanos());
         let kept = config.clone();
-        let setup = GroupSetup {
-            group,
-            replica: recovered.replica,
-            config,
-            restored: recovered.restored,
-            snapshot: recovered.snapshot,
-            durable_machine: recovered.durable_machine,
-            seeds,
-        };
-        let add = self.apply.push(ApplyInput::Add(Box::new(recovered.machine)));
+        let (setup, machine) = recovered.into_setup(config, seeds);
+        let add = self.apply.push(ApplyInput::Add(Box::new(machine)));
         add.map_err(|_| OpenError::Stopped)?;
         let (reply, opened) = oneshot::channel();
         let open = self.shared.mailbox.push(HostInput::Open { setup: Box::new(setup), reply });

@@ -24,7 +24,7 @@ use quorate_core::{
 use quorate_host::{LogTask, RecoverError, recover_log};
 use quorate_storage::{
     DataDir, DataDirError, FileSnapshotStore, GroupState, GroupWrite, LogBatch, LogError, LogStore as _,
-    OsDisk, SnapshotError, SnapshotInfo, SnapshotStore as _, Wal, WalConfig,
+    OsDisk, SnapshotError, SnapshotInfo, SnapshotStore as _, Wal, WalConfig, write_now,
 };
 
 use crate::config::ClusterId;
@@ -188,7 +188,7 @@ pub fn recover_cluster(
     })?;
     if !options.dry_run {
         for write in writes {
-            opened.write(write)?;
+            write_now(&mut opened.wal, LogBatch { groups: vec![write] }, true)?;
         }
     }
     Ok(audit)
@@ -223,17 +223,6 @@ impl Opened {
         let wal = Wal::open(directory.disk(), &directory.wal(), config)?;
         let snapshots = FileSnapshotStore::open(directory.disk(), &directory.snapshots())?;
         Ok(Self { wal, snapshots, directory })
-    }
-
-    fn write(&mut self, write: GroupWrite) -> Result<(), LogError> {
-        let (told, outcome) = std::sync::mpsc::channel();
-        let done = Box::new(move |result| {
-            // The receiver lives until the outcome is there.
-            drop(told.send(result));
-        });
-        self.wal.write(LogBatch { groups: vec![write] }, true, done);
-        self.wal.flush()?;
-        outcome.recv().unwrap_or(Ok(()))
     }
 }
 

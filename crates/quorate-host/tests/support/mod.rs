@@ -296,19 +296,12 @@ impl Cluster {
         let snapshots = node.data.snapshots.clone();
         let disk = node.data.journal.clone();
         let machine = Box::new(Journal { disk, ..Journal::default() });
-        let recovered = recover_group(state, &snapshots, machine, &self.config.sessions).unwrap();
-        node.writer.submit(recovered.log_fix.into_iter().collect());
+        let mut recovered = recover_group(state, &snapshots, machine, &self.config.sessions).unwrap();
+        node.writer.submit(recovered.log_fix.take().into_iter().collect());
         node.writer.step();
-        node.applier.add(recovered.machine);
-        GroupSetup {
-            group: state.group,
-            replica: recovered.replica,
-            config: self.config.clone(),
-            restored: recovered.restored,
-            snapshot: recovered.snapshot,
-            durable_machine: recovered.durable_machine,
-            seeds,
-        }
+        let (setup, machine) = recovered.into_setup(self.config.clone(), seeds);
+        node.applier.add(machine);
+        setup
     }
 
     /// Recovers a closed group and opens it again.

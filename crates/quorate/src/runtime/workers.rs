@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError};
 
 use quorate_core::GroupId;
 use quorate_host::{
-    Applier, ApplyTask, Event, FetchTask, LogFetcher, LogTask, LogWriter, LogWritten, RecoveredMachine,
-    SnapshotTask, Snapshotter,
+    Applier, ApplyTask, Event, FetchTask, LogFetcher, LogTask, LogWriter, RecoveredMachine, SnapshotTask,
+    Snapshotter,
 };
 use quorate_storage::{LogError, SnapshotError};
 use tokio::sync::oneshot;
@@ -60,18 +60,7 @@ pub(crate) fn log_loop(mut writer: LogWriter, mailbox: &Mailbox<LogInput>, share
         drop(permits);
         // Asked for by somebody who waits, rarely: one at a time, so that each gets its own result.
         for (task, reply) in asked {
-            writer.submit(vec![task]);
-            let result = writer.step().into_iter().find_map(|event| match event {
-                Event::LogWritten(LogWritten { result, .. }) => Some(result),
-                Event::Tick
-                | Event::Received { .. }
-                | Event::Request { .. }
-                | Event::Unreachable { .. }
-                | Event::Applied(_)
-                | Event::Fetched(_)
-                | Event::Snapshot(_) => None,
-            });
-            let result = result.unwrap_or(Ok(()));
+            let result = writer.write_now(&task);
             failure = failure.or_else(|| failure_of(&result));
             // Whoever asked may have given up.
             drop(reply.send(result));
