@@ -10,6 +10,7 @@
 //! * A change that changes nothing is refused, never a silent no-op.
 
 use crate::membership::{InvalidMembership, Member, MemberRole, Membership};
+use crate::replica_ids::NEW_REPLICAS_PER_STEP_MAX;
 use crate::types::{NodeId, ReplicaId};
 
 /// One change of the members.
@@ -109,6 +110,9 @@ impl Membership {
             changes.into_iter().map(|change| target.change(self, change)).collect::<Result<_, _>>()?;
         if target == *self {
             return Err(Refusal::NothingToDo);
+        }
+        if target.next_replica - self.next_replica > NEW_REPLICAS_PER_STEP_MAX {
+            return Err(Refusal::Invalid("at most 8 new replicas in one step"));
         }
         if target.incoming_voters().next().is_none() {
             return Err(Refusal::LastVoter);
@@ -372,6 +376,15 @@ mod tests {
         let (left, _) = next.leave().unwrap().after(vec![parse("-3")], Automatic).unwrap();
         let (_, again) = left.after(vec![parse("+(7)")], Automatic).unwrap();
         assert_eq!(again, [ReplicaId(5)]);
+    }
+
+    #[test]
+    fn more_new_replicas_than_a_leader_has_ids_for_are_refused() {
+        let add = |replicas: u64| (0..replicas).map(|node| parse(&format!("+({})", node + 10))).collect();
+        let (eight, _) = group(1, 0).after(add(NEW_REPLICAS_PER_STEP_MAX), Automatic).unwrap();
+        assert_eq!(eight.members().count(), 9);
+        let nine = group(1, 0).after(add(NEW_REPLICAS_PER_STEP_MAX + 1), Automatic);
+        assert_eq!(nine, Err(Refusal::Invalid("at most 8 new replicas in one step")));
     }
 
     #[test]

@@ -88,14 +88,15 @@ impl Leader {
         Ok(self.append_membership(shared, next))
     }
 
-    /// The membership in effect, if it may be changed now.
+    /// The membership in effect, if it may be changed now, with the counter of ids where this leader draws from.
     pub(crate) fn changeable(
         &self,
         shared: &Shared,
         expected: Option<LogId>,
-    ) -> Result<(LogId, Arc<Membership>), ChangeError> {
+    ) -> Result<(LogId, Membership), ChangeError> {
         self.refuse_while_transferring().map_err(ChangeError::Propose)?;
-        let (membership_id, membership) = shared.log.membership().clone();
+        let (membership_id, membership) = shared.log.membership();
+        let membership_id = *membership_id;
         if expected.is_some_and(|expected| expected != membership_id) {
             return Err(ChangeError::Changed { membership_id });
         }
@@ -105,7 +106,7 @@ impl Leader {
         if !Self::own_term_committed(shared) {
             return Err(ChangeError::NotReady);
         }
-        Ok((membership_id, membership))
+        Ok((membership_id, membership.continued_in(membership_id, shared.term)))
     }
 
     pub(crate) fn append_membership(&mut self, shared: &mut Shared, next: Membership) -> LogId {

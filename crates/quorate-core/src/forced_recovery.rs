@@ -12,7 +12,7 @@
 //! * One replica goes on, as the only voter. Everybody else is left out and joins again under a new id: two logs that
 //!   were recovered apart could each believe to be the longer one.
 //! * The new membership has the next recovery epoch. A message of another epoch is refused (`gate.rs`), so
-//!   that whoever was left out cannot come back, whatever its term and log. Ids go on from the same counter.
+//!   that whoever was left out cannot come back, whatever its term and log. Ids go on as under a new leader.
 //! * Every member must be accounted for, and what makes no sense is refused: while the survivors are a
 //!   quorum there is nothing to recover.
 //!
@@ -118,7 +118,7 @@ pub fn force_recovery(restored: &Restored, asked: ForcedRecovery) -> Result<Reco
     if id.index > LogIndex::MAX {
         return Err(RecoveryRefused::OutOfRange);
     }
-    let after = Arc::new(alone(&before, asked.survivor, epoch)?);
+    let after = Arc::new(alone(&before.continued_in(before_id, term), asked.survivor, epoch)?);
     let audit = RecoveryAudit {
         asked,
         before: (before_id, before),
@@ -269,7 +269,12 @@ mod tests {
         let (id, after) = &recovered.audit.after;
         assert_eq!(*id, LogId::new(6, 4));
         assert_eq!((after.voters().collect::<BTreeSet<_>>(), after.members().count()), (ids(&[1]), 1));
-        assert_eq!((after.epoch(), after.next_replica(), after.validate()), (1, ReplicaId(5), Ok(())));
+        assert_eq!((after.epoch(), after.validate()), (1, Ok(())));
+        assert_eq!(
+            after.next_replica(),
+            ReplicaId(5 + 5 * 8),
+            "the leaders of the terms 1 to 5 may have given ids"
+        );
         let hard_state = recovered.persist.hard_state.unwrap();
         assert_eq!((hard_state.term, hard_state.vote, hard_state.commit), (Term(6), None, LogIndex(2)));
         assert!(recovered.persist.must_sync);

@@ -114,6 +114,7 @@ mod raw_node;
 mod read;
 mod ready;
 mod receiving;
+mod replica_ids;
 mod rng;
 mod role;
 mod shared;
@@ -147,5 +148,6 @@ pub use raw_node::{
     SnapshotRequestError, TransferError,
 };
 pub use ready::{Fetch, Persist, PersistToken, ReadOutcome, ReadTicket, Ready};
+pub use replica_ids::NEW_REPLICAS_PER_STEP_MAX;
 pub use status::{ProgressName, ProgressStatus, Status};
 pub use types::{GroupId, HardState, LogId, LogIndex, MonoTime, NodeId, ReplicaId, Term};

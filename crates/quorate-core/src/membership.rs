@@ -1,7 +1,7 @@
 //! Who is in a group and who votes: pure values.
 //!
 //! * The newest membership in the log is in effect, committed or not (`log.rs`).
-//! * Ids come from a counter that only grows: no replica ever gets the id of another.
+//! * Ids come from a counter that only grows: no replica ever gets the id of another (`replica_ids.rs`).
 //! * In the joint state (`joint.rs`) two sets of voters decide together.
 //!
 //! Not here: what may follow what (`change.rs`), and when (`changing.rs`).
@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::joint::Joint;
+use crate::replica_ids::COUNTER_MAX;
 use crate::types::{NodeId, ReplicaId};
 
 /// What a member may do.
@@ -63,7 +64,7 @@ pub const MEMBERS_MAX: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
     pub(crate) members: BTreeMap<ReplicaId, Member>,
-    /// The id the next new replica gets. Only grows.
+    /// Every id given so far, and every one that may have been given by a change that was lost, is below. Only grows.
     pub(crate) next_replica: u64,
     /// The recovery epoch: raised by a forced recovery, checked in every message.
     pub(crate) epoch: u64,
@@ -95,7 +96,7 @@ impl Membership {
             (self.incoming_voters().next().is_some(), "a group needs a voter"),
             (self.members.len() <= MEMBERS_MAX, "a group has at most 64 members"),
             (self.members.keys().all(|id| 0 < id.0 && id.0 < self.next_replica), "ids come from the counter"),
-            (self.next_replica <= u64::MAX / 2, "the counter of ids stays below half of the range"),
+            (self.next_replica <= COUNTER_MAX, "the counter of ids stays below half of the range"),
             (
                 self.members.values().map(|member| member.node).collect::<BTreeSet<_>>().len()
                     == self.members.len(),
@@ -126,7 +127,8 @@ impl Membership {
         }
     }
 
-    /// The id the next new replica gets.
+    /// The counter of ids: what new replicas get is never below. What the next one gets depends on who leads: see
+    /// [`next_replica_in`](Self::next_replica_in).
     #[must_use]
     pub const fn next_replica(&self) -> ReplicaId {
         ReplicaId(self.next_replica)

@@ -164,8 +164,8 @@ impl RawNode {
 
     /// Appends a membership one change away from the current one. With `expected`, only if the
     /// membership in effect is still the one at that position. On success: the position, and the
-    /// replica concerned: the new id, for a change that adds one. An id counts as given when the
-    /// change is committed: one whose change was rolled back may be given again, to another node.
+    /// replica concerned: the new id, for a change that adds one. No id is given twice, also where
+    /// the change is rolled back.
     ///
     /// # Errors
     /// A typed refusal, never a silent no-op.

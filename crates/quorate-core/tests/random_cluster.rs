@@ -79,7 +79,6 @@ struct Node {
     disk: Disk,
     writing: Vec<Persist>,
     applied: LogIndex,
-    id: NodeId,
     witness: bool,
 }
 
@@ -103,6 +102,8 @@ struct Cluster {
     /// The newest members that anybody has applied.
     members: Arc<Membership>,
     members_at: LogIndex,
+    /// The entry that gave a new replica its id, committed or not.
+    given: BTreeMap<ReplicaId, LogId>,
     /// Memberships applied, and those of them that were joint.
     changes: u64,
     joint: u64,
@@ -110,6 +111,20 @@ struct Cluster {
     seed: u64,
     /// Whether its members change.
     changing: bool,
+}
+
+const fn adds(change: &MembershipChange) -> bool {
+    match change {
+        MembershipChange::AddLearner { .. }
+        | MembershipChange::AddVoter { .. }
+        | MembershipChange::AddWitness { .. }
+        | MembershipChange::Join { .. } => true,
+        MembershipChange::Promote(_)
+        | MembershipChange::PromoteOnceCaughtUp(_)
+        | MembershipChange::Demote(_)
+        | MembershipChange::Remove(_)
+        | MembershipChange::SetAddresses { .. } => false,
+    }
 }
 
 fn config(id: ReplicaId, seed: u64, witness: bool) -> Config {
@@ -148,7 +163,7 @@ impl Cluster {
             let core =
                 RawNode::new(config(id, seed, false), disk.restored(LogIndex(1)), MonoTime(0)).unwrap();
             let (disk, writing, applied) = (disk.clone(), Vec::new(), LogIndex(1));
-            (id, Node { core, disk, writing, applied, id: NodeId(id.0), witness: false })
+            (id, Node { core, disk, writing, applied, witness: false })
         });
         Self {
             rng: Rng(seed),
@@ -168,6 +183,7 @@ impl Cluster {
             loss: if seed >= 80 { 2 } else { 10 },
             members: membership,
             members_at: LogIndex(1),
+            given: BTreeMap::new(),
             changes: 0,
             joint: 0,
             witnessed: 0,
@@ -245,7 +261,8 @@ impl Cluster {
             if self.nodes[&id].core.status().role != RoleName::Leader {
                 continue;
             }
-            let changes = (0..=self.rng.below(2)).map(|_| self.any_change()).collect();
+            let changes: Vec<_> = (0..=self.rng.below(2)).map(|_| self.any_change()).collect();
+            let adds: Vec<bool> = changes.iter().map(adds).collect();
             let transition = match self.rng.below(4) {
                 0 => MembershipTransition::JointExplicit,
                 1 => MembershipTransition::JointImplicit,
@@ -253,9 +270,13 @@ impl Cluster {
             };
             let core = &mut self.nodes.get_mut(&id).unwrap().core;
             if core.leave_joint(now, None).is_err()
-                && core.propose_changes(now, changes, transition, None).is_ok()
+                && let Ok((at, concerned)) = core.propose_changes(now, changes, transition, None)
             {
                 let members = Arc::clone(core.status().membership);
+                for (new, _) in concerned.into_iter().zip(adds).filter(|(_, adds)| *adds) {
+                    let other = self.given.insert(new, at);
+                    assert_eq!(other, None, "{new:?} is given at {at} again");
+                }
                 self.start_new(&members);
             }
         }
@@ -277,15 +298,13 @@ impl Cluster {
         }
     }
 
-    /// A change was appended: replicas that are new start, with nothing. An id whose change was rolled back is
-    /// given again: what it stood for is gone then, like its messages.
+    /// A change was appended: replicas that are new start, with nothing.
     fn start_new(&mut self, members: &Membership) {
         for (id, member) in members.members() {
-            let witness = member.role == MemberRole::Witness;
-            if self.nodes.get(&id).is_some_and(|node| (node.id, node.witness) == (member.node, witness)) {
+            if self.nodes.contains_key(&id) {
                 continue;
             }
-            self.wire.retain(|message| message.from != id && message.to != id);
+            let witness = member.role == MemberRole::Witness;
             let disk = Disk {
                 hard: HardState::default(),
                 compacted: LogId::default(),
@@ -294,8 +313,7 @@ impl Cluster {
             };
             let restored = disk.restored(LogIndex(0));
             let core = RawNode::new(config(id, self.seed, witness), restored, self.time(id)).unwrap();
-            let node =
-                Node { core, disk, writing: Vec::new(), applied: LogIndex(0), id: member.node, witness };
+            let node = Node { core, disk, writing: Vec::new(), applied: LogIndex(0), witness };
             self.nodes.insert(id, node);
         }
     }

@@ -71,9 +71,10 @@ async fn add(raft: &Raft, id: u64, url: &Bytes, target: &str) -> Response {
         )
             .into_response();
     };
-    let next = raft.status().membership.next_replica();
+    let status = raft.status();
+    let next = status.membership.next_replica_in(status.membership_id, status.term);
     if id != next.0 {
-        let text = format!("Failed on POST: ids are never used twice, the next one is {next}\n");
+        let text = format!("Failed on POST: no id is given twice, the next one is {next}\n");
         return (StatusCode::CONFLICT, text).into_response();
     }
     let change = MembershipChange::AddLearner {

@@ -123,6 +123,7 @@ scripts! {
     an_acceptance_waits_for_the_disk
     an_idle_group_comes_to_rest
     an_isolated_follower_returns_and_disturbs_nobody
+    an_id_of_a_lost_change_is_not_given_again
     an_old_answer_confirms_no_new_read
     an_old_terms_entry_is_not_committed_by_counting
     an_uncommitted_change_is_rolled_back

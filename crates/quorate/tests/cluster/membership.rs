@@ -19,7 +19,7 @@ async fn a_learner_catches_up_and_is_promoted(wire: Wire) {
     let mut cluster = Cluster::start(3, wire, |_| {}).await;
     cluster.apply_all(numbers(0..30)).await;
     let replica = join(&mut cluster).await;
-    assert_eq!(replica, ReplicaId(4));
+    assert!(replica > ReplicaId(3), "{replica} is another one");
     assert_eq!(cluster.caught_up(4).await, lines(0..30));
     let leader = cluster.leader().await;
     let promoted = cluster.rafts[&leader].promote(replica).await.unwrap();
@@ -130,10 +130,10 @@ async fn a_removed_replica_can_be_deleted_and_its_node_join_again() {
     cluster.nodes[&4].close_group(GROUP).await;
     let address = cluster.address(4);
     let added = cluster.rafts[&leader].add_learner(NodeId(4), address, "").await.unwrap();
-    assert_eq!(added.replica, ReplicaId(5), "replica ids are never used twice");
+    assert!(added.replica > replica, "replica ids are never used twice");
     let start = Start::Join { replica: added.replica, seeds: vec![] };
     let refused = cluster.nodes[&4].open_group(GROUP, start.clone(), Lines::default()).await.err().unwrap();
-    assert!(matches!(refused, OpenError::OtherReplica { on_disk: ReplicaId(4), .. }), "{refused}");
+    assert!(matches!(refused, OpenError::OtherReplica { on_disk, .. } if on_disk == replica), "{refused}");
     cluster.nodes[&4].remove_group(GROUP).await.unwrap();
     assert!(!cluster.nodes[&4].has_group(GROUP));
     cluster.open(4, start).await;

@@ -89,7 +89,7 @@ async fn a_survivor_goes_on_alone_and_who_was_not_recovered_stays_out() {
     cluster.nodes[&2].remove_group(GROUP).await.unwrap();
     cluster.rafts.remove(&2);
     let added = cluster.rafts[&1].add_voter(NodeId(2), cluster.address(2), "").await.unwrap();
-    assert_eq!(added.replica, ReplicaId(4));
+    assert!(added.replica > ReplicaId(3), "{} is another one", added.replica);
     let seeds = vec![(ReplicaId(1), NodeId(1), cluster.address(1))];
     cluster.open(2, Start::Join { replica: added.replica, seeds }).await;
     cluster.rafts[&1].wait_voter(added.replica, PATIENCE).await.unwrap();
