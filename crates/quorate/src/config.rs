@@ -109,6 +109,8 @@ pub struct TransportConfig {
     pub write_timeout: Duration,
     /// The most inbound connections. Default 1,024.
     pub connections_max: usize,
+    /// Where to dial a node, if not at the address that the membership records. Default: there.
+    pub resolver: Option<crate::transport::AddressResolver>,
 }
 
 impl Default for TransportConfig {
@@ -122,6 +124,7 @@ impl Default for TransportConfig {
             backoff_max: Duration::from_secs(1),
             write_timeout: Duration::from_secs(10),
             connections_max: 1024,
+            resolver: None,
         }
     }
 }

@@ -64,12 +64,12 @@ pub use offline::{
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
 pub use state::{LeaderChanges, LeaderInfo, Leadership, RaftState, RaftStats};
 pub use stores::StoreError;
+pub use transport::{
+    AddressResolver, HandshakeError, Identity, Inbound, MemoryNetwork, MemoryTransport, PeerStatus, Refusal,
+    TcpTransport, Transport, TransportStats,
+};
 #[cfg(feature = "tls")]
 pub use transport::{CertificateProblem, PeerTls, PemSource, TlsConfig, TlsError, TlsLoadError, TlsPart};
-pub use transport::{
-    HandshakeError, Identity, Inbound, MemoryNetwork, MemoryTransport, PeerStatus, Refusal, TcpTransport,
-    Transport, TransportStats,
-};
 
 pub use typed::{Protocol, TypedError, TypedRaft};
 

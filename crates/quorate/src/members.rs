@@ -6,6 +6,7 @@
 //! ```
 //!
 //! * A change that changes nothing is an error (`NothingToDo`), never a silent success.
+//! * Each of these can be tied to the membership that was looked at: [`Raft::expecting`].
 //! * Any of these for several members in one step: [`Raft::change_members`].
 
 use std::time::Duration;
@@ -38,14 +39,14 @@ impl Raft {
             if changes.is_empty() {
                 return Err(RequestError::Change(ChangeError::NothingToDo));
             }
-            let seen = Some(status.membership_id);
+            let seen = self.expected.or(Some(status.membership_id));
             match self.change_members(changes, MembershipTransition::Automatic, seen).await {
                 Ok((id, replicas)) => {
                     let replica = replicas.first().copied().ok_or_else(unexpected)?;
                     return Ok(Changed { id, replica });
                 }
                 // Somebody else was quicker: look again once that is seen here.
-                Err(RequestError::Change(ChangeError::Changed { .. })) => {
+                Err(RequestError::Change(ChangeError::Changed { .. })) if self.expected.is_none() => {
                     let news = |now: &GroupStatus| now.membership_id != status.membership_id;
                     // An error: the replica has stopped, and says so when asked again.
                     self.watch().wait_for(news).await.ok();

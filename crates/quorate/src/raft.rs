@@ -75,6 +75,8 @@ pub struct Raft {
     pub(crate) within: Option<Duration>,
     /// Whether commands through this handle are passed on to the leader.
     pub(crate) forwards: bool,
+    /// Changes of the members through this handle are for the membership at this position.
+    pub(crate) expected: Option<LogId>,
 }
 
 /// A command that has been submitted: await it for the outcome. Dropping it does not withdraw the
@@ -188,6 +190,7 @@ impl Raft {
             config: Arc::new(tokio::sync::Mutex::new(config)),
             within: None,
             forwards: false,
+            expected: None,
         }
     }
 
@@ -197,6 +200,15 @@ impl Raft {
     #[must_use]
     pub fn within(&self, within: Duration) -> Self {
         Self { within: Some(within), ..self.clone() }
+    }
+
+    /// The same handle, whose changes of the members happen only if the membership in effect is still the one at
+    /// `membership`, the position that [`Raft::membership`] says; otherwise they fail with
+    /// `Change(ChangeError::Changed)`. So two operators who looked at the same list cannot both act on it.
+    #[must_use]
+    #[doc(alias = "prev_index")]
+    pub fn expecting(&self, membership: LogId) -> Self {
+        Self { expected: Some(membership), ..self.clone() }
     }
 
     /// The group.
@@ -311,7 +323,7 @@ impl Raft {
     }
 
     /// Changes the membership by one step and waits until it is committed. With `expected`, only if
-    /// the membership in effect is still the one at that position (`GroupStatus::membership_id`).
+    /// the membership in effect is still the one at that position ([`Raft::membership`], [`Raft::expecting`]).
     /// An earlier change that is not committed yet is waited for, as is a new leader's first entry; a
     /// leader that has no quorum gives both up within an election timeout.
     ///
@@ -322,7 +334,7 @@ impl Raft {
         change: MembershipChange,
         expected: Option<LogId>,
     ) -> Result<Changed, RequestError> {
-        let request = Request::ChangeMembership { change, expected };
+        let request = Request::ChangeMembership { change, expected: expected.or(self.expected) };
         let (id, replicas) = self.change(request).await?;
         let replica = replicas.first().copied().ok_or_else(unexpected)?;
         Ok(Changed { id, replica })
@@ -340,6 +352,7 @@ impl Raft {
         transition: MembershipTransition,
         expected: Option<LogId>,
     ) -> Result<(LogId, Vec<ReplicaId>), RequestError> {
+        let expected = expected.or(self.expected);
         let done = self.change(Request::ChangeMembers { changes, transition, expected }).await?;
         let over = |status: &GroupStatus| {
             let waits = status.membership.joint().is_some_and(|joint| joint.leaves_automatically());
@@ -355,7 +368,7 @@ impl Raft {
     /// # Errors
     /// As for [`Raft::change_membership`].
     pub async fn leave_joint(&self) -> Result<LogId, RequestError> {
-        self.change(Request::LeaveJoint { expected: None }).await.map(|(id, _)| id)
+        self.change(Request::LeaveJoint { expected: self.expected }).await.map(|(id, _)| id)
     }
 
     /// Asks for a change of the members until no other one is in the way.

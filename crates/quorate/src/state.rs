@@ -171,16 +171,7 @@ impl Raft {
     #[must_use]
     #[doc(alias = "leader_with_id")]
     pub fn leader(&self) -> Option<LeaderInfo> {
-        let status = self.status();
-        let replica = status.leader?;
-        let member = status.membership.get(replica)?;
-        Some(LeaderInfo {
-            replica,
-            term: status.term,
-            node: member.node,
-            peer_address: member.peer_address.clone(),
-            client_address: member.client_address.clone(),
-        })
+        leader_of(&self.status())
     }
 
     /// Whether this replica believes that it leads.
@@ -240,6 +231,16 @@ impl Raft {
         LeaderChanges { status: self.watch(), seen: None }
     }
 
+    /// Waits until this replica knows who leads, and returns that.
+    ///
+    /// # Errors
+    /// It does not within the time given, or it has stopped.
+    pub async fn wait_leader(&self, within: Duration) -> Result<LeaderInfo, Timeout> {
+        let known = |status: &GroupStatus| leader_of(status).is_some();
+        let status = self.wait_for(known, within).await?;
+        leader_of(&status).ok_or_else(|| Timeout { within, last: Box::new(status) })
+    }
+
     /// Waits until this replica leads and has applied everything that was committed before it did.
     ///
     /// # Errors
@@ -247,6 +248,18 @@ impl Raft {
     pub async fn wait_leader_ready(&self, within: Duration) -> Result<GroupStatus, Timeout> {
         self.wait_for(|status| status.leader_ready, within).await
     }
+}
+
+fn leader_of(status: &GroupStatus) -> Option<LeaderInfo> {
+    let replica = status.leader?;
+    let member = status.membership.get(replica)?;
+    Some(LeaderInfo {
+        replica,
+        term: status.term,
+        node: member.node,
+        peer_address: member.peer_address.clone(),
+        client_address: member.client_address.clone(),
+    })
 }
 
 fn state_of(status: &GroupStatus) -> RaftState {

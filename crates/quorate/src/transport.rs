@@ -17,6 +17,7 @@ mod inbound;
 mod link;
 mod link_queue;
 mod memory;
+mod resolver;
 mod stream;
 mod tcp;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use quorate_storage::KnownPeers;
 pub(crate) use frame::PROTOCOL_VERSIONS;
 pub use handshake::{HandshakeError, Identity, Refusal};
 pub use memory::{MemoryNetwork, MemoryTransport};
+pub use resolver::AddressResolver;
 pub use tcp::TcpTransport;
 #[cfg(feature = "tls")]
 pub use tls::{PeerTls, PemSource, TlsConfig};

@@ -118,11 +118,15 @@ impl Link {
 
     async fn connect(&self, context: &LinkContext) -> Result<PeerStream, HandshakeError> {
         let address = self.target(context);
-        if address.is_empty() {
-            return Err(HandshakeError::NoAddress(self.node));
-        }
         let unreachable = |source| HandshakeError::Unreachable { address: address.clone(), source };
-        let stream = TcpStream::connect(&address).await.map_err(unreachable)?;
+        let stream = match &context.config.resolver {
+            Some(resolver) => {
+                let found = resolver.resolve(self.node, &address).await.map_err(unreachable)?;
+                TcpStream::connect(&*found).await.map_err(unreachable)?
+            }
+            None if address.is_empty() => return Err(HandshakeError::NoAddress(self.node)),
+            None => TcpStream::connect(&address).await.map_err(unreachable)?,
+        };
         tune(&stream, &context.config, self.channel).map_err(unreachable)?;
         let mut stream = context.protection.outbound(stream, self.node, &address).await?;
         let mut frame = Vec::new();

@@ -1,7 +1,7 @@
 //! What TCP connections do with peers that are not what they should be.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_core::{GroupId, LogIndex, Message, MessageBody, NodeId, ReplicaId, Term};
@@ -16,7 +16,7 @@ use crate::transport::frame::{
     write_refused, write_welcome,
 };
 use crate::transport::handshake::{Identity, Refusal};
-use crate::transport::{Inbound, TcpTransport, Transport};
+use crate::transport::{AddressResolver, Inbound, TcpTransport, Transport};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -91,6 +91,46 @@ async fn closed(stream: &mut TcpStream) {
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
     // A reset is as good as an end.
     drop(read.expect("the connection must be closed"));
+}
+
+/// A peer's pod comes back at another address, and nobody changes the membership.
+#[tokio::test]
+async fn the_resolver_is_asked_again_for_every_attempt_to_connect() {
+    let (there, _) = start(identity(2)).await;
+    let table = Arc::new(Mutex::new(vec![there.address()]));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (lookup, log) = (Arc::clone(&table), Arc::clone(&asked));
+    let resolver = AddressResolver::new(move |node, recorded: String| {
+        log.lock().unwrap().push((node, recorded));
+        let found = lookup.lock().unwrap().clone();
+        async move { Ok(found) }
+    });
+    let config = TransportConfig { resolver: Some(resolver), ..TransportConfig::default() };
+    let here = TcpTransport::bind("127.0.0.1:0", None, identity(1), config).await.unwrap();
+    here.start(Arc::new(Counted::default()));
+    let connected = || here.peers().first().is_some_and(|peer| peer.connected);
+    let send = || {
+        let (to, address, message) = (NodeId(2), "two.invalid:1".to_owned(), heartbeat());
+        here.send(vec![Outbound { to, address, lane: Lane::Control, message }]);
+    };
+    send();
+    until("the resolver's answer must be dialled", connected).await;
+    assert_eq!(asked.lock().unwrap()[0], (NodeId(2), "two.invalid:1".to_owned()));
+    there.stop().await;
+    until("the connection must end", || !connected()).await;
+    table.lock().unwrap().clear();
+    send();
+    let told = || here.peers()[0].error.as_ref().is_some_and(|error| error.contains("knows no address"));
+    until("nothing found must be told", told).await;
+    let (elsewhere, _) = start(identity(2)).await;
+    table.lock().unwrap().push(elsewhere.address());
+    let again = || {
+        send();
+        connected()
+    };
+    until("the new address must be dialled", again).await;
+    elsewhere.stop().await;
+    here.stop().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! Replicas that come and go.
 
-use quorate::{MemberRole, MembershipChange, MembershipTransition, NodeId, OpenError, ReplicaId, Start};
+use quorate::{
+    ChangeError, MemberRole, MembershipChange, MembershipTransition, NodeId, OpenError, ReplicaId,
+    RequestError, Start,
+};
 
 use crate::harness::{Cluster, GROUP, Lines, PATIENCE, Wire, lines, memory, numbers};
 
@@ -54,6 +57,35 @@ async fn a_voter_is_replaced_in_one_step() {
     assert!(status.membership.is_voter(new));
     cluster.apply_all(numbers(10..20)).await;
     assert_eq!(cluster.caught_up(4).await, lines(0..20));
+    cluster.shutdown().await;
+}
+
+/// Two operators look at the same list: the second one's change was meant for what the first has changed already.
+#[tokio::test]
+async fn each_change_can_be_tied_to_the_membership_that_was_looked_at() {
+    let cluster = Cluster::start(3, memory(), |_| {}).await;
+    cluster.apply_all(numbers(0..1)).await;
+    let leader = cluster.leader().await;
+    let raft = cluster.rafts[&leader].within(PATIENCE);
+    let other = cluster.replica((1..=3).find(|id| *id != leader).unwrap());
+    assert_eq!(cluster.rafts[&leader].wait_leader(PATIENCE).await.unwrap().node, NodeId(leader));
+    let stale = raft.expecting(raft.membership().0);
+    let learner = stale.add_learner(NodeId(9), "nine:1", "").await.unwrap();
+    let refused = [
+        stale.add_learner(NodeId(8), "eight:1", "").await,
+        stale.add_voter(NodeId(8), "eight:1", "").await,
+        stale.add_voter_at_once(NodeId(8), "eight:1", "").await,
+        stale.promote(learner.replica).await,
+        stale.demote(other).await,
+        stale.set_addresses(other, "other:1", "").await,
+        stale.remove(other).await,
+    ];
+    for change in refused {
+        let error = change.unwrap_err();
+        assert!(matches!(error, RequestError::Change(ChangeError::Changed { .. })), "{error:?}");
+    }
+    raft.expecting(raft.membership().0).remove(learner.replica).await.unwrap();
+    assert_eq!(raft.status().membership.members().count(), 3);
     cluster.shutdown().await;
 }
 
