@@ -354,14 +354,16 @@ fn node_failure(config: &ServerConfig, error: quorate::StartError) -> StartError
         }
         quorate::StartError::Store(StoreError::Directory { source, .. }) => match source {
             DataDirError::InUse { .. } => StartError::Locked { dir },
-            DataDirError::OtherCluster { .. } | DataDirError::OtherNode { .. } => {
+            DataDirError::OtherCluster { .. }
+            | DataDirError::OtherNode { .. }
+            | DataDirError::OtherLog { .. } => {
                 StartError::WrongDirectory { dir, problem: source.to_string() }
             }
             DataDirError::Version { .. }
             | DataDirError::Damaged { .. }
             | DataDirError::PeersDamaged { .. }
             | DataDirError::NoIdentity { .. }
-            | DataDirError::LostLog
+            | DataDirError::LostLog { .. }
             | DataDirError::Io { .. }
             | _ => StartError::Storage { dir, problem: source.to_string() },
         },

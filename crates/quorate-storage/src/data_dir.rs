@@ -1,15 +1,19 @@
 //! A node's directory: whose it is, and that only one process uses it.
 //!
 //!   LOCK         held by the running process; its process id is inside
-//!   NODE         format version, cluster, node, incarnation (written once, checksummed)
+//!   NODE         format version, cluster, node, incarnation, kind of log (written once, checksummed)
 //!   PEERS        the incarnations of the nodes it has met (`known_peers`)
-//!   wal/         the log of all groups
+//!   wal/         the log of all groups, if it is the WAL
+//!   log/         the log of all groups, if it is of another kind
 //!   snapshots/   finished snapshots
 //!   engine/      belongs to the server
 //!
 //! The incarnation is drawn when the directory is made. Peers refuse a node whose directory has
 //! another one than they know: a wiped, swapped or copied directory must not vote on behalf of the
 //! old one.
+//!
+//! The kind of log is drawn up once, too: a node that looked for its log in the wrong place would find
+//! none, and forget what it promised.
 //!
 //! Not here: drawing the incarnation (chance is an input), the contents of the directories.
 
@@ -21,13 +25,21 @@ use quorate_core::NodeId;
 
 use crate::disk::{Disk, DiskLock};
 use crate::known_peers::KnownPeers;
+use crate::log_kind::LogKind;
 
 const LOCK: &str = "LOCK";
 const NODE: &str = "NODE";
 const NODE_NEW: &str = "NODE.tmp";
 const MAGIC: &[u8; 8] = b"QUORNODE";
-const FORMAT_VERSION: u32 = 1;
-const NODE_BYTES: usize = 48;
+/// The kind of log is not written: it is the WAL.
+const VERSION_WAL: u32 = 1;
+/// The newest version, with the kind of log.
+const VERSION_KIND: u32 = 2;
+/// Everything before the kind of log, or the checksum.
+const FIXED_BYTES: usize = 44;
+const CRC_BYTES: usize = 4;
+/// The longest file: a byte of length and the name between the fixed part and the checksum.
+const NODE_BYTES_MAX: usize = FIXED_BYTES + 1 + LogKind::NAME_BYTES_MAX + CRC_BYTES;
 
 /// Whose directory it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +56,7 @@ pub struct Identity {
 pub struct DataDir {
     disk: Arc<dyn Disk>,
     identity: Identity,
+    kind: LogKind,
     is_new: bool,
     _lock: Box<dyn DiskLock>,
 }
@@ -77,6 +90,16 @@ pub enum DataDirError {
         found: NodeId,
         /// Ours.
         expected: NodeId,
+    },
+    /// Its log is of another kind.
+    #[error(
+        "the data directory keeps its log as `{found}`, not as `{expected}`: start with `{found}`, or remove this node from its groups and add it again with a new id and an empty directory"
+    )]
+    OtherLog {
+        /// The directory's.
+        found: LogKind,
+        /// The one asked for.
+        expected: LogKind,
     },
     /// It was written by a newer build.
     #[error(
@@ -114,9 +137,12 @@ pub enum DataDirError {
     },
     /// There is a NODE file but no log.
     #[error(
-        "the data directory has lost its log (wal/): restore this node from its peers: remove it, then add it again with a new id and an empty directory"
+        "the data directory has lost its log ({directory}/): restore this node from its peers: remove it, then add it again with a new id and an empty directory"
     )]
-    LostLog,
+    LostLog {
+        /// Where it was.
+        directory: &'static str,
+    },
     /// The disk said no.
     #[error("{context} in the data directory: {source}")]
     Io {
@@ -136,45 +162,58 @@ fn failed(context: &'static str) -> impl Fn(io::Error) -> DataDirError {
 }
 
 impl DataDir {
-    /// Where the log is, relative to the data directory.
+    /// Where the log is, relative to the data directory, if it is the WAL.
     pub const WAL: &'static str = "wal";
+    /// Where the log is if it is of another kind.
+    pub const LOG: &'static str = "log";
     /// Where snapshots are.
     pub const SNAPSHOTS: &'static str = "snapshots";
     /// Where the server's engine is.
     pub const ENGINE: &'static str = "engine";
 
-    /// Takes the directory for the node that `identity` says. A directory without identity gets it;
-    /// one that has an identity must have the same cluster and node, and keeps its incarnation.
+    /// Takes the directory, whose log is the WAL, for the node that `identity` says. A directory without identity gets
+    /// it; one that has an identity must have the same cluster and node, and keeps its incarnation.
     ///
     /// # Errors
     /// In use, another's, newer, damaged, or the disk said no.
     pub fn open(disk: Arc<dyn Disk>, identity: Identity) -> Result<Self, DataDirError> {
+        Self::open_with(disk, identity, LogKind::default())
+    }
+
+    /// The same for a log of any kind: a new directory gets this kind, any other must have it.
+    ///
+    /// # Errors
+    /// As for `open`; `OtherLog`: the log is of another kind.
+    pub fn open_with(disk: Arc<dyn Disk>, identity: Identity, kind: LogKind) -> Result<Self, DataDirError> {
         disk.create_dir_all(Path::new("")).map_err(failed("creating it"))?;
         let lock = disk.lock(Path::new(LOCK)).map_err(failed("taking LOCK"))?;
         let Some(lock) = lock else {
             return Err(DataDirError::InUse { holder_pid: holder(&*disk) });
         };
-        let found = Self::inspect(&*disk)?;
+        let found = Self::read(&*disk)?;
         let is_new = found.is_none();
         let identity = match found {
-            Some(found) => {
+            Some((found, found_kind)) => {
                 check(found, identity)?;
-                refuse_lost_log(&*disk)?;
+                if found_kind != kind {
+                    return Err(DataDirError::OtherLog { found: found_kind, expected: kind });
+                }
+                refuse_lost_log(&*disk, &kind)?;
                 // The process that made the names may have been killed before they were durable.
                 disk.sync_dir(Path::new("")).map_err(failed("syncing names"))?;
                 found
             }
             None => {
                 refuse_lost_identity(&*disk)?;
-                for directory in [Self::WAL, Self::SNAPSHOTS, Self::ENGINE] {
+                for directory in [kind.directory(), Self::SNAPSHOTS, Self::ENGINE] {
                     disk.create_dir_all(Path::new(directory)).map_err(failed("creating directories"))?;
                 }
                 // Last: a directory with NODE has everything else.
-                write_node(&*disk, identity)?;
+                write_node(&*disk, identity, &kind)?;
                 identity
             }
         };
-        Ok(Self { disk, identity, is_new, _lock: lock })
+        Ok(Self { disk, identity, kind, is_new, _lock: lock })
     }
 
     /// Whose directory it is, without taking it; `None` if it is nobody's yet (or does not exist).
@@ -182,12 +221,20 @@ impl DataDir {
     /// # Errors
     /// Newer, damaged, or the disk said no.
     pub fn inspect(disk: &dyn Disk) -> Result<Option<Identity>, DataDirError> {
+        Ok(Self::read(disk)?.map(|(identity, _)| identity))
+    }
+
+    /// Whose directory it is and which kind of log it has, without taking it.
+    ///
+    /// # Errors
+    /// As for `inspect`.
+    pub fn read(disk: &dyn Disk) -> Result<Option<(Identity, LogKind)>, DataDirError> {
         let file = match disk.open(Path::new(NODE)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("opening NODE")(error)),
         };
-        let mut bytes = [0; NODE_BYTES + 1];
+        let mut bytes = [0; NODE_BYTES_MAX + 1];
         let found = file.read_at(&mut bytes, 0).map_err(failed("reading NODE"))?;
         decode(&bytes[..found]).map(Some)
     }
@@ -196,6 +243,12 @@ impl DataDir {
     #[must_use]
     pub const fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// The kind of its log.
+    #[must_use]
+    pub const fn log_kind(&self) -> &LogKind {
+        &self.kind
     }
 
     /// Whether this call of `open` gave the directory its identity.
@@ -224,6 +277,12 @@ impl DataDir {
         PathBuf::from(Self::WAL)
     }
 
+    /// The path of the log, of whichever kind.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        PathBuf::from(self.kind.directory())
+    }
+
     /// The path of the snapshots, for [`crate::FileSnapshotStore::open`].
     #[must_use]
     pub fn snapshots(&self) -> PathBuf {
@@ -250,7 +309,7 @@ fn holder(disk: &dyn Disk) -> Option<u32> {
 
 /// A directory with a log in it has an identity; without one it must not be taken for an empty one.
 fn refuse_lost_identity(disk: &dyn Disk) -> Result<(), DataDirError> {
-    for directory in [DataDir::WAL, DataDir::SNAPSHOTS] {
+    for directory in [DataDir::WAL, DataDir::LOG, DataDir::SNAPSHOTS] {
         let path = Path::new(directory);
         let names = match disk.exists(path).map_err(failed("looking around"))? {
             true => disk.list(path).map_err(failed("looking around"))?,
@@ -265,23 +324,24 @@ fn refuse_lost_identity(disk: &dyn Disk) -> Result<(), DataDirError> {
 
 /// A directory with an identity has a log, unless the very first start was interrupted: an empty one
 /// next to snapshots has forgotten what it promised.
-fn refuse_lost_log(disk: &dyn Disk) -> Result<(), DataDirError> {
-    let wal = Path::new(DataDir::WAL);
-    if !disk.exists(wal).map_err(failed("looking around"))? {
-        return Err(DataDirError::LostLog);
+fn refuse_lost_log(disk: &dyn Disk, kind: &LogKind) -> Result<(), DataDirError> {
+    let directory = kind.directory();
+    let log = Path::new(directory);
+    if !disk.exists(log).map_err(failed("looking around"))? {
+        return Err(DataDirError::LostLog { directory });
     }
-    let has_log = !disk.list(wal).map_err(failed("looking around"))?.is_empty();
+    let has_log = !disk.list(log).map_err(failed("looking around"))?.is_empty();
     let snapshots = disk.list(Path::new(DataDir::SNAPSHOTS)).unwrap_or_default();
-    if has_log || snapshots.is_empty() { Ok(()) } else { Err(DataDirError::LostLog) }
+    if has_log || snapshots.is_empty() { Ok(()) } else { Err(DataDirError::LostLog { directory }) }
 }
 
-fn write_node(disk: &dyn Disk, identity: Identity) -> Result<(), DataDirError> {
+fn write_node(disk: &dyn Disk, identity: Identity, kind: &LogKind) -> Result<(), DataDirError> {
     let (new, node) = (Path::new(NODE_NEW), Path::new(NODE));
     if disk.exists(new).map_err(failed("writing NODE"))? {
         disk.remove(new).map_err(failed("writing NODE"))?;
     }
     let written = disk.create(new).and_then(|file| {
-        file.write_at(&encode(identity), 0)?;
+        file.write_at(&encode(identity, kind), 0)?;
         file.sync_data()?;
         disk.rename(new, node)?;
         disk.sync_dir(Path::new(""))
@@ -289,42 +349,64 @@ fn write_node(disk: &dyn Disk, identity: Identity) -> Result<(), DataDirError> {
     written.map_err(failed("writing NODE"))
 }
 
-fn encode(identity: Identity) -> [u8; NODE_BYTES] {
-    let mut bytes = [0; NODE_BYTES];
-    bytes[..8].copy_from_slice(MAGIC);
-    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes[12..28].copy_from_slice(&identity.cluster.to_le_bytes());
-    bytes[28..36].copy_from_slice(&identity.node.0.to_le_bytes());
-    bytes[36..44].copy_from_slice(&identity.incarnation.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes[..44]);
-    bytes[44..].copy_from_slice(&crc.to_le_bytes());
+fn encode(identity: Identity, kind: &LogKind) -> Vec<u8> {
+    // A directory with the WAL is as it always was, and builds that know nothing else can use it.
+    let version = if kind.is_wal() { VERSION_WAL } else { VERSION_KIND };
+    let mut bytes = Vec::with_capacity(NODE_BYTES_MAX);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&version.to_le_bytes());
+    bytes.extend_from_slice(&identity.cluster.to_le_bytes());
+    bytes.extend_from_slice(&identity.node.0.to_le_bytes());
+    bytes.extend_from_slice(&identity.incarnation.to_le_bytes());
+    if !kind.is_wal() {
+        // Names are short.
+        bytes.push(u8::try_from(kind.name().len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(kind.name().as_bytes());
+    }
+    let crc = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<Identity, DataDirError> {
+fn decode(bytes: &[u8]) -> Result<(Identity, LogKind), DataDirError> {
     let damaged = |what| DataDirError::Damaged { what };
     if bytes.get(..8) != Some(MAGIC) {
         return Err(damaged("it does not start as it should"));
     }
     let version = number::<4>(bytes, 8).map(u32::from_le_bytes).ok_or_else(|| damaged("it is too short"))?;
-    if version > FORMAT_VERSION {
-        return Err(DataDirError::Version { found: version, known: FORMAT_VERSION });
+    if version > VERSION_KIND {
+        return Err(DataDirError::Version { found: version, known: VERSION_KIND });
     }
-    if bytes.len() != NODE_BYTES || version != FORMAT_VERSION {
-        return Err(damaged("it has the wrong length or version"));
+    let named = match version {
+        VERSION_WAL => 0,
+        VERSION_KIND => 1 + usize::from(*bytes.get(FIXED_BYTES).ok_or_else(|| damaged("it is too short"))?),
+        _ => return Err(damaged("it has the wrong version")),
+    };
+    let end = FIXED_BYTES + named;
+    if bytes.len() != end + CRC_BYTES {
+        return Err(damaged("it has the wrong length"));
     }
-    let fields = (number(bytes, 12), number(bytes, 28), number(bytes, 36), number(bytes, 44));
+    let fields = (number(bytes, 12), number(bytes, 28), number(bytes, 36), number(bytes, end));
     let (Some(cluster), Some(node), Some(incarnation), Some(crc)) = fields else {
         return Err(damaged("it is too short"));
     };
-    if crc32c::crc32c(&bytes[..44]) != u32::from_le_bytes(crc) {
+    if crc32c::crc32c(&bytes[..end]) != u32::from_le_bytes(crc) {
         return Err(damaged("its checksum does not hold"));
     }
-    Ok(Identity {
+    let kind = match bytes[FIXED_BYTES..end].split_first() {
+        None => LogKind::default(),
+        Some((_, name)) => std::str::from_utf8(name)
+            .ok()
+            .and_then(LogKind::new)
+            .filter(|kind| !kind.is_wal())
+            .ok_or_else(|| damaged("its kind of log has no proper name"))?,
+    };
+    let identity = Identity {
         cluster: u128::from_le_bytes(cluster),
         node: NodeId(u64::from_le_bytes(node)),
         incarnation: u64::from_le_bytes(incarnation),
-    })
+    };
+    Ok((identity, kind))
 }
 
 fn number<const BYTES: usize>(bytes: &[u8], at: usize) -> Option<[u8; BYTES]> {

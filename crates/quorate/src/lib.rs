@@ -16,6 +16,7 @@
 //!
 //! * [`Node`]: one process with one data directory, any number of groups over one log and two
 //!   connections per peer.
+//! * [`NodeBuilder`]: the parts of a node one by one, with stores and a transport of your own.
 //! * [`Raft`]: the handle of one group on this node: commands, linearizable and stale queries, membership,
 //!   leadership, snapshots, status and events.
 //! * [`Transport`]: TCP by default, with mutual TLS behind the feature `tls` (`NodeConfig::peer_tls`); [`MemoryNetwork`] for tests with faults; [`conformance`] for your own.
@@ -32,12 +33,14 @@
 //! | `RecoverCluster`, `HasExistingState`, `GetConfiguration` | [`recover_cluster`], [`has_existing_state`], [`inspect`], [`Raft::membership`] |
 //! | `ReloadConfig` | [`Raft::update_config`] |
 //! | `LeadershipTransfer`, `Snapshot` | [`Raft::transfer_leadership`], [`Raft::take_snapshot`] |
+//! | `NewRaft` with its six parts | [`Node::builder`]; `LogStore` and `StableStore` are one [`LogStoreKind`] |
 //! | `BootstrapCluster` | [`Start::Bootstrap`] |
 //! | `RegisterObserver` | [`Raft::events`], [`Raft::watch`] |
 //!
 //! Not here: what commands mean (yours), the Raft rules (`quorate-core`), files (`quorate-storage`), what happens
 //! between an event and its consequences (`quorate-host`).
 
+mod builder;
 mod bytes_snapshot;
 mod config;
 pub mod conformance;
@@ -54,6 +57,7 @@ mod stores;
 mod transport;
 mod typed;
 
+pub use builder::{NodeBuilder, StartGroupError};
 pub use bytes_snapshot::BytesSnapshot;
 pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, TransportConfig};
 pub use members_file::{MembersFileError, members_from_json};
@@ -63,7 +67,7 @@ pub use offline::{
 };
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
 pub use state::{LeaderChanges, LeaderInfo, Leadership, RaftState, RaftStats};
-pub use stores::StoreError;
+pub use stores::{LogStoreKind, SnapshotStoreKind, StoreError, StorePlace};
 pub use transport::{
     AddressResolver, HandshakeError, Identity, Inbound, MemoryNetwork, MemoryTransport, PeerStatus, Refusal,
     TcpTransport, Transport, TransportStats,
@@ -85,7 +89,12 @@ pub use quorate_host::{
     MachineError, Outbound, Outcome, PeerBody, PeerMessage, RecoverError, Recovered, RequestError,
     SessionConfig, SessionId, SnapshotPolicy, SnapshotSource, StateMachine,
 };
-pub use quorate_storage::{Damage, DataDirError, KnownPeers, LogError, LogStats, SnapshotError, WalConfig};
+#[cfg(feature = "redb")]
+pub use quorate_storage::RedbConfig;
+pub use quorate_storage::{
+    Damage, DataDirError, Disk, KnownPeers, LogError, LogKind, LogStats, LogStore, MemDisk, SnapshotError,
+    SnapshotStore, WalConfig,
+};
 
 /// The README's example, compiled.
 #[cfg(doctest)]

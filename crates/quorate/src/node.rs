@@ -24,6 +24,7 @@ use quorate_storage::{
 };
 use tokio::sync::{oneshot, watch};
 
+use crate::builder::NodeBuilder;
 use crate::config::{ClusterId, ConfigError, NodeConfig};
 use crate::raft::Raft;
 use crate::runtime::clock::{Clock, unix_nanos};
@@ -34,7 +35,7 @@ use crate::runtime::mailbox::Mailbox;
 use crate::runtime::workers::{
     ApplyInput, LogInput, ReadInput, ThreadGuard, apply_loop, log_loop, read_loop,
 };
-use crate::stores::{StoreError, Stores};
+use crate::stores::{StoreChoice, StoreError, Stores};
 #[cfg(feature = "tls")]
 use crate::transport::PeerTls;
 use crate::transport::{Identity, Inbound, PeerStatus, TcpTransport, Transport, TransportStats};
@@ -173,6 +174,9 @@ pub struct Node {
     running: tokio::sync::Mutex<Option<Running>>,
 }
 
+/// Makes a transport for the node that `Identity` says, once its data directory is taken.
+pub(crate) type MakeTransport = Box<dyn FnOnce(Identity) -> std::io::Result<Arc<dyn Transport>> + Send>;
+
 /// What ends with the node.
 struct Running {
     shared: Arc<Shared>,
@@ -189,30 +193,60 @@ impl Node {
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        Self::builder(config).start().await
+    }
+
+    /// Starts a node on a transport of the caller's, for example a [`crate::MemoryTransport`].
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start_on(config: NodeConfig, transport: Arc<dyn Transport>) -> Result<Self, StartError> {
+        Self::builder(config).transport(transport).start().await
+    }
+
+    /// A node whose parts can be chosen one by one: see [`NodeBuilder`].
+    #[must_use]
+    pub fn builder(config: NodeConfig) -> NodeBuilder {
+        NodeBuilder::new(config)
+    }
+
+    /// Starts what a builder has put together.
+    pub(crate) async fn start_with(
+        config: NodeConfig,
+        stores: StoreChoice,
+        transport: Option<MakeTransport>,
+    ) -> Result<Self, StartError> {
         config.validate()?;
+        let plan = stores.resolve(&config)?;
         #[cfg(feature = "tls")]
-        let tls = Self::load_tls(&config).await?;
-        let stores = Self::open_stores(&config).await?;
+        let tls = match transport {
+            Some(_) => None,
+            None => Self::load_tls(&config).await?,
+        };
+        let opened = tokio::task::spawn_blocking(move || plan.open()).await;
+        let stores = opened.map_err(|error| StartError::Thread(error.into()))??;
         let identity = Identity {
             cluster: config.cluster,
             node: config.node,
             incarnation: stores.incarnation,
             started: unix_nanos(),
         };
-        let (listen, advertise) = (config.peer_listen.clone(), config.peer_advertise.clone());
-        let (advertise, limits) = (advertise.as_deref(), config.transport.clone());
-        #[cfg(feature = "tls")]
-        if let Some(tls) = tls {
-            let transport =
-                TcpTransport::bind_tls(&listen, advertise, identity, limits, Arc::clone(&tls)).await;
-            let transport = transport.map_err(|source| StartError::Listen { address: listen, source })?;
-            let mut node = Self::run(config, stores, Arc::new(transport))?;
-            node.tls = Some(tls);
-            return Ok(node);
-        }
-        let transport = TcpTransport::bind(&listen, advertise, identity, limits).await;
+        let listen = config.peer_listen.clone();
+        let transport = match transport {
+            Some(make) => make(identity),
+            #[cfg(feature = "tls")]
+            None => Self::bind(&config, identity, tls.clone()).await,
+            #[cfg(not(feature = "tls"))]
+            None => Self::bind(&config, identity).await,
+        };
         let transport = transport.map_err(|source| StartError::Listen { address: listen, source })?;
-        Self::run(config, stores, Arc::new(transport))
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "only TLS is added"))]
+        let mut node = Self::run(config, stores, transport)?;
+        #[cfg(feature = "tls")]
+        {
+            node.tls = tls;
+        }
+        Ok(node)
     }
 
     #[cfg(feature = "tls")]
@@ -222,21 +256,18 @@ impl Node {
         Ok(Some(Arc::new(loaded.map_err(|error| StartError::Thread(error.into()))??)))
     }
 
-    /// Starts a node on a transport of the caller's, for example a [`crate::MemoryTransport`].
-    ///
-    /// # Errors
-    /// See [`StartError`]; nothing is left running.
-    pub async fn start_on(config: NodeConfig, transport: Arc<dyn Transport>) -> Result<Self, StartError> {
-        config.validate()?;
-        let stores = Self::open_stores(&config).await?;
-        Self::run(config, stores, transport)
-    }
-
-    async fn open_stores(config: &NodeConfig) -> Result<Stores, StartError> {
-        let config = config.clone();
-        let opened = tokio::task::spawn_blocking(move || Stores::open(&config)).await;
-        let opened = opened.map_err(|error| StartError::Thread(error.into()))?;
-        Ok(opened?)
+    async fn bind(
+        config: &NodeConfig,
+        identity: Identity,
+        #[cfg(feature = "tls")] tls: Option<Arc<PeerTls>>,
+    ) -> std::io::Result<Arc<dyn Transport>> {
+        let (listen, advertise) = (&config.peer_listen, config.peer_advertise.as_deref());
+        let limits = config.transport.clone();
+        #[cfg(feature = "tls")]
+        if let Some(tls) = tls {
+            return Ok(Arc::new(TcpTransport::bind_tls(listen, advertise, identity, limits, tls).await?));
+        }
+        Ok(Arc::new(TcpTransport::bind(listen, advertise, identity, limits).await?))
     }
 
     fn run(config: NodeConfig, stores: Stores, transport: Arc<dyn Transport>) -> Result<Self, StartError> {
@@ -271,7 +302,7 @@ impl Node {
             apply: Arc::clone(&apply),
             read: Arc::clone(&read),
             threads: Vec::new(),
-            directory,
+            directory: Some(directory),
         };
         let host = HostThread::new(Arc::clone(&shared), config.host.clone(), lanes);
         running.spawn("host", move |_| host.run())?;
@@ -314,6 +345,12 @@ impl Node {
     #[must_use]
     pub fn cluster(&self) -> ClusterId {
         self.config.cluster
+    }
+
+    /// This node as a voter, reached where its peers are told to reach it: for the list of a group's first members.
+    #[must_use]
+    pub fn member(&self) -> Member {
+        Member::voter(self.id(), self.peer_advertise())
     }
 
     /// Where this node listens for peers.

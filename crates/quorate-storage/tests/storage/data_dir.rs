@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quorate_core::NodeId;
-use quorate_storage::{DataDir, DataDirError, Disk, DiskFault, Identity, MemDisk, OsDisk, Wal, WalConfig};
+use quorate_storage::{
+    DataDir, DataDirError, Disk, DiskFault, Identity, LogKind, MemDisk, OsDisk, Wal, WalConfig,
+};
 
 const MINE: Identity = Identity { cluster: 0xC0FFEE, node: NodeId(3), incarnation: 77 };
 
@@ -53,10 +55,48 @@ fn a_second_process_is_told_who_holds_the_directory() {
     DataDir::open(disk, MINE).unwrap();
 }
 
+/// A node that looked for its log in another place would find none, and vote again where it has voted.
+#[test]
+fn a_directory_keeps_its_kind_of_log() {
+    let disk = MemDisk::new();
+    let open_as = |name| {
+        let kind = LogKind::new(name).unwrap();
+        DataDir::open_with(Arc::new(disk.clone()), MINE, kind).map(drop)
+    };
+    open_as("redb").unwrap();
+    assert_eq!(disk.list(Path::new("")).unwrap(), ["NODE", "engine", "log", "snapshots"]);
+    let error = open(&disk, MINE).map(drop).unwrap_err().to_string();
+    assert!(error.contains("keeps its log as `redb`, not as `wal`: start with `redb`"), "{error}");
+    assert!(matches!(open_as("mine"), Err(DataDirError::OtherLog { .. })));
+    assert!(!disk.exists(Path::new("wal")).unwrap(), "a refusal leaves nothing behind");
+    open_as("redb").unwrap();
+    assert_eq!(DataDir::read(&disk).unwrap(), Some((MINE, LogKind::new("redb").unwrap())));
+    disk.create(Path::new("snapshots/x.snap")).unwrap();
+    let lost = open_as("redb").unwrap_err();
+    assert!(lost.to_string().contains("has lost its log (log/)"), "{lost}");
+}
+
+#[test]
+fn kinds_of_log_have_short_plain_names() {
+    for name in ["wal", "redb", "my-log_2", &"x".repeat(32)] {
+        assert_eq!(LogKind::new(name).unwrap().name(), name);
+    }
+    for name in ["", "WAL", "a b", "../x", "\u{e9}", &"x".repeat(33)] {
+        assert_eq!(LogKind::new(name), None, "{name}");
+    }
+}
+
 #[test]
 fn any_damaged_byte_of_the_identity_is_an_error() {
+    for kind in ["wal", "redb"] {
+        damage_every_byte_of_the_identity(LogKind::new(kind).unwrap());
+    }
+}
+
+fn damage_every_byte_of_the_identity(kind: LogKind) {
     let disk = MemDisk::new();
-    drop(open(&disk, MINE).unwrap());
+    let open = || DataDir::open_with(Arc::new(disk.clone()), MINE, kind.clone());
+    drop(open().unwrap());
     let node = Path::new("NODE");
     let whole = disk.contents(node).unwrap();
     for at in 0..whole.len() {
@@ -64,7 +104,7 @@ fn any_damaged_byte_of_the_identity_is_an_error() {
         flipped[at] ^= 1 << (at % 8);
         for damaged in [flipped, whole[..at].to_vec(), [&whole[..], &[0]].concat()] {
             disk.overwrite(node, damaged);
-            let error = open(&disk, MINE).map(drop).unwrap_err();
+            let error = open().map(drop).unwrap_err();
             assert!(matches!(error, DataDirError::Damaged { .. } | DataDirError::Version { .. }), "{error}");
         }
     }
@@ -75,10 +115,10 @@ fn a_newer_format_is_refused_as_such() {
     let disk = MemDisk::new();
     drop(open(&disk, MINE).unwrap());
     let mut newer = disk.contents(Path::new("NODE")).unwrap();
-    newer[8] = 2;
+    newer[8] = 3;
     disk.overwrite(Path::new("NODE"), newer);
     let error = open(&disk, MINE).map(drop).unwrap_err();
-    assert!(matches!(error, DataDirError::Version { found: 2, known: 1 }), "{error}");
+    assert!(matches!(error, DataDirError::Version { found: 3, known: 2 }), "{error}");
 }
 
 /// Somebody deletes NODE: a log without an identity is not a fresh directory.
@@ -102,11 +142,11 @@ fn a_directory_that_lost_its_log_is_refused() {
     drop(DataDir::open(disk.clone(), MINE).expect("the first start was interrupted before the log was made"));
     disk.create(Path::new("snapshots/x.snap")).unwrap();
     let error = DataDir::open(disk.clone(), MINE).map(drop).unwrap_err();
-    assert!(matches!(error, DataDirError::LostLog), "{error}");
+    assert!(matches!(error, DataDirError::LostLog { .. }), "{error}");
     std::fs::remove_dir_all(directory.path().join("snapshots")).unwrap();
     std::fs::remove_dir_all(directory.path().join("wal")).unwrap();
     let error = DataDir::open(disk, MINE).map(drop).unwrap_err();
-    assert!(matches!(error, DataDirError::LostLog), "{error}");
+    assert!(matches!(error, DataDirError::LostLog { .. }), "{error}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use quorate_core::{
 };
 use quorate_storage::conformance::LogModel;
 use quorate_storage::{
-    DataDir, Disk, FileSnapshotStore, GroupWrite, Identity, KnownPeers, LogBatch, LogStore, MemDisk,
+    DataDir, Disk, FileSnapshotStore, GroupWrite, Identity, KnownPeers, LogBatch, LogKind, LogStore, MemDisk,
     SnapshotStore, Wal, WalConfig,
 };
 
@@ -174,6 +174,12 @@ fn node_file_is_what_the_fixture_says() {
     let copy = MemDisk::new();
     copy.overwrite(Path::new("NODE"), golden(&disk, "NODE", "node.txt"));
     assert_eq!(DataDir::inspect(&copy).unwrap(), Some(identity));
+
+    let (disk, kind) = (MemDisk::new(), LogKind::new("redb").unwrap());
+    drop(DataDir::open_with(Arc::new(disk.clone()), identity, kind.clone()).unwrap());
+    let copy = MemDisk::new();
+    copy.overwrite(Path::new("NODE"), golden(&disk, "NODE", "node-redb.txt"));
+    assert_eq!(DataDir::read(&copy).unwrap(), Some((identity, kind)));
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_host::{BatchEnd, Command, Dedupe, MachineError, RequestError, SnapshotSource};
-use quorate_storage::{LogStore, MemLogStore, MemSnapshotStore, WriteDone};
+use quorate_storage::{LogStore, MemLogStore, WriteDone};
 
 use super::*;
 use crate::bytes_snapshot::BytesSnapshot;
+use crate::stores::LogStoreKind;
 use crate::transport::MemoryNetwork;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -80,12 +81,14 @@ const GROUP: GroupId = GroupId(1);
 
 /// A node on a disk that can be broken or held up, and its only replica, which leads.
 async fn lone_leader(disk: &Arc<Disk>) -> (Node, Raft) {
-    let log = BreakableLog { log: MemLogStore::new(), disk: Arc::clone(disk), waiting: Vec::new() };
-    let snapshots = Arc::new(MemSnapshotStore::new());
-    let stores = Stores { log: Box::new(log), snapshots, incarnation: 1, known_peers: None, directory: None };
+    let disk = Arc::clone(disk);
+    let log = LogStoreKind::custom("breakable", move |_| {
+        let (log, disk) = (MemLogStore::new(), Arc::clone(&disk));
+        Ok(Box::new(BreakableLog { log, disk, waiting: Vec::new() }))
+    });
     let config = NodeConfig { node: NodeId(1), ..NodeConfig::default() };
-    let network = MemoryNetwork::new(1);
-    let node = Node::run(config, stores, Arc::new(network.transport(NodeId(1)))).unwrap();
+    let transport = Arc::new(MemoryNetwork::new(1).transport(NodeId(1)));
+    let node = Node::builder(config).log_store(log).transport(transport).start().await.unwrap();
     let start = Start::Bootstrap { members: vec![Member::voter(NodeId(1), "memory:1")] };
     let raft = node.open_group(GROUP, start, Nothing).await.unwrap();
     raft.campaign().await.unwrap();

@@ -8,5 +8,6 @@ mod harness;
 mod lifecycle;
 mod membership;
 mod offline;
+mod parts;
 mod reads;
 mod typed;

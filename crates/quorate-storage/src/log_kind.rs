@@ -1,0 +1,56 @@
+//! Kinds of log: which program reads the files of a data directory's log.
+
+use std::fmt;
+
+use crate::data_dir::DataDir;
+
+/// The name of a kind of log, noted in a data directory when it is made. Logs of one kind read each other's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogKind(String);
+
+impl LogKind {
+    /// The longest name, in bytes.
+    pub const NAME_BYTES_MAX: usize = 32;
+    /// The name of the WAL, which is the default.
+    pub const WAL: &'static str = "wal";
+    /// The name of the log in a single file.
+    pub const REDB: &'static str = "redb";
+
+    /// A kind of that name: 1 to 32 lower-case letters, digits, `-` and `_`; `None` for anything else.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Self> {
+        let is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+        let is_short = (1..=Self::NAME_BYTES_MAX).contains(&name.len());
+        (is_short && name.bytes().all(is_fine)).then(|| Self(name.to_owned()))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is the WAL.
+    #[must_use]
+    pub fn is_wal(&self) -> bool {
+        self.0 == Self::WAL
+    }
+
+    /// Where in a data directory such a log is.
+    #[must_use]
+    pub fn directory(&self) -> &'static str {
+        if self.is_wal() { DataDir::WAL } else { DataDir::LOG }
+    }
+}
+
+impl Default for LogKind {
+    fn default() -> Self {
+        Self(Self::WAL.to_owned())
+    }
+}
+
+impl fmt::Display for LogKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
