@@ -10,4 +10,5 @@ mod membership;
 mod offline;
 mod parts;
 mod reads;
+mod traps;
 mod typed;
