@@ -11,6 +11,8 @@
 //! * A client without protection never sends a command twice once it may have been applied.
 //! * What it saw goes into the history that is checked for linearizability at the end of the run.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorate_core::{GroupId, LogId, LogIndex, NodeId};
 use quorate_host::{Answer, Consistency, Dedupe, Request, RequestError, SessionId};
@@ -47,10 +49,13 @@ pub(crate) enum Wish {
     },
     Get {
         key: Bytes,
+        /// From the leader's lease, where there is one.
+        lease: bool,
     },
-    /// Any past state will do.
+    /// A past state will do: any, or one that is not older than so many milliseconds.
     GetStale {
         key: Bytes,
+        age_millis_max: Option<u64>,
     },
 }
 
@@ -104,6 +109,8 @@ pub(crate) struct Client {
     seen: Option<Bytes>,
     pending: Option<Pending>,
     wishes_left: u64,
+    /// When the newest attempt was made.
+    asked_at: u64,
     /// The number of the newest attempt: answers to others are too late.
     pub(crate) attempt: u64,
     /// An answer is awaited: the client does nothing else meanwhile.
@@ -148,6 +155,7 @@ impl Client {
             seen: None,
             pending: None,
             wishes_left: setup.wishes,
+            asked_at: 0,
             attempt: 0,
             awaits: false,
             rng,
@@ -166,6 +174,7 @@ impl Client {
 
     /// The next question. `finish`: after `Client::finish`.
     pub(crate) fn next_move(&mut self, now: u64, finish: bool, history: &mut History) -> Move {
+        self.asked_at = now;
         if self.pending.is_none() {
             if self.wishes_left == 0 {
                 return Move::Rest;
@@ -202,13 +211,15 @@ impl Client {
             0..6 => Wish::Put { key, value },
             6 => Wish::Delete { key },
             7..11 => Wish::Swap { key, expected: self.seen.clone(), value },
-            11..17 => Wish::Get { key },
-            _ => Wish::GetStale { key },
+            11..15 => Wish::Get { key, lease: false },
+            15..17 => Wish::Get { key, lease: true },
+            17 => Wish::GetStale { key, age_millis_max: None },
+            _ => Wish::GetStale { key, age_millis_max: Some(self.rng.below(500)) },
         }
     }
 
     fn read_next(&self) -> Wish {
-        Wish::Get { key: key(self.group, self.wishes_left % self.keys.max(1)) }
+        Wish::Get { key: key(self.group, self.wishes_left % self.keys.max(1)), lease: false }
     }
 
     fn request(&self, wish: &Wish, sequence: u64) -> Request {
@@ -219,13 +230,15 @@ impl Client {
                 let condition = expected.map_or(Condition::Absent, Condition::Value);
                 KvCommand::Put { key, value, condition }
             }
-            Wish::Get { key } => {
-                let request = KvQuery::Get { key }.encode();
-                return Request::Query { request, consistency: Consistency::Linearizable };
+            Wish::Get { key, lease } => {
+                let consistency = if lease { Consistency::Lease } else { Consistency::Linearizable };
+                return Request::Query { request: KvQuery::Get { key }.encode(), consistency };
             }
-            Wish::GetStale { key } => {
-                let request = KvQuery::Get { key }.encode();
-                return Request::Query { request, consistency: Consistency::Stale };
+            Wish::GetStale { key, age_millis_max } => {
+                let consistency = age_millis_max.map_or(Consistency::Stale, |millis| Consistency::Recent {
+                    age_max: Duration::from_millis(millis),
+                });
+                return Request::Query { request: KvQuery::Get { key }.encode(), consistency };
             }
         };
         let command = command.encode();
@@ -282,6 +295,22 @@ impl Client {
         self.pending.take().and_then(|pending| pending.record)
     }
 
+    /// Everything that was acknowledged by this moment must show in an answer to the question that waits. `None`: it
+    /// may be as old as it likes.
+    pub(crate) fn shows_all_until(&self) -> Option<u64> {
+        match &self.pending.as_ref()?.wish {
+            Wish::Get { .. } => Some(self.asked_at),
+            // The replica's clock may be a little faster than the world's.
+            Wish::GetStale { age_millis_max: Some(millis), .. } => {
+                Some(self.asked_at.saturating_sub(millis * 1_050_000 + 1_000_000))
+            }
+            Wish::GetStale { age_millis_max: None, .. }
+            | Wish::Put { .. }
+            | Wish::Delete { .. }
+            | Wish::Swap { .. } => None,
+        }
+    }
+
     /// The command that waits for an answer, if it is a write.
     pub(crate) fn pending_command(&self) -> Option<Bytes> {
         let pending = self.pending.as_ref()?;
@@ -330,7 +359,7 @@ impl Client {
                 }
                 other => Err(unexpected(&format!("{other:?} to a get"))),
             },
-            (Answer::Queried { response, applied }, Some(Wish::GetStale { key })) => {
+            (Answer::Queried { response, applied }, Some(Wish::GetStale { key, .. })) => {
                 Ok(Reaction::Stale { key, applied, answer: response })
             }
             (answer, wish) => Err(unexpected(&format!("{answer:?} to {wish:?}"))),
@@ -382,7 +411,7 @@ impl Wish {
             Self::Swap { key, expected, value } => {
                 Some(Operation::Swap { key, expected, value: Some(value) })
             }
-            Self::Get { key } => Some(Operation::Get { key }),
+            Self::Get { key, .. } => Some(Operation::Get { key }),
             Self::GetStale { .. } => None,
         }
     }

@@ -22,7 +22,7 @@ use crate::disk_image::{
 use crate::rng::Rng;
 
 /// What a failure on purpose says, so that one by mistake is told from it.
-pub(crate) const INJECTED: &str = "injected: the sync failed";
+pub(crate) const INJECTED: &str = "injected:";
 
 /// How slow and how faulty a disk is. Times in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,14 @@ pub struct DiskProfile {
     pub slow_sync_permille: u64,
     /// How often, in a hundred thousand syncs, one fails.
     pub failed_sync_per_100k: u64,
-    /// How often, in a thousand allocations, there is no space.
+    /// How often, in a hundred thousand writes, one fails; of these, half have written a part.
+    pub failed_write_per_100k: u64,
+    /// How often, in a hundred thousand reads, one fails.
+    pub failed_read_per_100k: u64,
+    /// How often, in a thousand allocations and writes that make a file longer, there is no space.
     pub no_space_permille: u64,
+    /// The file system has been mounted read-only: nothing can be changed.
+    pub read_only: bool,
 }
 
 impl DiskProfile {
@@ -46,7 +52,10 @@ impl DiskProfile {
         sync_nanos_max: 2_000_000,
         slow_sync_permille: 0,
         failed_sync_per_100k: 0,
+        failed_write_per_100k: 0,
+        failed_read_per_100k: 0,
         no_space_permille: 0,
+        read_only: false,
     };
 }
 
@@ -57,15 +66,27 @@ pub struct DiskCounters {
     pub syncs: u64,
     /// Syncs that failed on purpose.
     pub failed_syncs: u64,
-    /// Allocations refused on purpose.
+    /// Writes that failed on purpose, those that wrote a part included.
+    pub failed_writes: u64,
+    /// Writes that failed on purpose after writing a part.
+    pub short_writes: u64,
+    /// Reads that failed on purpose.
+    pub failed_reads: u64,
+    /// Allocations, and writes that make a file longer, refused on purpose.
     pub refused_allocations: u64,
+    /// Changes refused because the disk is read-only.
+    pub refused_changes: u64,
 }
 
 impl DiskCounters {
     /// How many operations failed on purpose.
     #[must_use]
     pub const fn injected(&self) -> u64 {
-        self.failed_syncs + self.refused_allocations
+        self.failed_syncs
+            + self.failed_writes
+            + self.failed_reads
+            + self.refused_allocations
+            + self.refused_changes
     }
 }
 
@@ -189,6 +210,31 @@ impl State {
         self.clock
     }
 
+    /// Refuses a change if the disk is read-only.
+    fn change(&mut self) -> io::Result<()> {
+        if self.profile.read_only {
+            self.counters.refused_changes += 1;
+            let what = format!("{INJECTED} the file system is read-only");
+            return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, what));
+        }
+        Ok(())
+    }
+
+    /// Refuses, sometimes, to make room.
+    fn make_room(&mut self) -> io::Result<()> {
+        let permille = self.profile.no_space_permille;
+        if self.rng.chance(permille) {
+            self.counters.refused_allocations += 1;
+            return Err(io::Error::new(io::ErrorKind::StorageFull, format!("{INJECTED} no space")));
+        }
+        Ok(())
+    }
+
+    /// Whether something that goes wrong this often in a hundred thousand goes wrong now.
+    const fn unlucky(&mut self, per_100k: u64) -> bool {
+        per_100k > 0 && self.rng.below(100_000) < per_100k
+    }
+
     fn spend_sync(&mut self) -> u64 {
         self.counters.syncs += 1;
         let slow = self.rng.chance(self.profile.slow_sync_permille);
@@ -250,6 +296,7 @@ fn names(path: &Path) -> io::Result<Vec<String>> {
 impl Disk for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.live()?;
+        state.change()?;
         let (parent, name) = state.parent(path)?;
         if state.directory(parent, path)?.names.contains_key(&name) {
             return Err(kind(io::ErrorKind::AlreadyExists, path));
@@ -269,6 +316,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.live()?;
+        state.change()?;
         let inode = state.find(from)?;
         let (from_parent, from_name) = state.parent(from)?;
         let (to_parent, to_name) = state.parent(to)?;
@@ -285,6 +333,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.live()?;
+        state.change()?;
         state.find(path)?;
         let (parent, name) = state.parent(path)?;
         let at = state.spend(1_000);
@@ -306,6 +355,7 @@ impl Disk for SimDisk {
             at = match existing {
                 Some(id) => id,
                 None => {
+                    state.change()?;
                     let inode = state.image.add(Inode::Directory(Directory::default()));
                     let stamp = state.spend(1_000);
                     state.directory(at, directory)?.push(stamp, NameOperation::Link { name, inode });
@@ -319,9 +369,15 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, directory: &Path) -> io::Result<()> {
         let mut state = self.live()?;
+        state.change()?;
         let id = state.find(directory)?;
         let past = state.step_began;
         let at = state.spend_sync();
+        let per_100k = state.profile.failed_sync_per_100k;
+        if state.unlucky(per_100k) {
+            state.counters.failed_syncs += 1;
+            return Err(io::Error::other(format!("{INJECTED} the sync of a directory failed")));
+        }
         let directory = state.directory(id, directory)?;
         directory.settle(past);
         directory.push(at, NameOperation::Sync);
@@ -387,6 +443,11 @@ fn position(offset: u64) -> io::Result<usize> {
 impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.live()?;
+        let per_100k = state.profile.failed_read_per_100k;
+        if state.unlucky(per_100k) {
+            state.counters.failed_reads += 1;
+            return Err(io::Error::other(format!("{INJECTED} the read failed")));
+        }
         let content = &state.file(self.inode)?.content;
         let rest = content.get(position(offset)?..).unwrap_or_default();
         let length = rest.len().min(buffer.len());
@@ -396,22 +457,40 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.live()?;
+        state.change()?;
+        let offset = position(offset)?;
+        if offset + bytes.len() > state.file(self.inode)?.content.len() {
+            state.make_room()?;
+        }
         let nanos_max = state.profile.write_nanos_max;
         let at = state.spend(nanos_max);
-        let operation = FileOperation::Write { offset: position(offset)?, bytes: bytes.to_vec() };
-        state.file(self.inode)?.push(at, operation);
-        Ok(())
+        let per_100k = state.profile.failed_write_per_100k;
+        let fails = state.unlucky(per_100k);
+        let mut written = bytes.len();
+        if fails {
+            state.counters.failed_writes += 1;
+            let part = state.rng.below(2 * bytes.len() as u64).checked_sub(bytes.len() as u64);
+            written = part.and_then(|part| usize::try_from(part).ok()).unwrap_or(0);
+            state.counters.short_writes += u64::from(written > 0);
+        }
+        let part = bytes.get(..written).unwrap_or_default();
+        if !part.is_empty() || !fails {
+            let operation = FileOperation::Write { offset, bytes: part.to_vec() };
+            state.file(self.inode)?.push(at, operation);
+        }
+        if fails { Err(io::Error::other(format!("{INJECTED} the write failed"))) } else { Ok(()) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.live()?;
+        state.change()?;
         let past = state.step_began;
         let at = state.spend_sync();
         if state.rng.below(100_000) < state.profile.failed_sync_per_100k {
             state.counters.failed_syncs += 1;
             let mut rng = state.rng.fork("failed sync");
             state.file(self.inode)?.fail_sync(&mut rng);
-            return Err(io::Error::other(INJECTED));
+            return Err(io::Error::other(format!("{INJECTED} the sync failed")));
         }
         let file = state.file(self.inode)?;
         // Earlier steps have ended, so their syncs cannot be undone any more; those of this step can.
@@ -426,6 +505,7 @@ impl DiskFile for SimFile {
 
     fn set_size(&self, size: u64) -> io::Result<()> {
         let mut state = self.live()?;
+        state.change()?;
         let at = state.spend(1_000);
         state.file(self.inode)?.push(at, FileOperation::SetSize { size: position(size)? });
         Ok(())
@@ -433,11 +513,8 @@ impl DiskFile for SimFile {
 
     fn allocate(&self, size: u64) -> io::Result<()> {
         let mut state = self.live()?;
-        let permille = state.profile.no_space_permille;
-        if state.rng.chance(permille) {
-            state.counters.refused_allocations += 1;
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
-        }
+        state.change()?;
+        state.make_room()?;
         let at = state.spend(1_000);
         let size = position(size)?;
         let file = state.file(self.inode)?;

@@ -7,7 +7,7 @@ use crate::disk::DiskProfile;
 use crate::disk_image::Crash;
 use crate::invariants::Checked;
 use crate::network::NetworkProfile;
-use crate::node::{BootError, Surroundings};
+use crate::node::{BootError, Clock, Surroundings};
 use crate::world::{MILLISECOND, Name, Step, World, note};
 
 impl World {
@@ -19,7 +19,7 @@ impl World {
         self.agenda.plan_within(10 * MILLISECOND, pause_max * MILLISECOND, Step::FaultInjectorMoves);
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         let Some(victim) = self.rng.pick(&ids).copied() else { return };
-        match self.rng.below(16) {
+        match self.rng.below(24) {
             0..4 => self.stop_node(victim, Crash::Power, "power cut"),
             4..6 => self.stop_node(victim, Crash::Process, "killed"),
             6 => self.stop_leader(),
@@ -33,6 +33,12 @@ impl World {
             11 => self.isolate(victim, &ids),
             12 | 13 => self.cut_one_way(&ids),
             14 => self.slow_disk(victim),
+            15 => self.bridge(&ids),
+            16 => self.cut_a_pair(&ids),
+            17 => self.slow_links(&ids),
+            18 | 19 => self.reset_connections(&ids),
+            20 => self.disturb_clock(victim),
+            21 => self.read_only_disk(victim),
             _ => self.on_heal(),
         }
     }
@@ -77,9 +83,8 @@ impl World {
             return Ok(());
         }
         node.life += 1;
-        node.clock.offset_nanos = offset;
-        node.clock.drift_ppm = drift;
-        node.clock.unix_millis_at_start = 1_700_000_000_000 + skew_millis;
+        let unix_millis = 1_700_000_000_000 + now / MILLISECOND + skew_millis;
+        node.clock = Clock::starting(now, offset, drift, unix_millis);
         let mut around = Surroundings {
             swarm: &self.swarm,
             seams: &self.seams,
@@ -159,6 +164,102 @@ impl World {
             }
         }
         self.coverage.count("one-way partitions");
+        self.heal_later();
+    }
+
+    /// Two sides that do not see each other, and one node that both see.
+    fn bridge(&mut self, ids: &[NodeId]) {
+        let Some(bridge) = self.rng.pick(ids).copied() else { return };
+        let others = ids.iter().copied().filter(|id| *id != bridge);
+        let sides: Vec<(NodeId, bool)> = others.map(|id| (id, self.rng.chance(500))).collect();
+        for (a, left) in &sides {
+            for (b, right) in &sides {
+                if left != right {
+                    self.network.cut(*a, *b);
+                }
+            }
+        }
+        note!(self, "!!", "the network splits: {sides:?}, but all reach n{bridge}");
+        self.coverage.count("partitions with a bridge");
+        self.heal_later();
+    }
+
+    /// Two nodes that do not see each other, while everybody else sees both.
+    fn cut_a_pair(&mut self, ids: &[NodeId]) {
+        if let (Some(a), Some(b)) = (self.rng.pick(ids).copied(), self.rng.pick(ids).copied())
+            && a != b
+        {
+            self.network.cut(a, b);
+            self.network.cut(b, a);
+            note!(self, "!!", "n{a} and n{b} no longer see each other");
+            self.coverage.count("pairs cut");
+            self.heal_later();
+        }
+    }
+
+    fn slow_links(&mut self, ids: &[NodeId]) {
+        let bytes_per_second = *self.rng.pick(&[2_000, 20_000, 200_000]).unwrap_or(&20_000);
+        for _ in 0..self.rng.between(1, 4) {
+            if let (Some(from), Some(to)) = (self.rng.pick(ids).copied(), self.rng.pick(ids).copied()) {
+                self.network.slow_down(from, to, bytes_per_second);
+                note!(self, "!!", "n{from} reaches n{to} with {bytes_per_second} bytes a second");
+            }
+        }
+        self.coverage.count("slow links");
+        self.heal_later();
+    }
+
+    fn reset_connections(&mut self, ids: &[NodeId]) {
+        for _ in 0..self.rng.between(1, 3) {
+            if let (Some(a), Some(b)) = (self.rng.pick(ids).copied(), self.rng.pick(ids).copied()) {
+                self.network.reset(a, b);
+                note!(self, "!!", "the connections between n{a} and n{b} are reset");
+            }
+        }
+        self.coverage.count("connections reset");
+    }
+
+    /// A wall clock is set, a monotonic clock goes at another speed, or a machine was suspended.
+    fn disturb_clock(&mut self, id: NodeId) {
+        let now = self.agenda.now();
+        let jumps = self.swarm.clock_jumps;
+        let choice = self.rng.below(3);
+        let millis = *self.rng.pick(&[1_000_i64, 3_600_000, 31_536_000_000]).unwrap_or(&1_000);
+        let millis = if self.rng.chance(500) { millis } else { -millis };
+        let ahead = self.rng.between(10, 5_000) * MILLISECOND;
+        let drift_ppm = i64::try_from(self.rng.below(2 * self.swarm.drift_ppm_max + 1)).unwrap_or(0)
+            - i64::try_from(self.swarm.drift_ppm_max).unwrap_or(0);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        match choice {
+            0 => {
+                node.clock.set_wall(millis);
+                note!(self, "!!", "the wall clock of n{id} is set by {millis} ms");
+                self.coverage.count(if millis > 0 {
+                    "wall clocks set ahead"
+                } else {
+                    "wall clocks set back"
+                });
+            }
+            1 if jumps => {
+                node.clock.jump(ahead);
+                note!(self, "!!", "the monotonic clock of n{id} jumps by {ahead} ns");
+                self.coverage.count("monotonic clocks jumped ahead");
+            }
+            _ => {
+                node.clock.set_drift(now, drift_ppm);
+                note!(self, "!!", "the monotonic clock of n{id} now drifts by {drift_ppm} ppm");
+                self.coverage.count("clocks changed speed");
+            }
+        }
+    }
+
+    fn read_only_disk(&mut self, id: NodeId) {
+        let profile = DiskProfile { read_only: true, ..self.swarm.disk };
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.disk.set_profile(profile);
+        }
+        note!(self, "!!", "the disk of n{id} becomes read-only");
+        self.coverage.count("disks mounted read-only");
         self.heal_later();
     }
 

@@ -106,6 +106,8 @@ struct GroupFacts {
     responses: BTreeMap<LogIndex, u64>,
     snapshots: BTreeMap<LogId, u64>,
     replicas: BTreeMap<ReplicaId, ReplicaFacts>,
+    /// The highest index acknowledged to a client, by time.
+    acknowledged: BTreeMap<u64, LogIndex>,
 }
 
 /// All facts of a run.
@@ -333,13 +335,31 @@ impl Invariants {
         Ok(())
     }
 
-    /// Whether an acknowledged position is known to be committed.
-    pub(crate) fn on_acknowledged(&self, group: GroupId, id: LogId) -> Checked {
-        let committed = self.groups.get(&group).and_then(|facts| facts.committed.get(&id.index));
+    /// A client is told that its command was applied at `id`: it must be known to be committed.
+    pub(crate) fn on_acknowledged(&mut self, group: GroupId, now: u64, id: LogId) -> Checked {
+        let facts = self.group(group);
+        let before = facts.acknowledged.last_key_value().map_or(LogIndex(0), |(_, index)| *index);
+        facts.acknowledged.insert(now, before.max(id.index));
+        let committed = facts.committed.get(&id.index);
         require!(
             committed.is_some_and(|(term, _)| *term == id.term),
             "acknowledged survives",
             "{id} was acknowledged, but committed there is {committed:x?}"
+        );
+        Ok(())
+    }
+}
+
+impl Invariants {
+    /// A client was answered a read from a replica that had applied up to `applied`: it must show all that was
+    /// acknowledged by the time `until`.
+    pub(crate) fn on_read(&mut self, group: GroupId, until: u64, applied: LogIndex) -> Checked {
+        let acknowledged = self.group(group).acknowledged.range(..until).next_back();
+        let needed = acknowledged.map_or(LogIndex(0), |(_, index)| *index);
+        require!(
+            applied >= needed,
+            "reads show what was acknowledged",
+            "a read was served at {applied:?}, but {needed:?} had been acknowledged before it had to be fresh"
         );
         Ok(())
     }

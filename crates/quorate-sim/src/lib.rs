@@ -20,6 +20,7 @@
 
 mod agenda;
 mod client;
+mod coverage;
 mod disk;
 mod disk_image;
 mod faults;
@@ -37,14 +38,16 @@ mod swarm;
 mod trace;
 mod users;
 mod watch;
+mod watch_events;
 mod watched_machine;
 mod world;
 
+pub use coverage::{Coverage, POINTS};
 pub use disk::{DiskCounters, DiskProfile, SimDisk};
 pub use disk_image::{Crash, CrashDamage};
 pub use invariants::Violation;
 pub use network::NetworkProfile;
-pub use report::{Coverage, Report, Summary};
+pub use report::{Report, Summary};
 pub use rng::Rng;
 pub use run::{Options, run_seed, run_seeds};
 pub use seams::{Seams, Wrap};

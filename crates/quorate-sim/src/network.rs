@@ -4,7 +4,12 @@
 //!   n1 ──────► n2     open: after a delay, in order, once
 //!   n1 ──────✗ n3     cut in this direction (the other may be open)
 //!   n1 ──►──►► n2     noisy: lost, doubled, overtaking
+//!   n1 ──►       n2   slow: so many bytes a second, one message behind the other
+//!   n1 ──►─╳     n2   reset: what was under way is lost, a frame in the middle
 //! ```
+//!
+//! Cuts are set by pairs and directions, so a partition may be of any shape: two sides, one node alone, a ring
+//! without one link, two sides with a bridge that both see.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,13 +60,24 @@ pub(crate) enum Fate {
 pub(crate) struct Network {
     profile: NetworkProfile,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Bytes per second of slow links; the time until which they are busy.
+    slow: BTreeMap<(NodeId, NodeId), (u64, u64)>,
+    /// How often the connections of a pair were reset.
+    resets: BTreeMap<(NodeId, NodeId), u64>,
     last_arrival: BTreeMap<(NodeId, NodeId, Lane), u64>,
     rng: Rng,
 }
 
 impl Network {
     pub(crate) const fn new(profile: NetworkProfile, rng: Rng) -> Self {
-        Self { profile, cut: BTreeSet::new(), last_arrival: BTreeMap::new(), rng }
+        Self {
+            profile,
+            cut: BTreeSet::new(),
+            slow: BTreeMap::new(),
+            resets: BTreeMap::new(),
+            last_arrival: BTreeMap::new(),
+            rng,
+        }
     }
 
     pub(crate) const fn set_profile(&mut self, profile: NetworkProfile) {
@@ -73,9 +89,26 @@ impl Network {
         self.cut.insert((from, to));
     }
 
-    /// Opens all links.
+    /// The link in this direction carries so many bytes a second.
+    pub(crate) fn slow_down(&mut self, from: NodeId, to: NodeId, bytes_per_second: u64) {
+        self.slow.insert((from, to), (bytes_per_second.max(1), 0));
+    }
+
+    /// The connections between two nodes break, in both directions: what is under way is lost.
+    pub(crate) fn reset(&mut self, a: NodeId, b: NodeId) {
+        *self.resets.entry((a, b)).or_default() += 1;
+        *self.resets.entry((b, a)).or_default() += 1;
+    }
+
+    /// Which connection, counted from 0, carries what is sent from here to there now.
+    pub(crate) fn connection(&self, from: NodeId, to: NodeId) -> u64 {
+        self.resets.get(&(from, to)).copied().unwrap_or(0)
+    }
+
+    /// Opens all links, and makes them quick.
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
+        self.slow.clear();
     }
 
     pub(crate) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
@@ -83,7 +116,7 @@ impl Network {
     }
 
     /// Decides what becomes of a message sent now.
-    pub(crate) fn send(&mut self, now: u64, from: NodeId, to: NodeId, lane: Lane) -> Fate {
+    pub(crate) fn send(&mut self, now: u64, from: NodeId, to: NodeId, lane: Lane, bytes: u64) -> Fate {
         if self.is_cut(from, to) {
             return Fate::Cut;
         }
@@ -91,7 +124,7 @@ impl Network {
             return Fate::Lost;
         }
         let late = self.rng.chance(self.profile.late_permille);
-        let mut at = now + self.delay();
+        let mut at = now + self.delay() + self.transmission(now, from, to, bytes);
         if late {
             at += self.delay() * 20;
         } else {
@@ -104,6 +137,14 @@ impl Network {
             arrivals.push(at + self.delay() * self.rng.between(1, 20));
         }
         Fate::Arrives(arrivals)
+    }
+
+    /// How long a slow link needs until the message is through, those before it included.
+    fn transmission(&mut self, now: u64, from: NodeId, to: NodeId, bytes: u64) -> u64 {
+        let Some((bytes_per_second, busy_until)) = self.slow.get_mut(&(from, to)) else { return 0 };
+        let takes = bytes.saturating_mul(1_000_000_000) / *bytes_per_second;
+        *busy_until = (*busy_until).max(now) + takes;
+        *busy_until - now
     }
 
     const fn delay(&mut self) -> u64 {
@@ -126,10 +167,10 @@ mod tests {
     fn a_cut_is_one_way_until_healed() {
         let mut network = Network::new(NetworkProfile::GOOD, Rng::new(1));
         network.cut(NodeId(1), NodeId(2));
-        assert_eq!(network.send(0, NodeId(1), NodeId(2), Lane::Control), Fate::Cut);
-        assert!(matches!(network.send(0, NodeId(2), NodeId(1), Lane::Control), Fate::Arrives(_)));
+        assert_eq!(network.send(0, NodeId(1), NodeId(2), Lane::Control, 10), Fate::Cut);
+        assert!(matches!(network.send(0, NodeId(2), NodeId(1), Lane::Control, 10), Fate::Arrives(_)));
         network.heal();
-        assert!(matches!(network.send(0, NodeId(1), NodeId(2), Lane::Control), Fate::Arrives(_)));
+        assert!(matches!(network.send(0, NodeId(1), NodeId(2), Lane::Control, 10), Fate::Arrives(_)));
     }
 
     #[test]
@@ -137,7 +178,7 @@ mod tests {
         let mut network = Network::new(NetworkProfile::GOOD, Rng::new(2));
         let mut last = 0;
         for now in 0..100 {
-            let Fate::Arrives(at) = network.send(now, NodeId(1), NodeId(2), Lane::Append) else {
+            let Fate::Arrives(at) = network.send(now, NodeId(1), NodeId(2), Lane::Append, 10) else {
                 panic!("a good link loses nothing");
             };
             assert!(at.len() == 1 && at[0] > last);
@@ -146,11 +187,27 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_link_takes_a_second_for_so_many_bytes_and_a_reset_makes_a_new_connection() {
+        let mut network = Network::new(NetworkProfile::GOOD, Rng::new(2));
+        let (one, two) = (NodeId(1), NodeId(2));
+        network.slow_down(one, two, 1_000);
+        for second in 1..4 {
+            let Fate::Arrives(at) = network.send(0, one, two, Lane::Control, 1_000) else {
+                panic!("a slow link loses nothing");
+            };
+            assert!(at[0] > second * 1_000_000_000 && at[0] < second * 1_010_000_000, "{at:?}");
+        }
+        assert_eq!((network.connection(one, two), network.connection(two, one)), (0, 0));
+        network.reset(two, one);
+        assert_eq!((network.connection(one, two), network.connection(two, one)), (1, 1));
+    }
+
+    #[test]
     fn a_noisy_link_loses_doubles_and_reorders() {
         let mut network = Network::new(NOISY, Rng::new(3));
         let (mut lost, mut doubled, mut overtaken, mut newest) = (0, 0, 0, 0);
         for now in 0..1000 {
-            match network.send(now * 1_000_000, NodeId(1), NodeId(2), Lane::Control) {
+            match network.send(now * 1_000_000, NodeId(1), NodeId(2), Lane::Control, 10) {
                 Fate::Cut => panic!("nothing is cut"),
                 Fate::Lost => lost += 1,
                 Fate::Arrives(at) => {

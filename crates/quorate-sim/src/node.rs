@@ -44,28 +44,58 @@ pub(crate) enum Asker {
 /// A node's own clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Clock {
-    pub(crate) offset_nanos: u64,
+    /// When the speed was last set, by the world's clock and by its own.
+    anchor_world: u64,
+    anchor_own: u64,
     /// Parts per million that it runs fast or slow.
-    pub(crate) drift_ppm: i64,
-    pub(crate) unix_millis_at_start: u64,
+    drift_ppm: i64,
+    unix_millis_at_start: u64,
 }
 
 impl Clock {
+    /// Clocks that are set anew, as a starting machine does.
+    pub(crate) const fn starting(world_nanos: u64, own_nanos: u64, drift_ppm: i64, unix_millis: u64) -> Self {
+        Self {
+            anchor_world: world_nanos,
+            anchor_own: own_nanos,
+            drift_ppm,
+            unix_millis_at_start: unix_millis - own_nanos / 1_000_000,
+        }
+    }
+
+    fn mono(&self, world_nanos: u64) -> u64 {
+        let passed = i128::from(world_nanos.saturating_sub(self.anchor_world));
+        let drifted = passed + passed * i128::from(self.drift_ppm) / 1_000_000;
+        self.anchor_own + u64::try_from(drifted).unwrap_or(0)
+    }
+
     /// What the node's clocks say at this moment of the world.
     pub(crate) fn read(&self, world_nanos: u64) -> Now {
-        let drift = i128::from(world_nanos) * i128::from(self.drift_ppm) / 1_000_000;
-        let drifted = u64::try_from(i128::from(world_nanos) + drift).unwrap_or(world_nanos);
-        Now {
-            mono: MonoTime(self.offset_nanos + drifted),
-            unix_millis: self.unix_millis_at_start + drifted / 1_000_000,
-        }
+        let mono = self.mono(world_nanos);
+        Now { mono: MonoTime(mono), unix_millis: self.unix_millis_at_start + mono / 1_000_000 }
+    }
+
+    /// The monotonic clock goes at another speed from now on.
+    pub(crate) fn set_drift(&mut self, world_nanos: u64, drift_ppm: i64) {
+        (self.anchor_own, self.anchor_world) = (self.mono(world_nanos), world_nanos);
+        self.drift_ppm = drift_ppm;
+    }
+
+    /// The monotonic clock jumps ahead, as after a suspension of the machine.
+    pub(crate) const fn jump(&mut self, nanos: u64) {
+        self.anchor_own += nanos;
+    }
+
+    /// Somebody sets the wall clock.
+    pub(crate) const fn set_wall(&mut self, by_millis: i64) {
+        self.unix_millis_at_start = self.unix_millis_at_start.saturating_add_signed(by_millis);
     }
 
     /// The first moment of the world at which the node's clock says at least `deadline`.
     pub(crate) fn world_time(&self, deadline: MonoTime) -> u64 {
-        let drifted = i128::from(deadline.0.saturating_sub(self.offset_nanos));
+        let drifted = i128::from(deadline.0.saturating_sub(self.anchor_own));
         let world = drifted * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
-        u64::try_from(world + 1).unwrap_or(u64::MAX)
+        self.anchor_world.saturating_add(u64::try_from(world + 1).unwrap_or(u64::MAX))
     }
 }
 

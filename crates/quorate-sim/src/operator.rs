@@ -33,12 +33,16 @@ impl World {
     pub(crate) fn on_operator_moves(&mut self) {
         let pause_max = self.swarm.operator_pause_millis_max;
         self.agenda.plan_within(50 * MILLISECOND, pause_max * MILLISECOND, Step::OperatorMoves);
-        let group = GroupId(1 + self.rng.below(self.swarm.groups));
-        let Some((leader, status)) = self.a_leader(group) else { return };
-        self.start_new_members(group, &status);
+        for group in (1..=self.swarm.groups).map(GroupId) {
+            if let Some((_, status)) = self.a_leader(group) {
+                self.start_new_members(group, &status);
+            }
+        }
         if self.calm {
             return;
         }
+        let group = GroupId(1 + self.rng.below(self.swarm.groups));
+        let Some((leader, status)) = self.a_leader(group) else { return };
         if let Some((node, request)) = self.choose_command(leader, &status) {
             note!(self, "op", "n{node} {group:?} {request:?}");
             self.ask(node, Asker::Operator { group }, group, request);

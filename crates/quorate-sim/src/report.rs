@@ -1,52 +1,9 @@
 //! What a run says about itself, and what many runs say together.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::coverage::Coverage;
 use crate::invariants::Violation;
-
-/// How often the interesting things happened. A simulator that never loses a message proves nothing:
-/// the numbers say whether the faults were really there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Coverage {
-    counts: BTreeMap<&'static str, u64>,
-}
-
-impl Coverage {
-    /// One more of `what`.
-    pub(crate) fn count(&mut self, what: &'static str) {
-        self.add(what, 1);
-    }
-
-    /// `times` more of `what`.
-    pub(crate) fn add(&mut self, what: &'static str, times: u64) {
-        if times > 0 {
-            *self.counts.entry(what).or_default() += times;
-        }
-    }
-
-    /// How often `what` happened.
-    #[must_use]
-    pub fn of(&self, what: &str) -> u64 {
-        self.counts.get(what).copied().unwrap_or(0)
-    }
-
-    /// Adds the numbers of another run.
-    pub fn merge(&mut self, other: &Self) {
-        for (what, times) in &other.counts {
-            self.add(what, *times);
-        }
-    }
-}
-
-impl fmt::Display for Coverage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, times) in &self.counts {
-            writeln!(f, "  {times:>10}  {what}")?;
-        }
-        Ok(())
-    }
-}
 
 /// The outcome of one run.
 #[derive(Clone, Debug)]
@@ -121,6 +78,12 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} runs, {} failed; over all of them:", self.runs, self.failed.len())?;
         write!(f, "{}", self.coverage)?;
+        let missing = self.coverage.missing();
+        let points = crate::coverage::POINTS.len();
+        writeln!(f, "{} of {points} coverage points were met", points - missing.len())?;
+        for what in missing {
+            writeln!(f, "  this never happened: {what}")?;
+        }
         for report in &self.failed {
             writeln!(f, "\n{report}")?;
         }

@@ -8,13 +8,14 @@ use quorate_core::{GroupId, Member, MemberRole, Membership, NodeId, ReplicaId};
 
 use crate::agenda::Agenda;
 use crate::client::{Client, ClientSetup};
+use crate::coverage::Coverage;
 use crate::disk::SimDisk;
 use crate::invariants::{Checked, Invariants, Violation};
 use crate::linearizability::History;
 use crate::network::Network;
 use crate::node::Node;
 use crate::operator::address;
-use crate::report::{Coverage, Report, Summary};
+use crate::report::{Report, Summary};
 use crate::rng::Rng;
 use crate::seams::{Assignment, Seams};
 use crate::swarm::Swarm;
@@ -51,6 +52,10 @@ pub fn run_seed(seed: u64, options: &Options) -> Report {
         world.coverage.add("syncs", counters.syncs);
         world.coverage.add("syncs failed on purpose", counters.failed_syncs);
         world.coverage.add("allocations refused on purpose", counters.refused_allocations);
+        world.coverage.add("writes failed on purpose", counters.failed_writes);
+        world.coverage.add("writes cut short", counters.short_writes);
+        world.coverage.add("reads failed on purpose", counters.failed_reads);
+        world.coverage.add("changes refused by a read-only disk", counters.refused_changes);
     }
     let commands = world.witnesses.values().map(SharedWitness::commands).sum::<usize>();
     world.coverage.add("commands applied", commands as u64);

@@ -35,6 +35,8 @@ pub(crate) struct Swarm {
     pub(crate) operator_pause_millis_max: u64,
     /// Clocks of nodes run up to this much fast or slow, in parts per million.
     pub(crate) drift_ppm_max: u64,
+    /// Monotonic clocks may jump ahead. Not where leases are served: they trust the clocks.
+    pub(crate) clock_jumps: bool,
 }
 
 /// T of the election timeouts.
@@ -42,16 +44,18 @@ pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Swarm {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let group = draw_group(rng);
         let voters = *rng.pick(&[1, 3, 3, 3, 3, 3, 3, 5, 5]).unwrap_or(&3);
         Self {
             voters,
             spares: rng.between(1, 2),
-            groups: 1 + u64::from(rng.chance(300)),
+            groups: *rng.pick(&[1, 1, 1, 1, 1, 1, 2, 2, 3, 6]).unwrap_or(&1),
             clients: rng.between(2, 5),
             keys: rng.between(1, 4),
             value_bytes_max: *rng.pick(&[8, 60, 700]).unwrap_or(&8),
             durable_machines: rng.chance(400),
-            group: draw_group(rng),
+            clock_jumps: !group.core.leader_lease,
+            group,
             segment_bytes: *rng.pick(&[8 << 10, 16 << 10, 64 << 10]).unwrap_or(&(16 << 10)),
             network: draw_network(rng),
             disk: draw_disk(rng),
@@ -78,6 +82,10 @@ fn draw_group(rng: &mut Rng) -> GroupConfig {
         apply_bytes_max: *rng.pick(&[100, 2_000, 16 << 20]).unwrap_or(&2_000),
         command_bytes_max: 4_000,
         uncommitted_bytes_max: *rng.pick(&[4_000, 64 << 20]).unwrap_or(&4_000),
+        quiesce_after: *rng.pick(&[None, None, None, Some(Duration::from_millis(400))]).unwrap_or(&None),
+        pre_vote: rng.chance(900),
+        leader_lease: rng.chance(300),
+        lazy_commit_news: rng.chance(200),
         ..Config::new(ReplicaId(0))
     };
     let snapshots = SnapshotPolicy {
@@ -90,7 +98,9 @@ fn draw_group(rng: &mut Rng) -> GroupConfig {
     };
     // An hour, or so short that sessions of slow clients expire under them.
     let idle_max = Duration::from_millis(*rng.pick(&[3_600_000, 3_600_000, 3_600_000, 700]).unwrap_or(&700));
-    let sessions = SessionConfig { idle_max, ..SessionConfig::default() };
+    // Wall clocks jump by a year: a key that is forgotten by then would let its command be applied again, rightly.
+    let key_retention = Duration::from_hours(24 * 36_500);
+    let sessions = SessionConfig { idle_max, key_retention, ..SessionConfig::default() };
     let stalled_write_max = Duration::from_millis(*rng.pick(&[150, 5_000]).unwrap_or(&5_000));
     GroupConfig { core, snapshots, sessions, stalled_write_max, ..GroupConfig::default() }
 }
@@ -112,6 +122,9 @@ fn draw_disk(rng: &mut Rng) -> DiskProfile {
         sync_nanos_max: *rng.pick(&[500_000, 3_000_000, 15_000_000]).unwrap_or(&3_000_000),
         slow_sync_permille: rng.between(0, 10),
         failed_sync_per_100k: *rng.pick(&[0, 0, 50, 2_000]).unwrap_or(&0),
+        failed_write_per_100k: *rng.pick(&[0, 0, 30, 1_000]).unwrap_or(&0),
+        failed_read_per_100k: *rng.pick(&[0, 0, 0, 300]).unwrap_or(&0),
         no_space_permille: *rng.pick(&[0, 0, 50]).unwrap_or(&0),
+        read_only: false,
     }
 }

@@ -90,6 +90,11 @@ impl World {
         let Some(client) = self.clients.get_mut(number) else { return Ok(()) };
         let command = client.pending_command();
         let group = client.group;
+        if let (Some(until), Ok(Answer::Queried { applied, .. })) = (client.shows_all_until(), &answer) {
+            self.invariants.on_read(group, until, *applied)?;
+        }
+        self.coverage.count(kind_of(&answer));
+        let Some(client) = self.clients.get_mut(number) else { return Ok(()) };
         let reaction = client.on_answer(answer, !calm)?;
         let witness = self.witnesses.get(&group);
         match &reaction {
@@ -146,6 +151,23 @@ impl World {
             }
         };
         self.agenda.plan(now + pause, Step::ClientMoves(number));
+    }
+}
+
+/// What a client hears, for the coverage.
+const fn kind_of(answer: &Result<Answer, RequestError>) -> &'static str {
+    match answer {
+        Ok(Answer::Applied { .. }) => "answers: applied",
+        Ok(Answer::SessionOpened { .. }) => "answers: session opened",
+        Ok(Answer::Queried { .. }) => "answers: queried",
+        Ok(_) => "answers: others",
+        Err(RequestError::NotLeader { .. }) => "answers: not the leader",
+        Err(RequestError::NoGroup) => "answers: no such group",
+        Err(RequestError::Busy { .. }) => "answers: busy",
+        Err(RequestError::OutcomeUnknown) => "answers: outcome unknown",
+        Err(RequestError::SessionExpired) => "answers: session expired",
+        Err(RequestError::Stopped { .. }) => "answers: stopped",
+        Err(_) => "answers: other errors",
     }
 }
 

@@ -1,11 +1,12 @@
 //! Where the world looks at what a node has just done: feeds the [`crate::invariants`] and the trace.
 
-use quorate_core::{GroupId, LogId, Message, NodeId, RaftEvent, RoleName, SnapshotTaken, TransferOutcome};
+use quorate_core::{GroupId, LogId, Message, NodeId};
 use quorate_host::{
     Applied, ApplyTask, Event, LogTask, LogWritten, PeerBody, SnapshotEvent, SnapshotTask, Work,
 };
 use quorate_storage::{LogError, SnapshotInfo};
 
+use crate::disk::INJECTED;
 use crate::invariants::{Checked, Durable, Violation, holds, promised, require};
 use crate::rng::{hash, hash_on};
 use crate::world::{Name, World, note};
@@ -106,6 +107,8 @@ impl World {
                 }
                 Ok(())
             }
+            // The host stops the replica.
+            Event::Applied(Applied::Failed { reason, .. }) if reason.contains(INJECTED) => Ok(()),
             Event::Applied(Applied::Failed { group, reason }) => {
                 Err(Violation::new("no replica gives up", format!("{id:?} {group:?} applier: {reason}")))
             }
@@ -150,9 +153,14 @@ impl World {
         let mut fingerprint = hash(b"");
         let (mut offset, mut buffer) = (0, [0; 4096]);
         loop {
-            let read = reader.read_at(offset, &mut buffer).map_err(|error| {
-                Violation::new("a durable snapshot can be read", format!("{id:?}: {error}"))
-            })?;
+            let read = match reader.read_at(offset, &mut buffer) {
+                Ok(read) => read,
+                Err(error) if error.to_string().contains(INJECTED) => return Ok(()),
+                Err(error) => {
+                    let detail = format!("{id:?}: {error}");
+                    return Err(Violation::new("a durable snapshot can be read", detail));
+                }
+            };
             if read == 0 {
                 break;
             }
@@ -234,55 +242,6 @@ impl World {
                     self.coverage.count("log writes failed by the disk");
                 }
             }
-        }
-    }
-
-    pub(crate) fn note_event(&mut self, id: NodeId, group: GroupId, event: &RaftEvent) {
-        match event {
-            RaftEvent::RoleChanged { role, term, leader, reason } => {
-                note!(
-                    self,
-                    Name(id),
-                    "role: {group:?} {role} in {term:?}, leader {leader:?}, because {reason:?}"
-                );
-                if *role == RoleName::Candidate {
-                    self.coverage.count("elections started");
-                }
-            }
-            RaftEvent::Committed { index } => note!(self, Name(id), "commit: {group:?} {index}"),
-            RaftEvent::MembershipChanged { log_id } => {
-                note!(self, Name(id), "member: {group:?} membership of {log_id}");
-            }
-            RaftEvent::MessageRejected { reason, message } => {
-                self.coverage.count("messages refused by a core");
-                note!(self, Name(id), "refused {reason:?} from {:?}", message.from);
-            }
-            RaftEvent::FollowerLostLog { .. } => self.coverage.count("followers that lost entries"),
-            RaftEvent::TransferEnded { outcome: TransferOutcome::SteppedDown, .. } => {
-                self.coverage.count("leaderships handed over");
-            }
-            RaftEvent::TransferEnded { .. } => self.coverage.count("transfers aborted"),
-            RaftEvent::AppendRejected { .. } => self.coverage.count("appends rejected"),
-            RaftEvent::Truncated { .. } => self.coverage.count("logs truncated"),
-            RaftEvent::SnapshotReceived { taken: SnapshotTaken::Installed, .. } => {
-                self.coverage.count("logs replaced by snapshots");
-            }
-            RaftEvent::VoteAnswered { .. }
-            | RaftEvent::VoteCounted { .. }
-            | RaftEvent::Compacted { .. }
-            | RaftEvent::ProgressChanged { .. }
-            | RaftEvent::SnapshotOffered { .. }
-            | RaftEvent::SnapshotEnded { .. }
-            | RaftEvent::SnapshotReceived { .. }
-            | RaftEvent::ReadsServed { .. }
-            | RaftEvent::ReadsFailed { .. }
-            | RaftEvent::QuiescenceChanged { .. }
-            | RaftEvent::TransferStarted { .. }
-            | RaftEvent::EntryAppended { .. }
-            | RaftEvent::Persisted { .. }
-            | RaftEvent::MessageSent { .. }
-            | RaftEvent::MessageReceived { .. }
-            | RaftEvent::ReadyTaken => {}
         }
     }
 }

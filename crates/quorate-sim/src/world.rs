@@ -23,12 +23,12 @@ use quorate_host::{
 
 use crate::agenda::Agenda;
 use crate::client::Client;
+use crate::coverage::Coverage;
 use crate::disk::INJECTED;
 use crate::invariants::{Checked, Invariants, Violation, require};
 use crate::linearizability::History;
 use crate::network::{Fate, Network};
 use crate::node::{Asker, Node};
-use crate::report::Coverage;
 use crate::rng::Rng;
 use crate::seams::{Seams, wrapped};
 use crate::swarm::Swarm;
@@ -56,6 +56,8 @@ pub(crate) enum Step {
     Deliver {
         from: NodeId,
         to: NodeId,
+        /// Of the pair (`Network::connection`).
+        connection: u64,
         bytes: Bytes,
     },
     /// A question arrives at a node.
@@ -140,7 +142,9 @@ impl World {
             Step::Fetcher(node, life) => self.on_fetch_step(node, life),
             Step::Snapshotter(node, life) => self.on_snapshot_step(node, life),
             Step::Ended(node, life, lane, events) => self.on_ended(node, life, lane, events)?,
-            Step::Deliver { from, to, bytes } => self.on_deliver(from, to, &bytes)?,
+            Step::Deliver { from, to, connection, bytes } => {
+                self.on_deliver(from, to, connection, &bytes)?;
+            }
             Step::Asked { node, asker, group, request } => self.on_asked(node, asker, group, request),
             Step::Answered(Asker::Client { client, attempt }, answer) => {
                 self.on_client_answer(client, attempt, answer)?;
@@ -355,7 +359,9 @@ impl World {
         let mut bytes = Vec::new();
         encode_peer_message(message, &mut bytes);
         let bytes = Bytes::from(bytes);
-        let fate = self.network.send(self.agenda.now(), from, to, message.lane());
+        let length = bytes.len() as u64;
+        let fate = self.network.send(self.agenda.now(), from, to, message.lane(), length);
+        let connection = self.network.connection(from, to);
         match fate {
             Fate::Cut => {
                 note!(self, Name(from), "→n{to} ✗ cut  {}", Short(message));
@@ -374,14 +380,18 @@ impl World {
                 self.coverage.add("messages doubled", times.len() as u64 - 1);
                 self.coverage.count("messages sent");
                 for at in times {
-                    self.agenda.plan(at, Step::Deliver { from, to, bytes: bytes.clone() });
+                    self.agenda.plan(at, Step::Deliver { from, to, connection, bytes: bytes.clone() });
                 }
             }
         }
         Ok(())
     }
 
-    fn on_deliver(&mut self, from: NodeId, to: NodeId, bytes: &Bytes) -> Checked {
+    fn on_deliver(&mut self, from: NodeId, to: NodeId, connection: u64, bytes: &Bytes) -> Checked {
+        if connection != self.network.connection(from, to) {
+            self.on_broken_frame(from, to, bytes);
+            return Ok(());
+        }
         let message = decode_peer_message(bytes)
             .map_err(|error| Violation::new("messages survive the wire", error.to_string()))?;
         let up = self.nodes.get(&to).is_some_and(|node| node.running.is_some());
@@ -397,6 +407,17 @@ impl World {
         }
         self.give(to, Event::Received { from, message });
         Ok(())
+    }
+
+    /// The connection was reset while the message was under way: a part of it has arrived.
+    fn on_broken_frame(&mut self, from: NodeId, to: NodeId, bytes: &Bytes) {
+        // A transport's frames have lengths and checksums; should a part get through all the same, it must do no harm.
+        let length = usize::try_from(self.rng.below(bytes.len() as u64)).unwrap_or(0);
+        drop(decode_peer_message(&bytes.slice(..length)));
+        self.coverage.count("messages cut in the middle by a reset");
+        if self.rng.chance(700) {
+            self.give(from, Event::Unreachable { node: to });
+        }
     }
 
     fn on_asked(&mut self, id: NodeId, asker: Asker, group: GroupId, request: Request) {
@@ -423,7 +444,7 @@ impl World {
         if let (Asker::Client { client, .. }, Ok(Answer::Applied { id: at, .. })) = (asker, &result)
             && let Some(group) = self.clients.get(client).map(|client| client.group)
         {
-            self.invariants.on_acknowledged(group, *at)?;
+            self.invariants.on_acknowledged(group, self.agenda.now(), *at)?;
             if self.sampled() {
                 self.check_durable_on_a_quorum(id, group, *at)?;
             }
