@@ -239,6 +239,17 @@ impl DataDir {
         decode(&bytes[..found]).map(Some)
     }
 
+    /// Whether a process uses the directory now, without taking it.
+    ///
+    /// # Errors
+    /// `InUse`: it does. `Io`: the disk said no.
+    pub fn check_unused(disk: &dyn Disk) -> Result<(), DataDirError> {
+        match disk.is_locked(Path::new(LOCK)).map_err(failed("looking at LOCK"))? {
+            true => Err(DataDirError::InUse { holder_pid: holder(disk) }),
+            false => Ok(()),
+        }
+    }
+
     /// Whose it is.
     #[must_use]
     pub const fn identity(&self) -> Identity {

@@ -30,6 +30,10 @@ pub trait Disk: Send + Sync {
     /// Takes the exclusive lock file `path`, created if missing. `None`: another holder lives. The
     /// lock ends when the value is dropped or the process dies.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
+    /// Whether the lock file `path` has a holder. Changes nothing if it has.
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.lock(path)?.is_none())
+    }
 }
 
 /// A lock that is held while this value lives.

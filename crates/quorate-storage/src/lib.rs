@@ -12,6 +12,7 @@
 //! * [`SnapshotStore`] holds finished snapshots, verified chunk by chunk.
 //! * [`DataDir`] says whose directory it is and that one process uses it; [`KnownPeers`] whom that one has met.
 //! * [`Disk`] is the only way to files. [`MemDisk`] forgets, tears and fails on demand.
+//! * [`wal_tools`] look at a log without opening it, and cut a damaged one by consent.
 //! * [`conformance`] is for those who write another store.
 //!
 //! Nothing here spawns threads, reads a clock or knows what commands mean. The bytes on disk are in
@@ -75,4 +76,5 @@ pub use os_disk::OsDisk;
 #[cfg(feature = "redb")]
 pub use redb_log_store::{RedbConfig, RedbLogStore};
 pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter};
+pub use wal::tools as wal_tools;
 pub use wal::{RecoveryReport, Wal, WalConfig};

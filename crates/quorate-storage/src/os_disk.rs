@@ -20,13 +20,25 @@ const ZEROS_BYTES: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct OsDisk {
     root: PathBuf,
+    is_read_only: bool,
 }
 
 impl OsDisk {
     /// A disk whose paths are relative to `root`, which is created by the first `create_dir_all`.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), is_read_only: false }
+    }
+
+    /// The same, but nothing can be changed through it: every attempt fails with `ReadOnlyFilesystem`. For looking
+    /// at a directory that another process may be using.
+    #[must_use]
+    pub fn read_only(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), is_read_only: true }
+    }
+
+    fn refuse_changes(&self) -> io::Result<()> {
+        if self.is_read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     fn at(&self, path: &Path) -> PathBuf {
@@ -37,20 +49,23 @@ impl OsDisk {
 
 impl Disk for OsDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.refuse_changes()?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.at(path))?;
         Ok(Box::new(OsFile { file }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.at(path))?;
+        let file = OpenOptions::new().read(true).write(!self.is_read_only).open(self.at(path))?;
         Ok(Box::new(OsFile { file }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.refuse_changes()?;
         fs::rename(self.at(from), self.at(to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.refuse_changes()?;
         fs::remove_file(self.at(path))
     }
 
@@ -69,6 +84,7 @@ impl Disk for OsDisk {
     /// Also syncs the parent of every directory it creates: a data directory that disappears in a
     /// power failure would take everything in it along.
     fn create_dir_all(&self, directory: &Path) -> io::Result<()> {
+        self.refuse_changes()?;
         let target = self.at(directory);
         let missing: Vec<&Path> =
             target.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.is_dir()).collect();
@@ -97,6 +113,7 @@ impl Disk for OsDisk {
 
     /// Writes the process id into the file, so that whoever is refused can say who holds it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.refuse_changes()?;
         let path = self.at(path);
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
@@ -107,6 +124,20 @@ impl Disk for OsDisk {
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
         Ok(Some(Box::new(OsLock { _file: file })))
+    }
+
+    /// Shares the lock for a moment, so that two that ask do not see each other. A process that takes it in that
+    /// very moment is refused.
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let file = match File::open(self.at(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 }
 
@@ -259,11 +290,33 @@ mod tests {
     fn second_holder_of_a_lock_is_refused_until_the_first_lets_go() {
         let (_directory, disk) = disk();
         let path = Path::new("LOCK");
+        assert!(!disk.is_locked(path).unwrap());
         let first = disk.lock(path).unwrap();
         assert!(first.is_some());
         assert!(disk.lock(path).unwrap().is_none());
+        assert!(disk.is_locked(path).unwrap());
         drop(first);
+        assert!(!disk.is_locked(path).unwrap());
         assert!(disk.lock(path).unwrap().is_some());
+    }
+
+    #[test]
+    fn nothing_changes_through_a_disk_for_reading() {
+        let (_directory, disk) = disk();
+        disk.create(Path::new("a")).unwrap().write_at(b"x", 0).unwrap();
+        let reading = OsDisk::read_only(&disk.root);
+        let file = reading.open(Path::new("a")).unwrap();
+        assert_eq!(file.size().unwrap(), 1);
+        assert!(file.write_at(b"y", 0).is_err() && file.set_size(0).is_err());
+        let refused = |result: io::Result<()>| {
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        };
+        refused(reading.create(Path::new("b")).map(drop));
+        refused(reading.rename(Path::new("a"), Path::new("b")));
+        refused(reading.remove(Path::new("a")));
+        refused(reading.create_dir_all(Path::new("c")));
+        refused(reading.lock(Path::new("LOCK")).map(drop));
+        assert_eq!(disk.list(Path::new("")).unwrap(), ["a"]);
     }
 
     #[test]

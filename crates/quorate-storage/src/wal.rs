@@ -16,7 +16,7 @@
 //!
 //! Files: `record` (frames), `body` (contents), `segment` (files), `tail` (the end of the log),
 //! `flush` (one round of batches), `index` (what is live), `cleaning` (dropping segments),
-//! `recovery` (opening), `reader` (reads).
+//! `recovery` (opening), `reader` (reads), `tools` (looking from outside, repair).
 
 mod body;
 mod cleaning;
@@ -27,6 +27,7 @@ mod record;
 mod recovery;
 mod segment;
 mod tail;
+pub mod tools;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -177,7 +177,7 @@ impl IndexedGroup {
         self.replica_segment.min(self.hard_state_segment).min(self.base_segment)
     }
 
-    fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.entries.first() == self.log.compacted.index.next()
             && self.entries.next() == self.log.last.next()
             && self.entries.iter().all(|(_, location)| *location != Location::HOLE)

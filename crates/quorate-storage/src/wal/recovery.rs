@@ -267,21 +267,21 @@ impl Scan {
 }
 
 /// A record that was read.
-struct Record {
-    header: RecordHeader,
-    crc: u32,
-    body: Bytes,
+pub(super) struct Record {
+    pub(super) header: RecordHeader,
+    pub(super) crc: u32,
+    pub(super) body: Bytes,
 }
 
-struct Walk<'a> {
-    segment: &'a Segment,
-    segment_crc: u32,
+pub(super) struct Walk<'a> {
+    pub(super) segment: &'a Segment,
+    pub(super) segment_crc: u32,
 }
 
 impl Walk<'_> {
     /// The record at `offset` if header and body are whole; an error only if the disk cannot be
     /// read.
-    fn record(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
+    pub(super) fn record(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
         let body_at = offset + HEADER_BYTES as u64;
         if body_at > self.segment.bytes {
             return Ok(None);
@@ -301,19 +301,19 @@ impl Walk<'_> {
 }
 
 /// A sliding view of a segment, so that small records do not cost a system call each.
-struct Window<'a> {
+pub(super) struct Window<'a> {
     segment: &'a Segment,
     start: u64,
     buffer: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
-    const fn new(segment: &'a Segment) -> Self {
+    pub(super) const fn new(segment: &'a Segment) -> Self {
         Self { segment, start: 0, buffer: Vec::new() }
     }
 
     /// `count` bytes at `offset`; the caller keeps them within the segment.
-    fn bytes(&mut self, offset: u64, count: u64) -> Result<&[u8], LogError> {
+    pub(super) fn bytes(&mut self, offset: u64, count: u64) -> Result<&[u8], LogError> {
         let end = self.start + self.buffer.len() as u64;
         if offset < self.start || offset + count > end {
             let wanted = count.max(WINDOW_BYTES).min(self.segment.bytes.saturating_sub(offset)).max(count);

@@ -28,7 +28,7 @@ const MAGIC: &[u8; 8] = b"QUORWAL\n";
 const HEADER_BYTES: usize = 64;
 const SUFFIX: &str = ".wal";
 const FREE_PREFIX: &str = "free-";
-const NEW_NAME: &str = "new.tmp";
+pub(super) const NEW_NAME: &str = "new.tmp";
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +163,7 @@ impl SegmentDirectory {
         let mut numbers = Vec::new();
         for name in opened.disk.list(directory).map_err(opening)? {
             let path = directory.join(&name);
-            if let Some(number) = name.strip_suffix(SUFFIX).and_then(|digits| digits.parse::<u64>().ok()) {
+            if let Some(number) = number_of(&name) {
                 numbers.push(number);
             } else if name.starts_with(FREE_PREFIX) && opened.is_reusable(&path) {
                 opened.free.push(path);
@@ -183,7 +183,7 @@ impl SegmentDirectory {
     }
 
     pub(super) fn path_of(&self, number: u64) -> PathBuf {
-        self.directory.join(format!("{number:016}{SUFFIX}"))
+        self.directory.join(name_of(number))
     }
 
     /// Opens a segment that exists and checks its header.
@@ -191,16 +191,8 @@ impl SegmentDirectory {
         let path = self.path_of(number);
         let reading = |source| failed("reading", &path, source);
         let file = self.disk.open(&path).map_err(reading)?;
-        let mut bytes = [0; HEADER_BYTES];
         let damaged = |offset, what| LogError::Damaged(Damage { path: path.clone(), offset, what });
-        let found = file.read_at(&mut bytes, 0).map_err(reading)?;
-        if found < HEADER_BYTES {
-            return Err(damaged(found as u64, "the segment ends inside its header"));
-        }
-        let (header, crc) = SegmentHeader::decode(bytes, &path)?;
-        if header.number != number {
-            return Err(damaged(16, "the segment carries another number"));
-        }
+        let (header, crc) = read_header(&*file, &path, number)?;
         let size = file.size().map_err(reading)?;
         if size < header.segment_bytes {
             return Err(damaged(size, "the segment is shorter than it was made"));
@@ -281,6 +273,36 @@ impl SegmentDirectory {
     /// Bytes in files kept for reuse.
     pub(super) fn free_bytes(&self) -> u64 {
         self.free.len() as u64 * self.segment_bytes
+    }
+}
+
+/// The name of a segment.
+pub(super) fn name_of(number: u64) -> String {
+    format!("{number:016}{SUFFIX}")
+}
+
+/// The number of the segment with this name, if it is one.
+pub(super) fn number_of(name: &str) -> Option<u64> {
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+/// The header of the segment `number` in `file`, and its checksum.
+pub(super) fn read_header(
+    file: &dyn DiskFile,
+    path: &Path,
+    number: u64,
+) -> Result<(SegmentHeader, u32), LogError> {
+    let mut bytes = [0; HEADER_BYTES];
+    let damaged = |offset, what| LogError::Damaged(Damage { path: path.to_owned(), offset, what });
+    let found = file.read_at(&mut bytes, 0).map_err(|source| failed("reading", path, source))?;
+    if found < HEADER_BYTES {
+        return Err(damaged(found as u64, "the segment ends inside its header"));
+    }
+    let (header, crc) = SegmentHeader::decode(bytes, path)?;
+    if header.number == number {
+        Ok((header, crc))
+    } else {
+        Err(damaged(16, "the segment carries another number"))
     }
 }
 

@@ -11,3 +11,4 @@ mod known_peers;
 #[cfg(feature = "redb")]
 mod redb;
 mod space;
+mod tools;

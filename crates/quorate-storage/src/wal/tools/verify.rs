@@ -1,0 +1,72 @@
+//! Every byte of a log that counts, checked.
+
+use std::path::{Path, PathBuf};
+
+use super::contents::Contents;
+use super::walk::{Step, walk};
+use super::{WalToolError, settled};
+use crate::disk::Disk;
+use crate::error::Damage;
+
+/// What verifying has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// Segments read.
+    pub segments: u64,
+    /// Whole records in their places.
+    pub records: u64,
+    /// Everything that is not as it was written, in the order of the log. Opening stops at the first.
+    pub damages: Vec<Damage>,
+    /// The end of the log was never acknowledged, and is not whole. Opening drops it: no damage.
+    pub torn_tail: Option<TornTail>,
+}
+
+/// Records at the end of the log whose sync never returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The last segment.
+    pub path: PathBuf,
+    /// Where the log ends, in bytes.
+    pub offset: u64,
+    /// How much behind it can still be recognised, in bytes.
+    pub bytes: u64,
+}
+
+impl Verification {
+    /// Nothing is damaged. A torn tail is no damage.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.damages.is_empty()
+    }
+}
+
+/// Checks the log in `directory`.
+///
+/// # Errors
+/// It cannot be read, there is none, or it is of another version. Damage is no error: it is what is found.
+pub fn verify(disk: &dyn Disk, directory: &Path) -> Result<Verification, WalToolError> {
+    settled(|| look(disk, directory), Verification::is_clean)
+}
+
+fn look(disk: &dyn Disk, directory: &Path) -> Result<Verification, WalToolError> {
+    let mut found = Verification::default();
+    let mut contents = Contents::default();
+    walk(disk, directory, &mut |step| {
+        match &step {
+            Step::Segment(_) => found.segments += 1,
+            Step::Record { .. } => found.records += 1,
+            Step::Broken { opened, broken } if broken.damage.is_none() => {
+                found.torn_tail = Some(TornTail {
+                    path: opened.segment.path.clone(),
+                    offset: broken.offset,
+                    bytes: broken.until - broken.offset,
+                });
+            }
+            Step::Broken { .. } | Step::Unreadable(_) | Step::End { .. } => {}
+        }
+        found.damages.extend(contents.take(&step));
+        true
+    })?;
+    found.damages.extend(contents.finish(directory));
+    Ok(found)
+}
