@@ -47,9 +47,6 @@ impl Cluster {
     /// What in the directive cannot be understood or done.
     pub(crate) fn run(&mut self, step: &Step) -> Result<Story, String> {
         let first = step.replicas().first().copied();
-        if !step.input.is_empty() && step.directive != "propose-conf-change" {
-            return Err(format!("{} takes no input: {}", step.directive, step.input.join(" ")));
-        }
         match step.directive.as_str() {
             "log-level" | "set-randomized-election-timeout" | "_breakpoint" => {}
             "add-nodes" => self.add_nodes(step)?,

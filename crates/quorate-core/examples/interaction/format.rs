@@ -4,7 +4,8 @@
 //! # a comment                       between steps, blank lines and comments say nothing
 //! add-nodes 3 voters=(1,2,3) \      a directive: a word, then `key`, `key=value` or `key=(a,b)`
 //!   index=10                        (a trailing backslash joins lines)
-//! v3 l4                             optional input, up to the line of dashes
+//! v3 l4                             optional input, up to the line of dashes; only a change of the
+//!                                   members has any, elsewhere each line is one more directive
 //! ----
 //! ok                                expected output, up to the first blank line; or, when it
 //!                                   begins with a second line of dashes, up to two more of them
@@ -25,6 +26,8 @@ pub(crate) struct Step {
     pub(crate) input: Vec<String>,
     /// The lines after them.
     pub(crate) expected: Vec<String>,
+    /// What is expected of it stands in the step after it, with what is expected of that one.
+    pub(crate) goes_on: bool,
 }
 
 /// One argument; without `=` it has no values.
@@ -37,6 +40,8 @@ pub(crate) struct Argument {
 }
 
 const DASHES: &str = "----";
+/// The directive that has input.
+const WITH_INPUT: &str = "propose-conf-change";
 
 /// Reads a whole file.
 ///
@@ -55,8 +60,12 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Step>, String> {
             let (_, next) = lines.next().ok_or(format!("line {line}: the file ends inside a directive"))?;
             directive.push_str(next.trim());
         }
-        let mut input = Vec::new();
+        let (mut input, mut goes_on) = (Vec::new(), false);
         loop {
+            if !directive.starts_with(WITH_INPUT) && lines.peek().is_some_and(|(_, next)| *next != DASHES) {
+                goes_on = true;
+                break;
+            }
             match lines.next() {
                 Some((_, DASHES)) => break,
                 Some((_, said)) => input.push(said.to_owned()),
@@ -64,7 +73,9 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Step>, String> {
             }
         }
         let mut expected = Vec::new();
-        if lines.next_if(|(_, next)| *next == DASHES).is_some() {
+        if goes_on {
+            // The next directive has it.
+        } else if lines.next_if(|(_, next)| *next == DASHES).is_some() {
             while let Some((_, said)) = lines.next() {
                 if said == DASHES && lines.next_if(|(_, next)| *next == DASHES).is_some() {
                     break;
@@ -78,7 +89,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Step>, String> {
         }
         let (directive, arguments) =
             words(&directive).map_err(|what| format!("line {line}: {what}: {directive}"))?;
-        steps.push(Step { line, directive, arguments, input, expected });
+        steps.push(Step { line, directive, arguments, input, expected, goes_on });
     }
     Ok(steps)
 }
@@ -174,6 +185,13 @@ mod tests {
         assert!(steps[1].is_on("v1"));
         assert_eq!(steps[1].expected, ["a", "b"]);
         assert!(steps[2].expected.is_empty());
+    }
+
+    #[test]
+    fn several_directives_share_what_is_expected() {
+        let steps = parse("campaign 1\nstabilize\n----\nok\n").unwrap();
+        assert_eq!([steps[0].goes_on, steps[1].goes_on], [true, false]);
+        assert_eq!((steps[0].expected.len(), steps[1].expected.as_slice()), (0, &["ok".to_owned()][..]));
     }
 
     #[test]

@@ -85,7 +85,9 @@ impl Node {
         asynchronous: bool,
     ) -> Result<Self, String> {
         let members = Arc::new(members);
-        let disk = Disk { compacted: start, membership: (start, Arc::clone(&members)), ..Disk::default() };
+        // These are the group's first members: their entry is the first one of the log.
+        let first = start.min(LogId { index: LogIndex(1), ..start });
+        let disk = Disk { compacted: start, membership: (first, Arc::clone(&members)), ..Disk::default() };
         let restored = if members.is_empty() { Restored::default() } else { disk.restored(start.index) };
         let now = MonoTime(0);
         let core = RawNode::new(config, restored, now).map_err(|error| error.to_string())?;
