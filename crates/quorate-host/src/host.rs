@@ -1,6 +1,6 @@
 //! `Host`: all replicas of a process, driven by events. Synchronous; see [`crate::event`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use quorate_core::{
@@ -104,9 +104,14 @@ pub struct GroupStatus {
 pub struct Host {
     node: NodeId,
     replicas: BTreeMap<GroupId, Replica>,
-    /// When each replica is to be ticked. Set anew by `drain`, after whatever happened to it.
+    /// When each replica is to be ticked. Set anew when it is drained, after whatever happened to it.
     deadlines: Deadlines,
     work: Work,
+    /// Something happened to these since work was taken: what they have to do is collected once for all of it,
+    /// so that a hundred requests become one write and one message.
+    touched: BTreeSet<GroupId>,
+    /// When the last event happened.
+    now: Now,
     config: HostConfig,
     pace: Pace,
     /// Writes that are still under way for replicas that are gone: what was recovered before they are
@@ -135,6 +140,8 @@ impl Host {
             replicas: BTreeMap::new(),
             deadlines: Deadlines::default(),
             work: Work::default(),
+            touched: BTreeSet::new(),
+            now: Now::default(),
             pace: Pace::new(&config),
             config,
             late_writes: BTreeMap::new(),
@@ -190,7 +197,8 @@ impl Host {
         let mut replica = Replica::new(setup, core);
         replica.stream_turn = self.pace.time_for(turn_bytes as u64);
         self.replicas.insert(group, replica);
-        self.drain(now, group);
+        self.now = now;
+        self.drain(group);
         Ok(())
     }
 
@@ -210,11 +218,13 @@ impl Host {
     /// Stops a replica and answers all its requests; its data stays.
     pub fn close_group(&mut self, group: GroupId) {
         self.broken.remove(&group);
+        self.drain(group);
         self.take_out(group, "the group was closed");
     }
 
-    /// Something happened.
+    /// Something happened. What is to be done about it is in the next [`Host::take_work`].
     pub fn on_event(&mut self, now: Now, event: Event) {
+        self.now = now;
         match event {
             Event::Tick => {
                 self.allow_bytes(now);
@@ -222,7 +232,7 @@ impl Host {
                     if let Some(replica) = self.replicas.get_mut(&group) {
                         replica.tick(now, &mut self.work);
                     }
-                    self.drain(now, group);
+                    self.touched.insert(group);
                 }
             }
             Event::Received { from, message } => self.on_received(now, from, message),
@@ -237,7 +247,7 @@ impl Host {
                         replica.core.report_unreachable(id);
                         replica.on_forward_unreachable(node, &mut self.work);
                     }
-                    self.drain(now, group);
+                    self.touched.insert(group);
                 }
             }
             Event::LogWritten(written) => self.on_log_written(now, written),
@@ -248,7 +258,7 @@ impl Host {
                 } else if let Applied::Captured { source, .. } = applied {
                     drop_view(source);
                 }
-                self.drain(now, group);
+                self.touched.insert(group);
             }
             Event::Fetched(Fetched { group, from, result }) => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
@@ -262,16 +272,18 @@ impl Host {
                         Err(error) => self.work.stopped.push((group, error.to_string())),
                     }
                 }
-                self.drain(now, group);
+                self.touched.insert(group);
             }
             Event::Snapshot(event) => self.on_snapshot(now, event),
         }
         self.close_stopped();
     }
 
-    fn drain(&mut self, now: Now, group: GroupId) {
+    /// Collects what a replica has to do.
+    fn drain(&mut self, group: GroupId) {
+        self.touched.remove(&group);
         if let Some(replica) = self.replicas.get_mut(&group) {
-            replica.drain(now, &mut self.work);
+            replica.drain(self.now, &mut self.work);
             self.deadlines.set(group, replica.next_deadline());
         }
     }
@@ -324,7 +336,7 @@ impl Host {
             }
             Ok(()) | Err(_) => {}
         }
-        self.drain(now, group);
+        self.touched.insert(group);
     }
 
     fn on_received(&mut self, now: Now, from: NodeId, message: PeerMessage) {
@@ -378,7 +390,7 @@ impl Host {
                 }
             }
         }
-        self.drain(now, group);
+        self.touched.insert(group);
     }
 
     fn on_snapshot(&mut self, now: Now, event: SnapshotEvent) {
@@ -426,7 +438,7 @@ impl Host {
                 group
             }
         };
-        self.drain(now, group);
+        self.touched.insert(group);
     }
 
     /// Tells the snapshotter what it may send by now.
@@ -452,7 +464,7 @@ impl Host {
         if let Err(error) = replica.on_request(now, ticket, request, &mut self.work) {
             self.work.replies.push((ticket, Err(error)));
         }
-        self.drain(now, group);
+        self.touched.insert(group);
     }
 
     // ---- output ---------------------------------------------------------------------------------
@@ -466,15 +478,20 @@ impl Host {
         }
     }
 
-    /// Takes everything there is to do now. Call after each batch of events.
+    /// Takes everything there is to do now. Call after each batch of events: the larger the batch, the fewer
+    /// writes and messages.
     pub fn take_work(&mut self) -> Work {
+        while let Some(group) = self.touched.first().copied() {
+            self.drain(group);
+        }
+        self.close_stopped();
         if !self.on_behalf.is_empty() {
             self.answer_on_behalf();
         }
         std::mem::take(&mut self.work)
     }
 
-    /// When `Event::Tick` has something to do next, if nothing else happens.
+    /// When `Event::Tick` has something to do next, if nothing else happens. As of the last [`Host::take_work`].
     #[must_use]
     pub fn next_deadline(&self) -> Option<MonoTime> {
         self.deadlines.first().into_iter().chain(self.pace.deadline()).min()
@@ -557,6 +574,7 @@ mod tests {
         while now < 10_000 {
             looks += host.deadlines.due(at(now).mono).len();
             host.on_event(at(now), Event::Tick);
+            drop(host.take_work());
             let first = host.next_deadline().unwrap();
             assert_eq!(host.replicas.values().map(Replica::next_deadline).min(), Some(first));
             ticks += 1;

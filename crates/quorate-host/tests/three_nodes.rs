@@ -5,7 +5,7 @@ mod support;
 
 use bytes::Bytes;
 use quorate_core::{MembershipChange, NodeId, ReplicaId};
-use quorate_host::{Answer, Dedupe, Request, RequestError, join_batch};
+use quorate_host::{Answer, Dedupe, Event, Request, RequestError, Ticket, join_batch};
 use support::{Cluster, GROUP, propose, query, text};
 
 #[test]
@@ -101,4 +101,22 @@ fn transfer_is_answered_when_another_leads() {
     };
     assert_ne!(leader.0, old.0);
     assert_eq!(cluster.leader().0, leader.0);
+}
+
+/// Each request was once collected by itself, so that a busy node did little else.
+#[test]
+fn what_happens_in_one_turn_is_one_write_and_one_message_to_each_follower() {
+    let mut cluster = Cluster::new(3);
+    cluster.request(NodeId(1), Request::Campaign).unwrap();
+    let leader = cluster.leader();
+    cluster.pass(300);
+    let now = cluster.time();
+    let host = &mut cluster.nodes.get_mut(&leader).unwrap().host;
+    for ticket in 1_000..1_100 {
+        let request = propose("together");
+        host.on_event(now, Event::Request { group: GROUP, ticket: Ticket(ticket), request });
+    }
+    let work = host.take_work();
+    let entries: Vec<usize> = work.log.iter().map(|task| task.write.entries.len()).collect();
+    assert_eq!((entries, work.send.len()), (vec![100], 2));
 }
