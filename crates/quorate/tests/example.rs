@@ -1,4 +1,5 @@
-//! The example of the front page runs, and what it wrote is there when it runs again.
+//! The examples run and end well: each checks what it shows. The one of the front page finds what it wrote when it
+//! runs again.
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
 use std::fs::File;
@@ -9,13 +10,13 @@ use std::time::{Duration, Instant};
 
 /// Cargo builds examples before it runs all tests, and puts them next to the tests; before it runs only this one, it
 /// does not.
-fn example() -> PathBuf {
+fn example(name: &str) -> PathBuf {
     let this_test = std::env::current_exe().unwrap();
     let profile = this_test.parent().and_then(Path::parent).unwrap();
-    let path = profile.join("examples").join(format!("kv_40_lines{}", std::env::consts::EXE_SUFFIX));
+    let path = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if !path.exists() {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--offline", "--package", "quorate", "--example", "kv_40_lines"]);
+        build.args(["build", "--offline", "--package", "quorate", "--example", name]);
         build.arg("--target-dir").arg(profile.parent().unwrap());
         if profile.ends_with("release") {
             build.arg("--release");
@@ -40,7 +41,7 @@ struct Terminal {
 
 impl Terminal {
     fn open(id: u64, directory: &Path) -> Self {
-        let mut command = Command::new(example());
+        let mut command = Command::new(example("kv_40_lines"));
         command.arg(id.to_string()).current_dir(directory).stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let answers = BufReader::new(process.stderr.take().unwrap()).lines();
@@ -96,4 +97,24 @@ fn the_example_finds_its_data_when_it_runs_again() {
         let answer = say_until_answered(std::slice::from_mut(terminal), "greeting");
         assert_eq!(answer, r#"Ok(b"goodbye")"#);
     }
+}
+
+fn ends_well(name: &str) {
+    let output = Command::new(example(name)).output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_counter_counts() {
+    ends_well("counter");
+}
+
+#[test]
+fn many_groups_share_one_log() {
+    ends_well("multi_group");
+}
+
+#[test]
+fn every_way_of_reading_shows_what_it_promises() {
+    ends_well("linearizable_reads");
 }
