@@ -30,9 +30,13 @@ pub trait Disk: Send + Sync {
     /// Takes the exclusive lock file `path`, created if missing. `None`: another holder lives. The
     /// lock ends when the value is dropped or the process dies.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
+    /// The same lock for somebody who only looks: excludes holders of `lock`, and changes nothing.
+    fn lock_to_look(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.lock(path)
+    }
     /// Whether the lock file `path` has a holder. Changes nothing if it has.
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
-        Ok(self.lock(path)?.is_none())
+        Ok(self.lock_to_look(path)?.is_none())
     }
 }
 

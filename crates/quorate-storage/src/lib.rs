@@ -11,7 +11,8 @@
 //!   feature `redb` there is `RedbLogStore`, a single file, for small and quiet logs.
 //! * [`SnapshotStore`] holds finished snapshots, verified chunk by chunk.
 //! * [`DataDir`] says whose directory it is and that one process uses it; [`KnownPeers`] whom that one has met.
-//! * [`Disk`] is the only way to files. [`MemDisk`] forgets, tears and fails on demand.
+//! * [`Disk`] is the only way to files. [`MemDisk`] forgets, tears and fails on demand; [`OverlayDisk`] looks at a
+//!   disk without changing it.
 //! * [`wal_tools`] look at a log without opening it, and cut a damaged one by consent.
 //! * [`conformance`] is for those who write another store.
 //!
@@ -56,6 +57,7 @@ mod mem_disk;
 mod mem_log_store;
 mod mem_snapshot_store;
 mod os_disk;
+mod overlay_disk;
 #[cfg(feature = "redb")]
 mod redb_log_store;
 mod snapshot_store;
@@ -73,6 +75,7 @@ pub use mem_disk::{DiskFault, MemDisk, SECTOR_BYTES};
 pub use mem_log_store::MemLogStore;
 pub use mem_snapshot_store::MemSnapshotStore;
 pub use os_disk::OsDisk;
+pub use overlay_disk::OverlayDisk;
 #[cfg(feature = "redb")]
 pub use redb_log_store::{RedbConfig, RedbLogStore};
 pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter};

@@ -123,19 +123,20 @@ impl Disk for OsDisk {
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
-        Ok(Some(Box::new(OsLock { _file: file })))
+        Ok(Some(Box::new(OsLock { _file: Some(file) })))
     }
 
-    /// Shares the lock for a moment, so that two that ask do not see each other. A process that takes it in that
-    /// very moment is refused.
-    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+    /// Several may look at a time; a process that takes the lock meanwhile is refused. Where there is no lock file
+    /// nobody has ever held it.
+    fn lock_to_look(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
         let file = match File::open(self.at(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            file => file?,
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
+        match file.as_ref().map_or(Ok(()), File::try_lock_shared) {
+            Ok(()) => Ok(Some(Box::new(OsLock { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
@@ -143,7 +144,7 @@ impl Disk for OsDisk {
 
 /// The lock ends when the file is closed.
 struct OsLock {
-    _file: File,
+    _file: Option<File>,
 }
 
 impl DiskLock for OsLock {}
@@ -317,6 +318,20 @@ mod tests {
         refused(reading.create_dir_all(Path::new("c")));
         refused(reading.lock(Path::new("LOCK")).map(drop));
         assert_eq!(disk.list(Path::new("")).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn several_look_at_a_time_but_nobody_while_it_is_held() {
+        let (_directory, disk) = disk();
+        let path = Path::new("LOCK");
+        assert!(disk.lock_to_look(path).unwrap().is_some());
+        assert!(!disk.exists(path).unwrap(), "looking makes nothing");
+        let held = disk.lock(path).unwrap();
+        assert!(disk.lock_to_look(path).unwrap().is_none());
+        drop(held);
+        let (first, second) = (disk.lock_to_look(path).unwrap(), disk.lock_to_look(path).unwrap());
+        assert!(first.is_some() && second.is_some());
+        assert!(disk.lock(path).unwrap().is_none());
     }
 
     #[test]

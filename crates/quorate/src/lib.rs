@@ -63,7 +63,8 @@ pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, Trans
 pub use members_file::{MembersFileError, members_from_json};
 pub use node::{Node, NodeStats, OpenError, RemoveError, Start, StartError};
 pub use offline::{
-    GroupInspection, Inspection, OfflineError, RecoverOptions, has_existing_state, inspect, recover_cluster,
+    GroupInspection, Inspection, Offline, OfflineError, RecoverOptions, has_existing_state, inspect,
+    recover_cluster,
 };
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
 pub use state::{LeaderChanges, LeaderInfo, Leadership, RaftState, RaftStats};

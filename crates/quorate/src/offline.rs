@@ -1,12 +1,14 @@
 //! A data directory without its node: what is in it, and going on when a quorum is lost for good.
 //!
 //! ```text
-//!   has_existing_state, inspect ──► look            lock ─► open the log ─► read
-//!   recover_cluster ──► dry run, then for good      lock ─► backup ─► open the log ─► one synced write
+//!   has_existing_state, inspect, dry run ──► look at the stores through an `OverlayDisk` ──► read
+//!   recover ──► dry run ──► lock ─► backup of the log ─► open the log ─► one synced write
 //! ```
 //!
 //! * The directory is locked meanwhile: a node that runs there, or starts, is noticed.
-//! * Looking changes nothing that counts. Opening the log finishes what an interrupted start would have finished.
+//! * Looking changes nothing: what opening a store would write stays in memory.
+//! * A recovery changes the log and nothing else, and only if its dry run has found nothing against it.
+//! * The directory says which kind of log it has. The kinds in this crate are known here, others must be given.
 //! * A recovered group has the next recovery epoch: a replica that was not recovered is not heard by it any more,
 //!   and comes back only under a new id, with nothing.
 //!
@@ -23,13 +25,15 @@ use quorate_core::{
 };
 use quorate_host::{LogTask, RecoverError, recover_log};
 use quorate_storage::{
-    DataDir, DataDirError, FileSnapshotStore, GroupState, GroupWrite, LogBatch, LogError, LogStore as _,
-    OsDisk, SnapshotError, SnapshotInfo, SnapshotStore as _, Wal, WalConfig, write_now,
+    DataDir, DataDirError, Disk, GroupState, GroupWrite, LogBatch, LogError, LogKind, LogStore, OsDisk,
+    OverlayDisk, SnapshotError, SnapshotInfo, SnapshotStore, WalConfig, write_now,
 };
 
 use crate::config::ClusterId;
+use crate::stores::{LogStoreKind, SnapshotStoreKind, StorePlace};
 
-/// A data directory cannot be looked at or recovered. Nothing has changed.
+/// A data directory cannot be looked at or recovered. Unless the disk failed under the recovery itself, nothing has
+/// changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OfflineError {
@@ -39,6 +43,11 @@ pub enum OfflineError {
     /// No node has ever been here.
     #[error("{} is not the data directory of a node", .0.display())]
     Nobodys(PathBuf),
+    /// Its log is of a kind that is not in this build and was not given.
+    #[error(
+        "the data directory keeps its log as `{0}`: give that store to `Offline::log_store`, or build with the feature of that name"
+    )]
+    UnknownLog(LogKind),
     /// The log is damaged or cannot be read or written.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -79,6 +88,8 @@ pub struct Inspection {
     pub cluster: ClusterId,
     /// The node it belongs to.
     pub node: NodeId,
+    /// Which store its log is in.
+    pub log_kind: LogKind,
     /// Its groups, ascending.
     pub groups: Vec<GroupInspection>,
 }
@@ -109,15 +120,26 @@ pub struct GroupInspection {
 pub struct RecoverOptions {
     /// Only say what would be done.
     pub dry_run: bool,
-    /// Copy the log here first; nothing may be there yet. Putting the copy back undoes the recovery, as long as
-    /// the node has not been started.
+    /// First copy what the recovery changes, the log, and `NODE`, which says whose it is, here; nothing may be there
+    /// yet. Putting the log of the copy in the place of the directory's undoes the recovery, as long as the node has
+    /// not been started.
     pub backup: Option<PathBuf>,
+}
+
+/// A data directory whose node does not run, and what its stores are.
+#[derive(Clone)]
+pub struct Offline {
+    disk: Arc<dyn Disk>,
+    /// Where it is in the file system.
+    root: Option<PathBuf>,
+    logs: Vec<LogStoreKind>,
+    snapshots: SnapshotStoreKind,
 }
 
 /// What is open of a directory.
 struct Opened {
-    wal: Wal,
-    snapshots: FileSnapshotStore,
+    log: Box<dyn LogStore>,
+    snapshots: Arc<dyn SnapshotStore>,
     /// Last: only when the others are closed may another process take it.
     directory: DataDir,
 }
@@ -127,11 +149,7 @@ struct Opened {
 /// # Errors
 /// See [`OfflineError`].
 pub fn has_existing_state(directory: impl AsRef<Path>) -> Result<bool, OfflineError> {
-    match inspect(directory) {
-        Ok(inspection) => Ok(!inspection.groups.is_empty()),
-        Err(OfflineError::Nobodys(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Offline::at(directory).has_existing_state()
 }
 
 /// What is in `directory`, without starting a node there.
@@ -139,30 +157,11 @@ pub fn has_existing_state(directory: impl AsRef<Path>) -> Result<bool, OfflineEr
 /// # Errors
 /// See [`OfflineError`].
 pub fn inspect(directory: impl AsRef<Path>) -> Result<Inspection, OfflineError> {
-    let Opened { wal, snapshots, directory } = Opened::open(take(directory.as_ref())?)?;
-    let identity = directory.identity();
-    let group = |state: &GroupState| {
-        let (restored, _) = recover_log(state, &snapshots)?;
-        let (membership_id, membership) = restored.memberships.last().cloned().unwrap_or_default();
-        let term = restored.term_runs.last().map_or(restored.compacted.term, |run| run.term);
-        Ok(GroupInspection {
-            group: state.group,
-            replica: state.replica,
-            hard_state: restored.hard_state,
-            compacted: restored.compacted,
-            last: LogId { term, index: restored.last },
-            membership,
-            membership_id,
-            snapshots: snapshots.list(state.group)?,
-        })
-    };
-    let groups = wal.groups().iter().map(group).collect::<Result<_, OfflineError>>()?;
-    Ok(Inspection { cluster: ClusterId(identity.cluster), node: identity.node, groups })
+    Offline::at(directory).inspect()
 }
 
-/// Lets the replica in `directory` go on alone after a majority of its group is lost for good; the audit says what
-/// that costs, and should be kept. Stop every node of the group first; recover **one**, the one with the longest log
-/// (see [`inspect`]); afterwards start it and add the others again, under new ids and with nothing.
+/// Lets the replica in `directory` go on alone after a majority of its group is lost for good: see
+/// [`Offline::recover_cluster`].
 ///
 /// # Errors
 /// See [`OfflineError`]. `Refused`: with the reason.
@@ -172,67 +171,201 @@ pub fn recover_cluster(
     asked: ForcedRecovery,
     options: &RecoverOptions,
 ) -> Result<RecoveryAudit, OfflineError> {
-    let path = directory.as_ref();
-    let directory = take(path)?;
-    let backup = options.backup.as_ref().filter(|_| !options.dry_run);
-    if let Some(backup) = backup {
-        back_up(&path.join(directory.wal()), backup)
-            .map_err(|source| OfflineError::Backup { path: backup.clone(), source })?;
+    Offline::at(directory).recover_cluster(group, asked, options)
+}
+
+impl Offline {
+    /// The data directory at a path.
+    #[must_use]
+    pub fn at(directory: impl AsRef<Path>) -> Self {
+        let root = directory.as_ref().to_owned();
+        Self { root: Some(root.clone()), ..Self::on(Arc::new(OsDisk::new(root))) }
     }
-    let plan = Opened::open(directory).and_then(|opened| plan(opened, group, asked));
-    let (mut opened, writes, audit) = plan.inspect_err(|_| {
-        // Nothing was written: a second attempt shall find its place free. If it cannot go, that one says so.
-        if let Some(backup) = backup {
-            drop(fs::remove_dir_all(backup));
+
+    /// The data directory that is the root of `disk`, as given to [`NodeBuilder::disk`](crate::NodeBuilder::disk).
+    #[must_use]
+    pub fn on(disk: Arc<dyn Disk>) -> Self {
+        let logs = vec![
+            LogStoreKind::wal(WalConfig::default()),
+            #[cfg(feature = "redb")]
+            LogStoreKind::redb(quorate_storage::RedbConfig::default()),
+        ];
+        Self { disk, root: None, logs, snapshots: SnapshotStoreKind::files() }
+    }
+
+    /// One more kind of log that the directory may have.
+    #[must_use]
+    pub fn log_store(mut self, kind: LogStoreKind) -> Self {
+        // The caller's comes before one of ours with the same name.
+        self.logs.insert(0, kind);
+        self
+    }
+
+    /// Snapshots are not in files, but here.
+    #[must_use]
+    pub fn snapshot_store(mut self, kind: SnapshotStoreKind) -> Self {
+        self.snapshots = kind;
+        self
+    }
+
+    /// Whether a node has kept anything of any group. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`OfflineError`].
+    pub fn has_existing_state(&self) -> Result<bool, OfflineError> {
+        match self.inspect() {
+            Ok(inspection) => Ok(!inspection.groups.is_empty()),
+            Err(OfflineError::Nobodys(_)) => Ok(false),
+            Err(error) => Err(error),
         }
-    })?;
-    if !options.dry_run {
+    }
+
+    /// What is there. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`OfflineError`].
+    pub fn inspect(&self) -> Result<Inspection, OfflineError> {
+        let Opened { log, snapshots, directory } = self.look()?;
+        let identity = directory.identity();
+        let group = |state: &GroupState| {
+            let (restored, _) = recover_log(state, &*snapshots)?;
+            let (membership_id, membership) = restored.memberships.last().cloned().unwrap_or_default();
+            let term = restored.term_runs.last().map_or(restored.compacted.term, |run| run.term);
+            Ok(GroupInspection {
+                group: state.group,
+                replica: state.replica,
+                hard_state: restored.hard_state,
+                compacted: restored.compacted,
+                last: LogId { term, index: restored.last },
+                membership,
+                membership_id,
+                snapshots: snapshots.list(state.group)?,
+            })
+        };
+        let groups = log.groups().iter().map(group).collect::<Result<_, OfflineError>>()?;
+        Ok(Inspection {
+            cluster: ClusterId(identity.cluster),
+            node: identity.node,
+            log_kind: directory.log_kind().clone(),
+            groups,
+        })
+    }
+
+    /// Lets the replica in the directory go on alone after a majority of its group is lost for good; the audit says
+    /// what that costs, and should be kept. Stop every node of the group first; recover **one**, the one with the
+    /// longest log (see [`Offline::inspect`]); afterwards start it and add the others again, under new ids and with
+    /// nothing.
+    ///
+    /// # Errors
+    /// See [`OfflineError`]. `Refused`: with the reason.
+    pub fn recover_cluster(
+        &self,
+        group: GroupId,
+        asked: ForcedRecovery,
+        options: &RecoverOptions,
+    ) -> Result<RecoveryAudit, OfflineError> {
+        let (_, planned) = self.look()?.plan(group, asked.clone())?;
+        if options.dry_run {
+            return Ok(planned);
+        }
+        let directory = self.take(&self.disk)?;
+        if let Some(backup) = &options.backup {
+            self.back_up(directory.log_kind(), backup)
+                .map_err(|source| OfflineError::Backup { path: backup.clone(), source })?;
+        }
+        let mut opened = self.open(directory, false)?;
+        // Again: a node may have run there between the dry run and the lock.
+        let (writes, audit) = opened.plan(group, asked)?;
         for write in writes {
-            write_now(&mut opened.wal, LogBatch { groups: vec![write] }, true)?;
+            write_now(&mut *opened.log, LogBatch { groups: vec![write] }, true)?;
         }
+        Ok(audit)
     }
-    Ok(audit)
-}
 
-fn plan(
-    opened: Opened,
-    group: GroupId,
-    asked: ForcedRecovery,
-) -> Result<(Opened, Vec<GroupWrite>, RecoveryAudit), OfflineError> {
-    let state = opened.wal.reader().state(group).ok_or(OfflineError::NoGroup(group))?;
-    if state.replica != asked.survivor {
-        return Err(OfflineError::OtherReplica { found: state.replica, asked: asked.survivor });
+    /// Opens everything without changing anything.
+    fn look(&self) -> Result<Opened, OfflineError> {
+        let below: Arc<dyn Disk> = match &self.root {
+            Some(root) => Arc::new(OsDisk::read_only(root)),
+            None => Arc::clone(&self.disk),
+        };
+        let disk: Arc<dyn Disk> = Arc::new(OverlayDisk::new(below));
+        self.open(self.take(&disk)?, true)
     }
-    let (restored, fix) = recover_log(&state, &opened.snapshots)?;
-    let recovered = force_recovery(&restored, asked).map_err(OfflineError::Refused)?;
-    let task = LogTask::persist(group, recovered.persist);
-    let writes = fix.into_iter().chain([task]).map(|task| task.write).collect();
-    Ok((opened, writes, recovered.audit))
-}
 
-/// Takes the directory of whoever it belongs to.
-fn take(path: &Path) -> Result<DataDir, OfflineError> {
-    let disk = Arc::new(OsDisk::new(path));
-    let identity = DataDir::inspect(&*disk)?.ok_or_else(|| OfflineError::Nobodys(path.to_owned()))?;
-    Ok(DataDir::open(disk, identity)?)
+    /// Takes the directory for whoever it belongs to.
+    fn take(&self, disk: &Arc<dyn Disk>) -> Result<DataDir, OfflineError> {
+        let nobodys = || OfflineError::Nobodys(self.root.clone().unwrap_or_default());
+        let (identity, kind) = DataDir::read(&**disk)?.ok_or_else(nobodys)?;
+        Ok(DataDir::open_with(Arc::clone(disk), identity, kind)?)
+    }
+
+    fn open(&self, directory: DataDir, is_only_looking: bool) -> Result<Opened, OfflineError> {
+        let kind = directory.log_kind();
+        let log = self.logs.iter().find(|log| log.kind().is_ok_and(|known| known == *kind));
+        let log = log.ok_or_else(|| OfflineError::UnknownLog(kind.clone()))?;
+        let place = |name| StorePlace {
+            disk: directory.disk(),
+            root: self.root.clone(),
+            directory: name,
+            incarnation: directory.identity().incarnation,
+            is_only_looking,
+        };
+        let log = log.open(&place(directory.log()))?;
+        let looked_at = StorePlace {
+            disk: Arc::new(OverlayDisk::new(directory.disk())),
+            is_only_looking: true,
+            ..place(directory.snapshots())
+        };
+        let snapshots = self.snapshots.open(&looked_at)?;
+        Ok(Opened { log, snapshots, directory })
+    }
+
+    /// Copies what a recovery changes, and whose it is, into the new directory `to`, durably. A copy that cannot be
+    /// finished is removed again.
+    fn back_up(&self, kind: &LogKind, to: &Path) -> io::Result<()> {
+        let Some(from) = &self.root else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this disk is not in the file system"));
+        };
+        fs::create_dir(to)?;
+        let node = to.join("NODE");
+        let copied = fs::copy(from.join("NODE"), &node)
+            .and_then(|_| fs::File::open(&node)?.sync_all())
+            .and_then(|()| copy_all(&from.join(kind.directory()), &to.join(kind.directory())))
+            .and_then(|()| fs::File::open(to)?.sync_all());
+        copied.inspect_err(|_| {
+            // A second attempt shall find its place free. If it cannot go, that one says so.
+            drop(fs::remove_dir_all(to));
+        })
+    }
 }
 
 impl Opened {
-    fn open(directory: DataDir) -> Result<Self, OfflineError> {
-        let config = WalConfig { salt: directory.identity().incarnation, ..WalConfig::default() };
-        let wal = Wal::open(directory.disk(), &directory.wal(), config)?;
-        let snapshots = FileSnapshotStore::open(directory.disk(), &directory.snapshots())?;
-        Ok(Self { wal, snapshots, directory })
+    /// What a recovery would write, and what it would cost.
+    fn plan(
+        &self,
+        group: GroupId,
+        asked: ForcedRecovery,
+    ) -> Result<(Vec<GroupWrite>, RecoveryAudit), OfflineError> {
+        let state = self.log.reader().state(group).ok_or(OfflineError::NoGroup(group))?;
+        if state.replica != asked.survivor {
+            return Err(OfflineError::OtherReplica { found: state.replica, asked: asked.survivor });
+        }
+        let (restored, fix) = recover_log(&state, &*self.snapshots)?;
+        let recovered = force_recovery(&restored, asked).map_err(OfflineError::Refused)?;
+        let task = LogTask::persist(group, recovered.persist);
+        Ok((fix.into_iter().chain([task]).map(|task| task.write).collect(), recovered.audit))
     }
 }
 
-/// Copies the files of `from` into the new directory `to`, durably.
-fn back_up(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies a directory with everything in it, durably.
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
-            let copy = to.join(entry.file_name());
+        let copy = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_all(&entry.path(), &copy)?;
+        } else {
             fs::copy(entry.path(), &copy)?;
             fs::File::open(&copy)?.sync_all()?;
         }

@@ -1,13 +1,51 @@
 //! Data directories without their nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use quorate::{
-    ClusterId, ForcedRecovery, NodeId, OfflineError, RecoverOptions, RecoveryRefused, ReplicaId,
-    RequestError, RoleName, Start, has_existing_state, inspect, recover_cluster,
+    ClusterId, ForcedRecovery, LogKind, Node, NodeId, Offline, OfflineError, RecoverOptions, RecoveryRefused,
+    ReplicaId, RequestError, RoleName, Start, has_existing_state, inspect, recover_cluster,
 };
 
-use crate::harness::{Cluster, GROUP, PATIENCE, Wire, lines, numbers};
+use crate::harness::{Cluster, GROUP, Lines, PATIENCE, Wire, lines, numbers};
+use crate::parts::TheirLog;
+
+/// Every file below `directory` with its content.
+fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.append(&mut everything(&path));
+        } else {
+            let content = std::fs::read(&path).unwrap();
+            found.insert(path, content);
+        }
+    }
+    found
+}
+
+/// Takes the mark from the end of the log, as if the power had failed before it was on the disk.
+fn lose_last_mark(directory: &Path) {
+    let segment = directory.join("wal/0000000000000001.wal");
+    let mut content = std::fs::read(&segment).unwrap();
+    // A mark is a record without a body: 33 bytes, the last of them not zero, and 7 zeros.
+    let kind = content.iter().rposition(|byte| *byte != 0).unwrap();
+    assert_eq!(content[kind], 2, "the last record is a mark");
+    content[kind - 32..=kind].fill(0);
+    std::fs::write(&segment, content).unwrap();
+}
+
+/// Number 1 of three goes on, because the others are lost.
+fn two_of_three_are_lost() -> ForcedRecovery {
+    ForcedRecovery {
+        survivor: ReplicaId(1),
+        lost: BTreeSet::from([ReplicaId(2), ReplicaId(3)]),
+        left_out: BTreeMap::new(),
+        accept_more_loss: false,
+    }
+}
 
 #[tokio::test]
 async fn a_directory_says_what_is_in_it_without_its_node() {
@@ -20,14 +58,19 @@ async fn a_directory_says_what_is_in_it_without_its_node() {
     let in_use = inspect(&directory).unwrap_err();
     assert!(matches!(in_use, OfflineError::Directory(_)), "{in_use}");
     cluster.kill(1);
+    // A start would remove the one and write the other again.
+    std::fs::write(directory.join("snapshots/interrupted.tmp"), "half").unwrap();
+    lose_last_mark(&directory);
+    let before = everything(&directory);
     assert!(has_existing_state(&directory).unwrap());
     let found = inspect(&directory).unwrap();
+    assert!(everything(&directory) == before, "looking changes nothing");
+    assert_eq!(found.log_kind, LogKind::default());
     assert_eq!((found.cluster, found.node, found.groups.len()), (ClusterId(77), NodeId(1), 1));
     let group = &found.groups[0];
     assert_eq!((group.group, group.replica, group.last), (GROUP, ReplicaId(1), last));
     assert_eq!(group.membership.voters().collect::<Vec<_>>(), [ReplicaId(1)]);
     assert_eq!(group.snapshots.iter().map(|found| found.meta.last).collect::<Vec<_>>(), [snapshot]);
-    // Looking has changed nothing.
     cluster.restart(1).await;
     assert_eq!(cluster.caught_up(1).await, lines(0..12));
     let empty = cluster.directory(2);
@@ -49,12 +92,8 @@ async fn a_survivor_goes_on_alone_and_who_was_not_recovered_stays_out() {
         cluster.kill(id);
     }
     let (directory, backup) = (cluster.directory(1), cluster.directory(1001));
-    let asked = ForcedRecovery {
-        survivor: ReplicaId(1),
-        lost: BTreeSet::from([ReplicaId(2), ReplicaId(3)]),
-        left_out: BTreeMap::new(),
-        accept_more_loss: false,
-    };
+    let asked = two_of_three_are_lost();
+    let before = everything(&directory);
     let recover =
         |asked: &ForcedRecovery, options| recover_cluster(&directory, GROUP, asked.clone(), &options);
     let dry = RecoverOptions { dry_run: true, backup: Some(backup.clone()) };
@@ -69,10 +108,14 @@ async fn a_survivor_goes_on_alone_and_who_was_not_recovered_stays_out() {
     let refused = recover(&other, RecoverOptions::default()).unwrap_err();
     assert!(matches!(refused, OfflineError::OtherReplica { found: ReplicaId(1), .. }), "{refused}");
 
-    assert_eq!(recover(&asked, for_good.clone()).unwrap(), planned);
-    assert!(backup.read_dir().unwrap().count() > 0);
-    let twice = recover(&asked, for_good).unwrap_err();
-    assert!(matches!(twice, OfflineError::Backup { .. }), "an older backup is not overwritten: {twice}");
+    std::fs::create_dir(&backup).unwrap();
+    let taken = recover(&asked, for_good.clone()).unwrap_err();
+    assert!(matches!(taken, OfflineError::Backup { .. }), "an older backup is not overwritten: {taken}");
+    std::fs::remove_dir(&backup).unwrap();
+    assert!(everything(&directory) == before, "neither a dry run nor a refusal changes anything");
+
+    assert_eq!(recover(&asked, for_good).unwrap(), planned);
+    undo_and_recover_again(&directory, &backup, &before, &asked);
 
     cluster.restart(1).await;
     cluster.apply_all(numbers(10..20)).await;
@@ -95,4 +138,80 @@ async fn a_survivor_goes_on_alone_and_who_was_not_recovered_stays_out() {
     cluster.rafts[&1].wait_voter(added.replica, PATIENCE).await.unwrap();
     assert_eq!(cluster.caught_up(2).await, lines(0..30));
     cluster.shutdown().await;
+}
+
+/// Whoever recovered the wrong replica puts the log back, and finds it as it was.
+fn undo_and_recover_again(
+    directory: &Path,
+    backup: &Path,
+    before: &BTreeMap<PathBuf, Vec<u8>>,
+    asked: &ForcedRecovery,
+) {
+    let changed: Vec<_> =
+        before.iter().filter(|(path, content)| std::fs::read(path).unwrap() != **content).collect();
+    let in_log = |path: &Path| path.starts_with(directory.join("wal"));
+    assert!(
+        !changed.is_empty() && changed.iter().all(|(path, _)| in_log(path)),
+        "a recovery changes the log only"
+    );
+    let again = recover_cluster(directory, GROUP, asked.clone(), &RecoverOptions::default());
+    assert!(again.is_err(), "it is recovered");
+    std::fs::remove_dir_all(directory.join("wal")).unwrap();
+    std::fs::create_dir(directory.join("wal")).unwrap();
+    for segment in std::fs::read_dir(backup.join("wal")).unwrap() {
+        let segment = segment.unwrap();
+        std::fs::copy(segment.path(), directory.join("wal").join(segment.file_name())).unwrap();
+    }
+    assert_eq!(std::fs::read(backup.join("NODE")).unwrap(), std::fs::read(directory.join("NODE")).unwrap());
+    assert!(everything(directory) == *before, "as it was");
+    recover_cluster(directory, GROUP, asked.clone(), &RecoverOptions::default()).unwrap();
+}
+
+/// The log is somebody else's: whoever wants to look at it or recover it must have it, and then everything works.
+#[tokio::test]
+async fn a_directory_with_somebody_elses_log_is_recovered_with_their_store() {
+    let cluster = Cluster::empty(Wire::Tcp, |_| {});
+    let log = TheirLog::default();
+    let directory = cluster.directory(1);
+    let node = Node::builder(cluster.config(1)).log_store(log.kind()).start().await.unwrap();
+    let other = |id| quorate::Member::voter(NodeId(id), format!("127.0.0.1:{id}"));
+    let start = Start::Bootstrap { members: vec![node.member(), other(2), other(3)] };
+    node.open_group(GROUP, start, Lines::default()).await.unwrap();
+    node.shutdown().await;
+
+    let unknown = inspect(&directory).unwrap_err();
+    assert!(matches!(&unknown, OfflineError::UnknownLog(kind) if kind.name() == "theirs"), "{unknown}");
+    let offline = Offline::at(&directory).log_store(log.kind());
+    let found = offline.inspect().unwrap();
+    assert_eq!((found.log_kind.name(), found.groups[0].membership.voters().count()), ("theirs", 3));
+    offline.recover_cluster(GROUP, two_of_three_are_lost(), &RecoverOptions::default()).unwrap();
+    let node = Node::builder(cluster.config(1)).log_store(log.kind()).start().await.unwrap();
+    let raft = node.open_group(GROUP, Start::Resume, Lines::default()).await.unwrap();
+    raft.wait_leader_ready(PATIENCE).await.unwrap();
+    raft.apply("alone").await.unwrap();
+    node.shutdown().await;
+    cluster.shutdown().await;
+}
+
+#[cfg(feature = "redb")]
+#[tokio::test]
+async fn a_directory_with_a_redb_file_is_looked_at_and_recovered_like_any_other() {
+    let cluster = Cluster::empty(Wire::Tcp, |_| {});
+    let (directory, backup) = (cluster.directory(1), cluster.directory(1001));
+    let redb = quorate::LogStoreKind::redb(quorate::RedbConfig::default());
+    let node = Node::builder(cluster.config(1)).log_store(redb).start().await.unwrap();
+    let other = |id| quorate::Member::voter(NodeId(id), format!("127.0.0.1:{id}"));
+    let start = Start::Bootstrap { members: vec![node.member(), other(2), other(3)] };
+    node.open_group(GROUP, start, Lines::default()).await.unwrap();
+    node.shutdown().await;
+    let before = everything(&directory);
+    let found = inspect(&directory).unwrap();
+    assert_eq!((found.log_kind.name(), found.groups[0].membership.voters().count()), ("redb", 3));
+    let options = RecoverOptions { dry_run: true, backup: Some(backup.clone()) };
+    let planned = recover_cluster(&directory, GROUP, two_of_three_are_lost(), &options).unwrap();
+    assert!(everything(&directory) == before && !backup.exists(), "looking changes nothing");
+    let options = RecoverOptions { dry_run: false, ..options };
+    assert_eq!(recover_cluster(&directory, GROUP, two_of_three_are_lost(), &options).unwrap(), planned);
+    assert_eq!(std::fs::read(backup.join("log/log.redb")).unwrap(), before[&directory.join("log/log.redb")]);
+    assert_eq!(inspect(&directory).unwrap().groups[0].membership.voters().count(), 1);
 }
