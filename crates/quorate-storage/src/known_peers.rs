@@ -83,6 +83,11 @@ impl KnownPeers {
         Ok(Self { disk, incarnations })
     }
 
+    /// The nodes that were ever met, ascending.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.incarnations.keys().copied()
+    }
+
     /// Whether `node` may speak from the directory with this incarnation. A node that was never met
     /// is noted first, durably: this may wait for the disk.
     ///

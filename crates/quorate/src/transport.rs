@@ -65,6 +65,12 @@ pub trait Transport: Send + Sync {
     fn remember(&self, known_peers: KnownPeers) {
         drop(known_peers);
     }
+    /// Shakes hands with each of these nodes as soon as it can be reached, even with nothing to say to it: only who has
+    /// met a node notices that it comes back with another directory. Costs little for nodes that were met. A
+    /// transport without a handshake has no use for it.
+    fn meet(&self, nodes: Vec<(NodeId, String)>) {
+        drop(nodes);
+    }
     /// Starts delivering to `inbound`. Called once, before the first `send`.
     fn start(&self, inbound: Arc<dyn Inbound>);
     /// Sends messages.
@@ -77,7 +83,7 @@ pub trait Transport: Send + Sync {
     fn stats(&self) -> TransportStats;
     /// The peers known to this transport, ascending.
     fn peers(&self) -> Vec<PeerStatus>;
-    /// Ends every task at once, without waiting for them. `stop` may follow.
+    /// Ends every task at once, without waiting for more than a write under way. `stop` may follow.
     fn abort(&self);
     /// Ends every task and waits for them.
     fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quorate_core::{GroupId, NodeId, RaftEvent};
+use quorate_core::{GroupId, Membership, NodeId, RaftEvent};
 use quorate_host::{
     Answer, Applied, ApplyTask, Event, GroupSetup, GroupStatus, Host, HostConfig, OpenError, PeerMessage,
     Request, RequestError, SendOutcome, SnapshotEvent, SnapshotTask, Ticket, Work,
@@ -28,6 +28,8 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Where the answer to a request goes.
 pub(crate) type Reply = oneshot::Sender<Result<Answer, RequestError>>;
+/// Answers of the host.
+type Replies = Vec<(Ticket, Result<Answer, RequestError>)>;
 /// Who waits to open a group.
 type Reserved = oneshot::Sender<Result<(), OpenError>>;
 
@@ -208,11 +210,13 @@ impl HostThread {
             self.host.on_event(now, Event::Tick);
         }
         let work = self.host.take_work();
-        self.dispatch(work);
+        let replies = self.dispatch(work);
         // Only now is everything that concerns the closed groups on its way, ahead of what their
         // closers do next.
         drop(closed);
         self.publish();
+        // Whoever has an answer sees a status that is not older.
+        self.answer(replies);
         self.answer_reserving();
         stop
     }
@@ -255,6 +259,7 @@ impl HostThread {
             })
         });
         let answer = opened.map(|status| {
+            self.meet(&status.membership);
             let (status, status_feed) = watch::channel(status);
             let (events, _) = broadcast::channel(EVENTS_KEPT);
             let (stopped, stopped_feed) = watch::channel(None);
@@ -275,7 +280,8 @@ impl HostThread {
         }
     }
 
-    fn dispatch(&mut self, work: Work) {
+    /// Hands out everything there is to do, but for the answers.
+    fn dispatch(&mut self, work: Work) -> Replies {
         let Work { log, send, apply, fetch, snapshots, replies, events, stopped } = work;
         let backlog = &self.shared.backlog;
         if !log.is_empty() {
@@ -303,12 +309,6 @@ impl HostThread {
             });
             self.lanes.read.push_all(fetch.chain(snapshots));
         }
-        for (ticket, answer) in replies {
-            if let Some(reply) = self.waiting.remove(&ticket) {
-                // Whoever asked may have given up.
-                drop(reply.send(answer));
-            }
-        }
         for (group, event) in events {
             self.touched.insert(group);
             self.tell(group, event);
@@ -318,6 +318,16 @@ impl HostThread {
             self.touched.insert(group);
             if let Some(outlet) = self.groups.get(&group) {
                 outlet.stopped.send_replace(Some(reason));
+            }
+        }
+        replies
+    }
+
+    fn answer(&mut self, replies: Replies) {
+        for (ticket, answer) in replies {
+            if let Some(reply) = self.waiting.remove(&ticket) {
+                // Whoever asked may have given up.
+                drop(reply.send(answer));
             }
         }
     }
@@ -332,12 +342,22 @@ impl HostThread {
         }
     }
 
+    /// Members get to know each other's directories before they have something to say.
+    fn meet(&self, membership: &Membership) {
+        let others = membership.members().filter(|(_, member)| member.node != self.shared.node);
+        let others = others.map(|(_, member)| (member.node, member.peer_address.clone())).collect();
+        self.lanes.transport.meet(others);
+    }
+
     /// Shows handles what the replicas of this turn look like now.
     fn publish(&mut self) {
         for group in std::mem::take(&mut self.touched) {
             let (Some(outlet), Some(status)) = (self.groups.get(&group), self.host.status(group)) else {
                 continue;
             };
+            if outlet.status.borrow().membership_id != status.membership_id {
+                self.meet(&status.membership);
+            }
             outlet.status.send_if_modified(|shown| {
                 let changed = differs(shown, &status);
                 *shown = status;
@@ -354,7 +374,8 @@ impl HostThread {
         }
         self.host.stop(reason);
         let work = self.host.take_work();
-        self.dispatch(work);
+        let replies = self.dispatch(work);
+        self.answer(replies);
         for (_, reply) in self.waiting.drain() {
             // A request the host has not answered may have been carried out.
             drop(reply.send(Err(RequestError::OutcomeUnknown)));

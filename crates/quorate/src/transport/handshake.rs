@@ -12,13 +12,15 @@
 //!   must come back as a new node. The first contact is noted in the own data directory before anything the peer says
 //!   counts, so that this also holds after all have been restarted. A node that keeps nothing on disk (and a transport
 //!   that was given no [`KnownPeers`]) remembers for as long as its process runs, and so believes whoever comes first.
-//!   Nodes that never spoke with the old directory cannot know: two followers first meet when one of them campaigns.
-//! * What cannot be noted is refused: the peer tries again, and nothing else is harmed.
+//!   Members meet as soon as they can, without waiting for something to say ([`Transport::meet`](super::Transport::meet)).
+//!   Only a node that could never reach the old directory cannot know.
+//! * What cannot be noted is refused: the peer tries again, and nothing else is harmed. Noting waits for the disk, once
+//!   in the life of each pair of nodes; whoever is known already does not wait behind it.
 //! * Of two live processes with one node id and one directory (a copy), the one started later is believed.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quorate_core::NodeId;
 use quorate_storage::{KnownPeers, RecogniseError};
@@ -190,8 +192,10 @@ pub(crate) struct Acquaintances {
     me: Identity,
     address: String,
     known: Mutex<BTreeMap<NodeId, Known>>,
-    /// What survives this process.
-    durable: OnceLock<Mutex<KnownPeers>>,
+    /// Whom earlier processes with the same directory have met.
+    met_before: OnceLock<BTreeSet<NodeId>>,
+    /// What survives this process; taken out when the transport ends, so that nothing is noted any more.
+    durable: OnceLock<Arc<Mutex<Option<KnownPeers>>>>,
 }
 
 struct Known {
@@ -220,13 +224,27 @@ const KNOWN_MAX: usize = 4096;
 
 impl Acquaintances {
     pub(crate) fn new(me: Identity, address: String) -> Self {
-        Self { me, address, known: Mutex::new(BTreeMap::new()), durable: OnceLock::new() }
+        Self {
+            me,
+            address,
+            known: Mutex::new(BTreeMap::new()),
+            met_before: OnceLock::new(),
+            durable: OnceLock::new(),
+        }
     }
 
     /// From now on every first contact is checked against `known_peers` and noted there.
     pub(crate) fn remember(&self, known_peers: KnownPeers) {
         // A second call would be one transport for two directories: the first one stays.
-        self.durable.get_or_init(|| Mutex::new(known_peers));
+        self.met_before.get_or_init(|| known_peers.nodes().collect());
+        self.durable.get_or_init(|| Arc::new(Mutex::new(Some(known_peers))));
+    }
+
+    /// Notes nobody any more, and waits for a note that is being made. Blocks on the disk.
+    pub(crate) fn forget(&self) {
+        if let Some(durable) = self.durable.get() {
+            durable.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 
     pub(crate) fn me(&self) -> Speaker {
@@ -249,6 +267,12 @@ impl Acquaintances {
         known.get(&node).map_or(0, |known| known.live.len())
     }
 
+    /// Whether this node would notice that `node` has another directory than at first.
+    pub(crate) fn has_met(&self, node: NodeId) -> bool {
+        let met_before = self.met_before.get().is_some_and(|met| met.contains(&node));
+        met_before || self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&node)
+    }
+
     /// Where `node` said it is reached, if it has ever said so.
     pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -266,7 +290,7 @@ impl Acquaintances {
     }
 
     /// Decides about a `Hello`. `number` names the connection, larger for later ones.
-    pub(crate) fn admit(&self, number: u64, hello: &Hello) -> Result<Admission, Refusal> {
+    pub(crate) async fn admit(&self, number: u64, hello: &Hello) -> Result<Admission, Refusal> {
         let (mine_min, mine_max) = (*PROTOCOL_VERSIONS.start(), *PROTOCOL_VERSIONS.end());
         if hello.versions.0 > mine_max || hello.versions.1 < mine_min {
             return Err(Refusal::Version { min: mine_min, max: mine_max });
@@ -280,6 +304,7 @@ impl Acquaintances {
         if hello.speaker.node == self.me.node {
             return Err(Refusal::SameNodeId);
         }
+        self.note(&hello.speaker).await?;
         let mut nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.recognise(&mut nodes, &hello.speaker)?;
         let (end, replaced) = oneshot::channel();
@@ -289,7 +314,7 @@ impl Acquaintances {
     }
 
     /// Decides about the answer to a `Hello` that was meant for `to`.
-    pub(crate) fn accept(&self, to: NodeId, welcome: &Welcome) -> Result<(), Refusal> {
+    pub(crate) async fn accept(&self, to: NodeId, welcome: &Welcome) -> Result<(), Refusal> {
         if !PROTOCOL_VERSIONS.contains(&welcome.version) {
             return Err(Refusal::Version { min: welcome.version, max: welcome.version });
         }
@@ -299,6 +324,7 @@ impl Acquaintances {
         if welcome.speaker.node != to {
             return Err(Refusal::OtherNode { theirs: welcome.speaker.node });
         }
+        self.note(&welcome.speaker).await?;
         let mut nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         self.recognise(&mut nodes, &welcome.speaker).map(|_| ())
     }
@@ -313,26 +339,22 @@ impl Acquaintances {
         }
     }
 
-    /// Finds or adds what is known of the speaker, and brings it up to date.
+    /// Finds or adds what is known of the speaker, who has been noted, and brings it up to date.
     fn recognise<'a>(
         &self,
         nodes: &'a mut BTreeMap<NodeId, Known>,
         speaker: &Speaker,
     ) -> Result<&'a mut Known, Refusal> {
-        if nodes.len() >= KNOWN_MAX && !nodes.contains_key(&speaker.node) {
-            return Err(Refusal::TooManyConnections);
-        }
+        let has_room = nodes.len() < KNOWN_MAX;
         let known = match nodes.entry(speaker.node) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(stranger) => {
-                self.note(speaker)?;
-                stranger.insert(Known {
-                    incarnation: speaker.incarnation,
-                    started: speaker.started,
-                    address: speaker.address.clone(),
-                    live: BTreeMap::new(),
-                })
-            }
+            Entry::Vacant(stranger) if has_room => stranger.insert(Known {
+                incarnation: speaker.incarnation,
+                started: speaker.started,
+                address: speaker.address.clone(),
+                live: BTreeMap::new(),
+            }),
+            Entry::Vacant(_) => return Err(Refusal::TooManyConnections),
         };
         if known.incarnation != speaker.incarnation {
             return Err(Refusal::OtherDirectory);
@@ -349,18 +371,30 @@ impl Acquaintances {
         Ok(known)
     }
 
-    /// Notes a node that this process meets for the first time. Waits for the disk, once in the life of each pair
-    /// of nodes; no other handshake gets past this one meanwhile.
-    fn note(&self, speaker: &Speaker) -> Result<(), Refusal> {
-        let Some(durable) = self.durable.get() else { return Ok(()) };
-        let mut durable = durable.lock().unwrap_or_else(PoisonError::into_inner);
-        match durable.recognise(speaker.node, speaker.incarnation) {
-            Ok(()) => Ok(()),
-            Err(RecogniseError::OtherDirectory { .. }) => Err(Refusal::OtherDirectory),
-            Err(error) => {
-                tracing::error!(peer = %speaker.node, "a peer cannot be noted and is refused: {error}");
+    /// Notes a node that this process meets for the first time. Waits for the disk, on a thread that may.
+    async fn note(&self, speaker: &Speaker) -> Result<(), Refusal> {
+        let (node, incarnation) = (speaker.node, speaker.incarnation);
+        let is_known = {
+            let nodes = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if nodes.len() >= KNOWN_MAX && !nodes.contains_key(&node) {
+                return Err(Refusal::TooManyConnections);
+            }
+            nodes.contains_key(&node)
+        };
+        let Some(durable) = self.durable.get().filter(|_| !is_known).map(Arc::clone) else { return Ok(()) };
+        let noted = tokio::task::spawn_blocking(move || {
+            let mut durable = durable.lock().unwrap_or_else(PoisonError::into_inner);
+            durable.as_mut().map(|durable| durable.recognise(node, incarnation))
+        });
+        match noted.await {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(RecogniseError::OtherDirectory { .. }))) => Err(Refusal::OtherDirectory),
+            Ok(Some(Err(error))) => {
+                tracing::error!(peer = %node, "a peer cannot be noted and is refused: {error}");
                 Err(Refusal::NotNoted)
             }
+            // This node is ending.
+            Ok(None) | Err(_) => Err(Refusal::NotNoted),
         }
     }
 }

@@ -104,8 +104,11 @@ async fn serve(
     };
     let from = hello.speaker.node;
     // What the certificate does not say must change nothing that is remembered of the node.
-    let admitted = context.protection.check(&stream, from);
-    match admitted.and_then(|()| context.acquaintances.admit(number, &hello)) {
+    let admitted = match context.protection.check(&stream, from) {
+        Ok(()) => context.acquaintances.admit(number, &hello).await,
+        Err(refusal) => Err(refusal),
+    };
+    match admitted {
         Ok(Admission { welcome, number, replaced }) => {
             let _admitted = Admitted { context, node: from, channel: hello.channel, number };
             let mut frame = Vec::new();

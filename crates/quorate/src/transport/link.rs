@@ -1,5 +1,5 @@
-//! One outbound connection: connects when there is something to say, says it, and connects again
-//! when that fails.
+//! One outbound connection: connects when there is something to say, or a node to meet for the first time,
+//! says it, and connects again when that fails.
 //!
 //! ```text
 //!   idle ──(queue filled)──► connect + handshake ──► write loop ──(error, closed, idle)──┐
@@ -33,6 +33,8 @@ use crate::transport::tcp::{Counter, Counters};
 const WRITE_BYTES: usize = 64 << 10;
 /// A connection that had nothing to say for this long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// The longest pause between two attempts to meet a node that there is nothing to say to.
+const MEETING_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// One of the two outbound connections to a peer.
 pub(crate) struct Link {
@@ -40,6 +42,8 @@ pub(crate) struct Link {
     pub(crate) channel: Channel,
     pub(crate) queue: LinkQueue,
     pub(crate) connected: AtomicBool,
+    /// The node is to be met even if there is nothing to say.
+    meeting: AtomicBool,
     /// Where the membership says the peer is; shared by both links.
     pub(crate) address: Arc<Mutex<String>>,
     /// Why the last attempt failed.
@@ -71,26 +75,37 @@ impl Link {
             channel,
             queue: LinkQueue::new(queue_bytes_max),
             connected: AtomicBool::new(false),
+            meeting: AtomicBool::new(false),
             address,
             error: Mutex::new(None),
             refused: Counter::default(),
         }
     }
 
+    /// Meets the node, once, as soon as it can be reached.
+    pub(crate) fn meet(&self) {
+        self.meeting.store(true, Ordering::Relaxed);
+        self.queue.wake();
+    }
+
     /// Runs until the task is aborted.
     pub(crate) async fn run(self: Arc<Self>, context: LinkContext) {
         let mut jitter = Jitter::new(self.node);
-        let mut pause = context.config.backoff_min;
+        let (backoff_min, backoff_max) = (context.config.backoff_min, context.config.backoff_max);
+        let (mut pause, mut meeting_pause) = (backoff_min, backoff_min);
         loop {
             let first = self.queue.take(WRITE_BYTES);
-            if first.is_empty() {
+            let is_meeting = first.is_empty();
+            let has_to_meet =
+                self.meeting.load(Ordering::Relaxed) && !context.acquaintances.has_met(self.node);
+            if is_meeting && !has_to_meet {
                 self.queue.filled().await;
                 continue;
             }
             let lost = first.len() as u64;
             match tokio::time::timeout(context.config.connect_timeout, self.connect(&context)).await {
                 Ok(Ok(stream)) => {
-                    pause = context.config.backoff_min;
+                    pause = backoff_min;
                     self.converse(stream, first, &context).await;
                 }
                 Ok(Err(error)) => self.failed(&error, lost, &context),
@@ -100,9 +115,15 @@ impl Link {
                 }
             }
             // Whatever ended, the peer was lost: do not hammer it.
-            #[expect(clippy::disallowed_methods, reason = "the pause between two attempts to connect")]
-            tokio::time::sleep(jitter.around(pause)).await;
-            pause = (pause * 2).min(context.config.backoff_max);
+            if is_meeting {
+                // Over when there is something to say, too.
+                drop(tokio::time::timeout(jitter.around(meeting_pause), self.queue.filled()).await);
+                meeting_pause = (meeting_pause * 2).min(MEETING_PAUSE_MAX);
+            } else {
+                #[expect(clippy::disallowed_methods, reason = "the pause between two attempts to connect")]
+                tokio::time::sleep(jitter.around(pause)).await;
+                pause = (pause * 2).min(backoff_max);
+            }
         }
     }
 
@@ -136,7 +157,7 @@ impl Link {
         let answer = read_frame(&mut stream, HANDSHAKE_BYTES_MAX).await;
         match answer.map_err(|error| HandshakeError::from_frame(&address, error))? {
             Some((Frame::Welcome(welcome), _)) => {
-                if let Err(refusal) = context.acquaintances.accept(self.node, &welcome) {
+                if let Err(refusal) = context.acquaintances.accept(self.node, &welcome).await {
                     frame.clear();
                     write_refused(&refusal, &mut frame);
                     write_whole(&mut stream, &frame).await.map_err(unreachable)?;
@@ -159,7 +180,8 @@ impl Link {
             context.counters.handshakes_refused.add(1);
             self.refused.add(1);
         }
-        context.counters.outbound_dropped.add(taken + self.queue.clear());
+        let dropped = taken + self.queue.clear();
+        context.counters.outbound_dropped.add(dropped);
         let text = error.to_string();
         let mut last = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         // Said once per reason, not once per attempt.
@@ -168,7 +190,9 @@ impl Link {
             *last = Some(text);
         }
         drop(last);
-        context.inbound.unreachable(self.node);
+        if dropped > 0 {
+            context.inbound.unreachable(self.node);
+        }
     }
 
     /// Writes what is queued until the connection ends.

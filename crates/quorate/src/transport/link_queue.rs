@@ -95,7 +95,12 @@ impl LinkQueue {
         (control.messages.len() + rest.messages.len()) as u64
     }
 
-    /// Waits until something has been pushed since the last `take` that found nothing. Cancel-safe.
+    /// Has whoever waits look again, though nothing was pushed.
+    pub(crate) fn wake(&self) {
+        self.filled.notify_one();
+    }
+
+    /// Waits until something has been pushed since the last `take` that found nothing, or `wake`. Cancel-safe.
     pub(crate) async fn filled(&self) {
         self.filled.notified().await;
     }

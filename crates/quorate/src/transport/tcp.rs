@@ -167,32 +167,47 @@ impl TcpTransport {
         })
     }
 
+    /// Whether `node` would be noticed if it came back with another directory.
+    #[cfg(test)]
+    pub(crate) fn has_met(&self, node: NodeId) -> bool {
+        self.acquaintances.has_met(node)
+    }
+
     /// How many inbound connections `node` has.
     #[cfg(test)]
     pub(crate) fn acquaintances_live(&self, node: NodeId) -> usize {
         self.acquaintances.live(node)
     }
 
-    /// Queues one message; returns whether its sender must be told that it was lost.
-    fn queue(&self, state: &mut State, context: &LinkContext, outbound: Outbound) -> bool {
+    /// The links to a node, started when they are first needed.
+    fn peer<'a>(
+        &self,
+        state: &'a mut State,
+        context: &LinkContext,
+        node: NodeId,
+        membership_address: String,
+    ) -> &'a Peer {
         let State { peers, links, .. } = state;
-        let peer = peers.entry(outbound.to).or_insert_with(|| {
-            let address = Arc::new(Mutex::new(outbound.address.clone()));
+        let peer = peers.entry(node).or_insert_with(|| {
+            let address = Arc::default();
             let mut open = |channel| {
                 let bytes_max = self.config.queue_bytes_max;
-                let link = Arc::new(Link::new(outbound.to, channel, Arc::clone(&address), bytes_max));
+                let link = Arc::new(Link::new(node, channel, Arc::clone(&address), bytes_max));
                 links.push(self.runtime.spawn(Arc::clone(&link).run(context.clone())));
                 link
             };
             let (consensus, bulk) = (open(Channel::Consensus), open(Channel::Bulk));
             Peer { address, consensus, bulk }
         });
-        if !outbound.address.is_empty() {
-            let mut address = peer.address.lock().unwrap_or_else(PoisonError::into_inner);
-            if *address != outbound.address {
-                *address = outbound.address;
-            }
+        if !membership_address.is_empty() {
+            *peer.address.lock().unwrap_or_else(PoisonError::into_inner) = membership_address;
         }
+        peer
+    }
+
+    /// Queues one message; returns whether its sender must be told that it was lost.
+    fn queue(&self, state: &mut State, context: &LinkContext, outbound: Outbound) -> bool {
+        let peer = self.peer(state, context, outbound.to, outbound.address);
         let link = match outbound.lane {
             Lane::Control | Lane::Append => &peer.consensus,
             Lane::Bulk => &peer.bulk,
@@ -224,6 +239,19 @@ impl TcpTransport {
 impl Transport for TcpTransport {
     fn remember(&self, known_peers: KnownPeers) {
         self.acquaintances.remember(known_peers);
+    }
+
+    fn meet(&self, nodes: Vec<(NodeId, String)>) {
+        let Some(context) = self.context.get() else { return };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.stopped {
+            return;
+        }
+        for (node, address) in nodes {
+            if !self.acquaintances.has_met(node) {
+                self.peer(&mut state, context, node, address).consensus.meet();
+            }
+        }
     }
 
     fn start(&self, inbound: Arc<dyn Inbound>) {
@@ -293,6 +321,7 @@ impl Transport for TcpTransport {
         if let (Some(accepting), _) = self.end() {
             accepting.task.abort();
         }
+        self.acquaintances.forget();
     }
 
     fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -307,6 +336,9 @@ impl Transport for TcpTransport {
                 // An aborted task ends with an error that says just that.
                 drop(link.await);
             }
+            let acquaintances = Arc::clone(&self.acquaintances);
+            // Only a runtime that is shutting down does not run it, and then `abort` does.
+            drop(tokio::task::spawn_blocking(move || acquaintances.forget()).await);
         })
     }
 }

@@ -1,14 +1,16 @@
 //! What TCP connections do with peers that are not what they should be.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_core::{GroupId, LogIndex, Message, MessageBody, NodeId, ReplicaId, Term};
 use quorate_host::{Lane, Outbound, PeerBody, PeerMessage};
-use quorate_storage::{DiskFault, KnownPeers, MemDisk};
+use quorate_storage::{Disk, DiskFault, DiskFile, DiskLock, KnownPeers, MemDisk};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::{ClusterId, TransportConfig};
 use crate::transport::frame::{
@@ -18,12 +20,13 @@ use crate::transport::frame::{
 use crate::transport::handshake::{Identity, Refusal};
 use crate::transport::{AddressResolver, Inbound, TcpTransport, Transport};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Counts what a transport delivers.
 #[derive(Default)]
-struct Counted {
-    received: AtomicU64,
-    unreachable: AtomicU64,
+pub(super) struct Counted {
+    pub(super) received: AtomicU64,
+    pub(super) unreachable: AtomicU64,
 }
 
 impl Inbound for Counted {
@@ -76,7 +79,7 @@ async fn greet(transport: &TcpTransport, hello: &Hello) -> (TcpStream, Option<Fr
     (stream, frame)
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut pause = tokio::time::interval(Duration::from_millis(2));
     while !condition() {
@@ -168,9 +171,13 @@ async fn a_wiped_node_is_refused_while_its_old_directory_is_remembered() {
 }
 
 async fn start_on(identity: Identity, disk: &MemDisk) -> TcpTransport {
+    start_knowing(identity, KnownPeers::open(Arc::new(disk.clone())).unwrap()).await
+}
+
+async fn start_knowing(identity: Identity, known_peers: KnownPeers) -> TcpTransport {
     let config = TransportConfig::default();
     let transport = TcpTransport::bind("127.0.0.1:0", None, identity, config).await.unwrap();
-    transport.remember(KnownPeers::open(Arc::new(disk.clone())).unwrap());
+    transport.remember(known_peers);
     transport.start(Arc::new(Counted::default()));
     transport
 }
@@ -208,6 +215,101 @@ async fn a_peer_that_cannot_be_noted_is_refused_until_it_can() {
     let (_stream, answer) = greet(&transport, &hello(1, 2)).await;
     assert!(matches!(answer, Some(Frame::Welcome(_))));
     transport.stop().await;
+}
+
+/// A disk that creates no file while somebody else has `held`.
+struct HeldDisk {
+    disk: MemDisk,
+    held: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Disk for HeldDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        drop(self.held.blocking_lock());
+        self.disk.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.open(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(directory)
+    }
+    fn create_dir_all(&self, directory: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(directory)
+    }
+    fn sync_dir(&self, directory: &Path) -> io::Result<()> {
+        self.disk.sync_dir(directory)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.disk.lock(path)
+    }
+}
+
+/// Noting a stranger once held up every handshake, and a thread of the runtime, for as long as the disk took.
+#[tokio::test]
+async fn a_slow_disk_holds_up_strangers_only() {
+    let held = Arc::<tokio::sync::Mutex<()>>::default();
+    let disk = HeldDisk { disk: MemDisk::new(), held: Arc::clone(&held) };
+    let transport = start_knowing(identity(2), KnownPeers::open(Arc::new(disk)).unwrap()).await;
+    let (stream, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))));
+    drop(stream);
+
+    let slow = held.lock().await;
+    let mut stranger = TcpStream::connect(transport.address()).await.unwrap();
+    let mut out = Vec::new();
+    write_hello(&hello(3, 2), &mut out);
+    stranger.write_all(&out).await.unwrap();
+    let (_stream, answer) = greet(&transport, &hello(1, 2)).await;
+    assert!(matches!(answer, Some(Frame::Welcome(_))), "{answer:?}");
+    drop(slow);
+    let answer = tokio::time::timeout(PATIENCE, read_frame(&mut stranger, HANDSHAKE_BYTES_MAX)).await;
+    assert!(matches!(answer, Ok(Ok(Some((Frame::Welcome(_), _))))), "{answer:?}");
+    transport.stop().await;
+}
+
+/// Two nodes that have nothing to say to each other: one comes back with nothing, and with a vote it forgot.
+#[tokio::test]
+async fn a_node_that_was_only_met_is_refused_when_it_comes_back_emptied() {
+    let disk = MemDisk::new();
+    let transport = start_on(identity(2), &disk).await;
+    let (other, counted) = start(identity(1)).await;
+    transport.meet(vec![(NodeId(1), other.address().to_string())]);
+    until("the other node must be met", || transport.has_met(NodeId(1))).await;
+    assert_eq!(counted.received.load(Ordering::Relaxed), 0);
+    transport.stop().await;
+    other.stop().await;
+
+    let transport = start_on(identity(2), &disk).await;
+    let wiped = Hello { speaker: Speaker { incarnation: 7, ..hello(1, 2).speaker }, ..hello(1, 2) };
+    let (_stream, answer) = greet(&transport, &wiped).await;
+    assert_eq!(answer, Some(Frame::Refused(Refusal::OtherDirectory)));
+    transport.stop().await;
+}
+
+/// Nobody loses anything when a node cannot be met yet: it is no news for the groups. It is tried again.
+#[tokio::test]
+async fn a_node_that_starts_later_is_met_then() {
+    let (transport, counted) = start(identity(2)).await;
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    transport.meet(vec![(NodeId(1), free.clone())]);
+    until("it must be tried", || transport.peers()[0].error.is_some()).await;
+    let config = TransportConfig::default();
+    let other = TcpTransport::bind(&free, None, identity(1), config).await.unwrap();
+    other.start(Arc::new(Counted::default()));
+    until("the other node must be met", || transport.has_met(NodeId(1))).await;
+    assert_eq!(counted.unreachable.load(Ordering::Relaxed), 0);
+    transport.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test]

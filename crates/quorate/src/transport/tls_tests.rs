@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_core::{GroupId, LogIndex, Message, MessageBody, NodeId, ReplicaId, Term};
@@ -20,12 +20,11 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::config::{ClusterId, TransportConfig};
 use crate::conformance::transport::{Fabric, run};
 use crate::transport::handshake::Identity;
+use crate::transport::tcp_tests::{Counted, PATIENCE, until};
 use crate::transport::{
     CertificateProblem, Inbound, PeerTls, PemSource, TcpTransport, TlsConfig, TlsLoadError, TlsPart,
     Transport,
 };
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Signs certificates.
 struct Authority {
@@ -74,22 +73,6 @@ fn name(node: u64) -> String {
 
 fn expired(params: &mut CertificateParams) {
     params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-}
-
-#[derive(Default)]
-struct Counted {
-    received: AtomicU64,
-    unreachable: AtomicU64,
-}
-
-impl Inbound for Counted {
-    fn received(&self, _: NodeId, _: PeerMessage) -> bool {
-        self.received.fetch_add(1, Ordering::Relaxed);
-        true
-    }
-    fn unreachable(&self, _: NodeId) {
-        self.unreachable.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// A transport that counts what it gets.
@@ -165,15 +148,6 @@ impl Party {
 
     async fn has_counted_a_refusal(&self) {
         until("it is counted", || self.transport.stats().handshakes_refused > 0).await;
-    }
-}
-
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut pause = tokio::time::interval(Duration::from_millis(5));
-    while !condition() {
-        assert!(tokio::time::Instant::now() < deadline, "{what}");
-        pause.tick().await;
     }
 }
 

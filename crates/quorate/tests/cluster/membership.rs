@@ -1,9 +1,13 @@
 //! Replicas that come and go.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use quorate::{
     ChangeError, MemberRole, MembershipChange, MembershipTransition, NodeId, OpenError, ReplicaId,
     RequestError, Start,
 };
+use quorate_storage::{KnownPeers, OsDisk};
 
 use crate::harness::{Cluster, GROUP, Lines, PATIENCE, Wire, lines, memory, numbers};
 
@@ -183,5 +187,30 @@ async fn a_snapshot_taken_on_demand_is_what_a_restart_begins_with() {
     cluster.restart(1).await;
     assert_eq!(cluster.caught_up(1).await, lines(0..25));
     assert_eq!(cluster.status(1).snapshot, last);
+    cluster.shutdown().await;
+}
+
+/// Followers have nothing to say to each other until one campaigns, and then could not tell any more that the
+/// other had been emptied.
+#[tokio::test]
+async fn followers_that_never_spoke_know_each_others_directories() {
+    let cluster = Cluster::start(3, Wire::Tcp, |config| {
+        if config.node != NodeId(1) {
+            config.group.core.election_timeout = Duration::from_secs(60);
+        }
+    })
+    .await;
+    cluster.rafts[&1].campaign().await.unwrap();
+    cluster.apply_all(numbers(0..3)).await;
+    let knows = |id: u64, other| {
+        let disk = Arc::new(OsDisk::new(cluster.directory(id)));
+        KnownPeers::open(disk).unwrap().nodes().any(|node| node == NodeId(other))
+    };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
+    while !(knows(2, 3) && knows(3, 2)) {
+        assert!(tokio::time::Instant::now() < deadline, "they must meet");
+        pause.tick().await;
+    }
     cluster.shutdown().await;
 }
