@@ -17,18 +17,21 @@ fn served(group: &mut Group, id: u64) -> Vec<ReadOutcome> {
     std::mem::take(&mut group.node(id).reads)
 }
 
-/// Adds learners on nodes `first` to `last` to a group that 1 leads, with empty disks.
-fn add_learners(group: &mut Group, first: u64, last: u64) {
-    for id in first..=last {
+/// Adds learners to a group that 1 leads, with empty disks. Says who they are.
+fn add_learners(group: &mut Group, count: u64) -> Vec<u64> {
+    let mut learners = Vec::new();
+    for node in 0..count {
         let now = group.now();
         let (peer_address, client_address) = (String::new(), String::new());
-        let learner = MembershipChange::AddLearner { node: NodeId(id), peer_address, client_address };
+        let node = NodeId(100 + node);
+        let learner = MembershipChange::AddLearner { node, peer_address, client_address };
         let (_, replica) = group.core(1).propose_membership(now, learner, None).unwrap();
-        assert_eq!(replica, ReplicaId(id));
-        group.start(id, crate::group::Disk::default());
+        group.start(replica.0, crate::group::Disk::default());
         group.settle();
         group.run(100);
+        learners.push(replica.0);
     }
+    learners
 }
 
 /// A leader that only learners can hear was told that a quorum had confirmed it: everybody who received its log was
@@ -37,7 +40,7 @@ fn add_learners(group: &mut Group, first: u64, last: u64) {
 fn t1_learners_confirm_no_leader() {
     let mut group = Group::new(3);
     group.campaign(1);
-    add_learners(&mut group, 4, 5);
+    add_learners(&mut group, 2);
     for voter in [2, 3] {
         group.cut(1, voter);
     }
@@ -214,14 +217,14 @@ fn t7_a_snapshot_of_what_is_applied_changes_nothing() {
 fn t11_leadership_goes_to_voters_and_comes_from_the_leader() {
     let mut group = Group::new(3);
     group.campaign(1);
-    add_learners(&mut group, 4, 4);
+    let learner = add_learners(&mut group, 1)[0];
     let (now, term) = (group.now(), group.core(1).status().term);
-    let refused = group.core(1).transfer_leadership(now, Some(ReplicaId(4)));
+    let refused = group.core(1).transfer_leadership(now, Some(ReplicaId(learner)));
     assert_eq!(refused, Err(TransferError::NotVoter));
     // Nor does anybody but the leader of the term set off an election.
     group.say(3, 2, term.0, MessageBody::TimeoutNow);
     assert_eq!(group.node(2).refused.pop(), Some(Rejected::NotFromLeader));
-    group.say(1, 4, term.0, MessageBody::TimeoutNow);
+    group.say(1, learner, term.0, MessageBody::TimeoutNow);
     group.run(500);
     assert_eq!((group.leader(), group.core(1).status().term), (Some(1), term), "it cost a term");
 }
@@ -232,16 +235,16 @@ fn t11_leadership_goes_to_voters_and_comes_from_the_leader() {
 fn t13_only_voters_that_answer_in_the_term_keep_a_leader() {
     let mut group = Group::from_logs(&[(5, &[]), (5, &[]), (5, &[])], |_| {});
     group.campaign(1);
-    add_learners(&mut group, 4, 4);
+    let learner = add_learners(&mut group, 1)[0];
     let term = group.core(1).status().term;
     // A refusal is no other leader: the term decides.
     let refusal = AppendReply::Rejected { prev: LogIndex(1), hint: LogId::default(), last: LogIndex(0) };
-    group.say(4, 1, term.0, MessageBody::AppendReply(refusal));
+    group.say(learner, 1, term.0, MessageBody::AppendReply(refusal));
     assert!(group.node(1).leads(), "a learner deposed it");
     // The learner goes on answering, and hears of no other leader.
     for voter in [2, 3] {
         group.cut(1, voter);
-        group.cut(4, voter);
+        group.cut(learner, voter);
     }
     let from = group.millis;
     while group.node(1).leads() {
@@ -283,5 +286,99 @@ fn t14_a_heartbeat_passes_the_same_gate_as_everything_else() {
         let term = group.core(2).status().term;
         assert_eq!(group.core(2).step(now, ReplicaId(1), message), Err(reason));
         assert_eq!(group.core(2).status().term, term, "{reason:?} has changed something");
+    }
+}
+
+// ---- scenarios of its tests that had no counterpart here --------------------------------------------
+
+/// From the list of append-entries tests that were never written there: the predecessor is in what a snapshot covers, at its
+/// end, and after it; and the entries are new, known, both, or others.
+#[test]
+fn appends_around_the_end_of_a_snapshot_are_taken_as_far_as_they_are_news() {
+    let entries = |from: u64, terms: &[u64]| -> Vec<quorate_core::Entry> {
+        let entry = |(index, term): (u64, &u64)| quorate_core::Entry {
+            id: LogId::new(*term, index),
+            payload: quorate_core::EntryPayload::Noop,
+        };
+        (from..).zip(terms).map(entry).collect()
+    };
+    // A log of the terms 1 1 1 2 2, of which three are committed and covered by a snapshot.
+    let table: &[((u64, u64), &[u64], LogIndex, &[u64])] = &[
+        ((1, 1), &[1], LogIndex(3), &[2, 2]), // before the end: nothing is news
+        ((1, 1), &[1, 1, 2], LogIndex(4), &[2, 2]), // before the end, and on into the log
+        ((1, 1), &[1, 1, 2, 2, 3], LogIndex(6), &[2, 2, 3]),
+        ((1, 3), &[], LogIndex(3), &[2, 2]),           // at the end
+        ((1, 3), &[2, 2, 3], LogIndex(6), &[2, 2, 3]), // known, then new
+        ((1, 3), &[3], LogIndex(4), &[3]),             // another: the rest goes
+        ((2, 4), &[2], LogIndex(5), &[2, 2]),          // after it
+        ((2, 4), &[3, 3], LogIndex(6), &[2, 3, 3]),
+        ((2, 5), &[3], LogIndex(6), &[2, 2, 3]),
+    ];
+    for (prev, terms, matched, log) in table {
+        let mut group = Group::from_logs(&[(2, &[1, 1, 1, 2, 2]), (2, &[1]), (2, &[1])], |_| {});
+        group.say(2, 1, 2, append(LogId::new(1, 3), 3));
+        group.node(1).compact();
+        assert_eq!(group.core(1).status().compacted, LogId::new(1, 3));
+        group.hold = |message| message.from == ReplicaId(1);
+        let appended = quorate_core::Append {
+            prev: LogId::new(prev.0, prev.1),
+            entries: entries(prev.1 + 1, terms).into(),
+            commit: LogIndex(3),
+            read_round: 0,
+        };
+        group.say(2, 1, 3, MessageBody::Append(appended));
+        let accepted = |message: &Message| {
+            let MessageBody::AppendReply(AppendReply::Accepted { matched, .. }) = message.body else {
+                return None;
+            };
+            Some(matched)
+        };
+        assert_eq!(group.held.iter().find_map(accepted), Some(*matched), "after {prev:?} {terms:?}");
+        let kept: Vec<u64> = group.node(1).disk.entries.iter().map(|entry| entry.term().0).collect();
+        assert_eq!(kept, *log, "after {prev:?} {terms:?}");
+    }
+}
+
+/// A non-voter that came from another cluster, or from the past of this one, brought a higher term along: the cluster must
+/// come to rest again.
+#[test]
+fn a_learner_of_a_later_term_joins_and_somebody_leads() {
+    let mut group = Group::new(3);
+    group.campaign(1);
+    let now = group.now();
+    let (node, peer_address, client_address) = (NodeId(4), String::new(), String::new());
+    let learner = MembershipChange::AddLearner { node, peer_address, client_address };
+    let (_, replica) = group.core(1).propose_membership(now, learner, None).unwrap();
+    let hard = HardState { term: Term(50), ..HardState::default() };
+    group.start(replica.0, crate::group::Disk { hard, ..crate::group::Disk::default() });
+    group.run(5_000);
+    let leader = group.leader().expect("somebody leads");
+    assert!((1..=3).contains(&leader));
+    let at = group.propose(leader);
+    group.run(500);
+    assert!(group.core(replica.0).status().applied >= at.index, "and the learner follows");
+    let term = group.core(leader).status().term;
+    group.run(5_000);
+    assert_eq!((group.leader(), group.core(leader).status().term), (Some(leader), term), "for good");
+}
+
+/// A follower that was removed, and hears it or not, brings about no election.
+#[test]
+fn removing_a_follower_costs_no_term() {
+    for hears in [true, false] {
+        let mut group = Group::new(3);
+        group.campaign(1);
+        let term = group.core(1).status().term;
+        if !hears {
+            group.isolate(3);
+        }
+        let now = group.now();
+        group.core(1).propose_membership(now, MembershipChange::Remove(ReplicaId(3)), None).unwrap();
+        group.settle();
+        group.run(200);
+        group.heal();
+        group.run(10_000);
+        assert_eq!((group.leader(), group.core(1).status().term), (Some(1), term), "told: {hears}");
+        group.propose(1);
     }
 }
