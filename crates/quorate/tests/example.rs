@@ -118,3 +118,13 @@ fn many_groups_share_one_log() {
 fn every_way_of_reading_shows_what_it_promises() {
     ends_well("linearizable_reads");
 }
+
+#[test]
+fn a_log_store_of_ones_own_conforms_and_carries_a_node() {
+    ends_well("custom_log_store");
+}
+
+#[test]
+fn a_state_machine_with_a_file_is_given_only_what_it_lacks() {
+    ends_well("on_disk_state_machine");
+}

@@ -54,6 +54,25 @@ pub(super) struct MovedGroup {
 #[derive(Debug)]
 pub(super) struct TooLarge;
 
+impl LogBatch {
+    /// Its bytes, as the WAL writes them (docs/formats.md, "Batch"): for stores of others. `None`: more than 4 GiB.
+    #[must_use]
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        encode_batch(self, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// The batch that `encode` has made these bytes of. Entries have checksums, everything else has not.
+    ///
+    /// # Errors
+    /// What does not hold, for [`Damage::what`](crate::Damage::what).
+    pub fn decode(bytes: &Bytes) -> Result<Self, &'static str> {
+        let writes = decode_batch(bytes, 0)?;
+        Ok(Self { groups: writes.into_iter().map(|logged| logged.write).collect() })
+    }
+}
+
 /// Appends the body of a batch to `out`; the spots are offsets into `out`.
 pub(super) fn encode_batch(batch: &LogBatch, out: &mut Vec<u8>) -> Result<Vec<Vec<Spot>>, TooLarge> {
     put_count(out, batch.groups.len())?;
