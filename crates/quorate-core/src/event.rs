@@ -125,6 +125,20 @@ pub enum RaftEvent {
         /// How.
         outcome: SnapshotOutcome,
     },
+    /// About another tenth of a snapshot has gone to a member, or come from a leader. The core does not tell this
+    /// itself: it sees no pieces. (`quorate-host` does.)
+    SnapshotProgress {
+        /// The member it goes to, or the leader it comes from.
+        peer: ReplicaId,
+        /// Whether this replica sends it.
+        sends: bool,
+        /// The last entry it covers.
+        last: LogId,
+        /// How many bytes have arrived.
+        bytes: u64,
+        /// Of how many.
+        bytes_total: u64,
+    },
     /// A snapshot arrived.
     SnapshotReceived {
         /// The last entry it covers.
@@ -320,7 +334,9 @@ impl RaftEvent {
             | Self::QuiescenceChanged { .. }
             | Self::TransferStarted { .. }
             | Self::TransferEnded { .. } => EventDetail::Changes,
-            Self::Committed { .. } | Self::ReadsServed { .. } => EventDetail::Steps,
+            Self::Committed { .. } | Self::ReadsServed { .. } | Self::SnapshotProgress { .. } => {
+                EventDetail::Steps
+            }
             Self::EntryAppended { .. }
             | Self::Persisted { .. }
             | Self::MessageSent { .. }

@@ -38,6 +38,8 @@ impl RaftEvent {
             Self::SnapshotOffered { .. } => ("snapshot_offered", ""),
             Self::SnapshotEnded { outcome: SnapshotOutcome::Sent, .. } => ("snapshot_ended", "sent"),
             Self::SnapshotEnded { outcome: SnapshotOutcome::Failed, .. } => ("snapshot_ended", "failed"),
+            Self::SnapshotProgress { sends: true, .. } => ("snapshot_progress", "sends"),
+            Self::SnapshotProgress { sends: false, .. } => ("snapshot_progress", "receives"),
             Self::SnapshotReceived { taken, .. } => ("snapshot_received", taken.label()),
             Self::ReadsServed { .. } => ("reads_served", ""),
             Self::ReadsFailed { reason, .. } => ("reads_failed", reason.label()),

@@ -67,6 +67,11 @@ pub(crate) fn entry_bytes(entry: &Entry) -> u64 {
 }
 
 impl Log {
+    /// Entries that no longer fit leave the window when the next ones come.
+    pub(crate) const fn set_window_bytes_max(&mut self, window_bytes_max: u64) {
+        self.window_bytes_max = window_bytes_max;
+    }
+
     pub(crate) fn restore(restored: Restored, window_bytes_max: u64) -> Result<Self, RestoreError> {
         let Restored { hard_state, compacted, term_runs, last, mut memberships, applied } = restored;
         let mut before = compacted;

@@ -303,6 +303,31 @@ impl RawNode {
         Ok(())
     }
 
+    /// Makes this replica keep to the limits of `limits` from now on: every `.._bytes_max`, `inflight_messages_max`,
+    /// `reads_max` and `snapshot_timeout`; its other fields are not looked at. What waits already stays.
+    ///
+    /// # Errors
+    /// The limits cannot work; nothing has changed.
+    pub fn set_limits(&mut self, limits: &Config) -> Result<(), ConfigError> {
+        let after = Config {
+            append_bytes_max: limits.append_bytes_max,
+            inflight_messages_max: limits.inflight_messages_max,
+            inflight_bytes_max: limits.inflight_bytes_max,
+            uncommitted_bytes_max: limits.uncommitted_bytes_max,
+            unapplied_bytes_max: limits.unapplied_bytes_max,
+            snapshot_timeout: limits.snapshot_timeout,
+            apply_bytes_max: limits.apply_bytes_max,
+            window_bytes_max: limits.window_bytes_max,
+            reads_max: limits.reads_max,
+            command_bytes_max: limits.command_bytes_max,
+            ..self.shared.config.clone()
+        };
+        after.validate()?;
+        self.shared.log.set_window_bytes_max(after.window_bytes_max);
+        self.shared.config = after;
+        Ok(())
+    }
+
     /// Starts an election now (with a pre-vote when configured). No effect on leaders, on replicas that
     /// may not vote, and, with `Config::leader_lease`, within T of hearing a leader or of a restart.
     pub fn campaign(&mut self, now: MonoTime) {

@@ -115,6 +115,7 @@ impl Replica {
         let proposed = self.core.propose(now.mono, command);
         let id = proposed.map_err(|error| self.refused(error))?;
         self.wait(id, Waiting::Command(ticket));
+        self.maybe_sample(now, id);
         Ok(())
     }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use quorate_core::ConfigError;
 
+use crate::snapshot_trigger::SnapshotTrigger;
+
 /// Limits that all groups of a host share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostConfig {
@@ -45,6 +47,11 @@ pub struct SnapshotPolicy {
     pub entries: u64,
     /// After this many applied payload bytes since the last one (0: never by bytes). Default 64 MiB.
     pub bytes: u64,
+    /// At the latest this long after an entry was applied that no snapshot covers, and up to a quarter longer, so that
+    /// replicas take turns. Default: never by time.
+    pub interval: Option<Duration>,
+    /// Also when this says so. Default: nobody is asked.
+    pub trigger: Option<SnapshotTrigger>,
     /// How many entries below the snapshot stay in the log for followers that are a little behind. Default 1,000.
     pub trailing_entries: u64,
     /// How many snapshots to keep, at least 1. Default 2.
@@ -100,6 +107,7 @@ impl SnapshotPolicy {
                 "between 1 byte and 64 MiB",
             ),
             (self.window_bytes > 0, "snapshots.window_bytes", "above 0"),
+            (self.interval.is_none_or(|interval| !interval.is_zero()), "snapshots.interval", "above 0"),
         ])
     }
 }
@@ -137,6 +145,8 @@ impl Default for SnapshotPolicy {
         Self {
             entries: 10_000,
             bytes: 64 << 20,
+            interval: None,
+            trigger: None,
             trailing_entries: 1_000,
             keep: 2,
             chunk_bytes: 256 << 10,

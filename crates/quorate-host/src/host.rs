@@ -9,15 +9,16 @@ use quorate_core::{
 };
 use quorate_storage::{LogError, SnapshotInfo};
 
-use crate::command::ENVELOPE_BYTES_MAX;
 use crate::config::{GroupConfig, HostConfig};
 use crate::deadlines::Deadlines;
 use crate::event::{
     Applied, ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work,
 };
 use crate::forwarding::{Behalf, OWN_TICKETS};
+use crate::latency::StageLatencies;
 use crate::pace::Pace;
 use crate::peer::{PeerBody, PeerMessage};
+use crate::reconfiguring::with_envelope;
 use crate::replica::Replica;
 use crate::request::{Request, RequestError, Ticket};
 use crate::snapshotter::drop_view;
@@ -98,6 +99,8 @@ pub struct GroupStatus {
     pub membership_id: LogId,
     /// On a leader: how far each member is.
     pub progress: Vec<(ReplicaId, ProgressStatus)>,
+    /// Where the time of commands went while it led. Not followed by `watch`es.
+    pub latencies: Arc<StageLatencies>,
 }
 
 /// All replicas of a process.
@@ -185,11 +188,8 @@ impl Host {
             return Err(OpenError::Config { group, error });
         }
         let turn_bytes = setup.config.snapshots.chunk_bytes.saturating_mul(self.config.snapshot_sends_max);
-        let mut config = setup.config.core.clone();
+        let mut config = with_envelope(setup.config.core.clone());
         config.id = setup.replica;
-        // The limit is the user's; the core counts what goes into the log.
-        config.command_bytes_max = config.command_bytes_max.saturating_add(ENVELOPE_BYTES_MAX);
-        config.uncommitted_bytes_max = config.uncommitted_bytes_max.saturating_add(ENVELOPE_BYTES_MAX);
         config.seed ^= (setup.replica.0 << 32) ^ group.0 ^ now.mono.0 ^ now.unix_millis;
         let core = RawNode::new(config, setup.restored.clone(), now.mono)
             .map_err(|error| OpenError::Inconsistent { group, reason: error.to_string() })?;
@@ -360,6 +360,7 @@ impl Host {
             PeerBody::SnapshotChunk(chunk) => {
                 if replica.is_wanted(&chunk) && replica.vouches(from, chunk.from) {
                     replica.hear(from, chunk.from);
+                    replica.note_piece(&chunk, &mut self.work);
                     self.work.snapshots.push(SnapshotTask::Receive { group, node: from, chunk });
                 }
             }
@@ -385,7 +386,7 @@ impl Host {
             }
             PeerBody::SnapshotAck(ack) => {
                 if ack.to == replica.id && replica.vouches(from, ack.from) {
-                    replica.on_stream_ack(now, &ack);
+                    replica.on_stream_ack(now, &ack, &mut self.work);
                     self.work.snapshots.push(SnapshotTask::Acked { group, ack });
                 }
             }
@@ -523,6 +524,7 @@ impl Host {
             membership: Arc::clone(status.membership),
             membership_id: status.membership_id,
             progress: replica.core.progress().collect(),
+            latencies: Arc::clone(&replica.latencies),
         })
     }
 

@@ -128,6 +128,7 @@ mod event;
 mod forward_codec;
 mod forwarding;
 mod host;
+mod latency;
 mod log_fetcher;
 mod log_lane;
 mod log_writer;
@@ -142,6 +143,7 @@ mod request;
 mod sending;
 mod sessions;
 mod snapshot_content;
+mod snapshot_trigger;
 mod snapshots;
 mod snapshotter;
 mod state_machine;
@@ -152,6 +154,7 @@ pub use applier::{Applier, RecoveredMachine};
 pub use config::{GroupConfig, HostConfig, SessionConfig, SnapshotPolicy};
 pub use event::*;
 pub use host::{GroupSetup, GroupStatus, Host, OpenError};
+pub use latency::{LatencyHistogram, StageLatencies};
 pub use log_fetcher::LogFetcher;
 pub use log_writer::LogWriter;
 pub use peer::{
@@ -162,5 +165,7 @@ pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, re
 pub use request::{
     Answer, Consistency, Dedupe, LeaderHint, LeaderRequest, Outcome, Request, RequestError, SessionId, Ticket,
 };
+pub use snapshot_content::SnapshotContent;
+pub use snapshot_trigger::{SnapshotDue, SnapshotTrigger};
 pub use snapshotter::Snapshotter;
 pub use state_machine::{BatchEnd, Command, MachineError, Recovered, SnapshotSource, StateMachine};

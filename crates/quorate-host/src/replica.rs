@@ -13,6 +13,7 @@
 //! * Only this file looks at the core's `Ready`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::{Entry, Fetch, GroupId, LogIndex, MonoTime, NodeId, RawNode, ReplicaId, RoleName, Term};
@@ -21,6 +22,7 @@ use quorate_storage::SnapshotInfo;
 use crate::config::GroupConfig;
 use crate::event::{Applied, ApplyTask, FetchTask, LogTask, Now, Outbound, SnapshotTask, Work};
 use crate::forwarding::Forwarding;
+use crate::latency::{Sample, StageLatencies};
 use crate::peer::{PeerBody, PeerMessage};
 use crate::reads::Reads;
 use crate::request::{Answer, LeaderHint, RequestError, Ticket};
@@ -79,6 +81,11 @@ pub(crate) struct Replica {
     pub(crate) snapshot_tickets: Vec<Ticket>,
     pub(crate) entries_since: u64,
     pub(crate) bytes_since: u64,
+    /// When the first entry was applied that no snapshot covers.
+    pub(crate) uncovered_since: Option<MonoTime>,
+    /// The command that is followed through its stages, and what was measured so far.
+    pub(crate) sample: Option<Sample>,
+    pub(crate) latencies: Arc<StageLatencies>,
     pub(crate) streams: BTreeMap<ReplicaId, Streaming>,
     /// How long one piece of every stream of the host may take.
     pub(crate) stream_turn: Duration,
@@ -119,6 +126,9 @@ impl Replica {
             snapshot_tickets: Vec::new(),
             entries_since: 0,
             bytes_since: 0,
+            uncovered_since: None,
+            sample: None,
+            latencies: Arc::default(),
             streams: BTreeMap::new(),
             stream_turn: Duration::ZERO,
             staged: BTreeMap::new(),
@@ -208,6 +218,7 @@ impl Replica {
         self.release_reads(work);
         self.watch_transfer(now, work);
         self.watch_forwarded(now, work);
+        self.watch_sample(now);
     }
 
     // ---- completions ----------------------------------------------------------------------------
@@ -220,7 +231,8 @@ impl Replica {
                 self.applied = self.applied.max(through);
                 self.answer(through, responses, work);
                 self.core.on_applied(now.mono, through);
-                self.maybe_snapshot(work);
+                self.uncovered_since = self.uncovered_since.or(Some(now.mono));
+                self.maybe_snapshot(now, work);
             }
             Applied::Restored { last, .. } => {
                 self.applied = self.applied.max(last.index);
@@ -257,6 +269,7 @@ impl Replica {
         self.watch_streams(now, work);
         self.watch_forwarded(now, work);
         self.watch_disk(now);
+        self.maybe_snapshot(now, work);
     }
 
     pub(crate) fn next_deadline(&self) -> MonoTime {
@@ -272,6 +285,7 @@ impl Replica {
             .chain(disk)
             .chain(self.blocked)
             .chain(self.forwarding.deadline())
+            .chain(self.snapshot_deadline())
             .fold(self.core.next_deadline(), MonoTime::min)
     }
 

@@ -99,6 +99,27 @@ impl ContentReader {
     }
 }
 
+/// A state machine's part of a stored snapshot, as a stream: what its `SnapshotSource` gave, byte for byte.
+pub struct SnapshotContent(ContentReader);
+
+impl SnapshotContent {
+    /// The content of an opened snapshot. Reads what comes before it, from the disk.
+    ///
+    /// # Errors
+    /// It is damaged, or of a format that this build does not know.
+    pub fn new(reader: Box<dyn SnapshotReader>) -> io::Result<Self> {
+        let mut content = ContentReader::new(reader);
+        read_sessions(&mut content)?;
+        Ok(Self(content))
+    }
+}
+
+impl Read for SnapshotContent {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
 impl Read for ContentReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read_at(self.offset, buffer).map_err(invalid)?;

@@ -8,13 +8,14 @@
 
 use std::sync::Arc;
 
-use quorate_core::{LogIndex, Message, SnapshotMeta, Term};
+use quorate_core::{LogIndex, Message, MonoTime, SnapshotMeta, Term};
 use quorate_storage::{GroupWrite, SnapshotInfo};
 
 use crate::event::{ApplyTask, LogTask, Now, SnapshotTask, Work};
 use crate::peer::SnapshotChunk;
 use crate::replica::Replica;
 use crate::request::{Answer, RequestError};
+use crate::snapshot_trigger::SnapshotDue;
 
 /// The most snapshots from leaders that wait for the core to switch to one of them.
 const STAGED_MAX: usize = 4;
@@ -28,10 +29,22 @@ pub(crate) enum SnapshotState {
 }
 
 impl Replica {
-    pub(crate) fn maybe_snapshot(&mut self, work: &mut Work) {
+    /// Takes a snapshot if the policy says so.
+    pub(crate) fn maybe_snapshot(&mut self, now: Now, work: &mut Work) {
+        let Some(since) = self.uncovered_since else { return };
         let policy = &self.config.snapshots;
+        let status = self.core.status();
+        let facts = || SnapshotDue {
+            entries: self.entries_since,
+            bytes: self.bytes_since,
+            age: now.mono.since(since),
+            log_entries: status.last.index.0 - status.compacted.index.0,
+            applied: self.applied,
+        };
         let due = (policy.entries > 0 && self.entries_since >= policy.entries)
-            || (policy.bytes > 0 && self.bytes_since >= policy.bytes);
+            || (policy.bytes > 0 && self.bytes_since >= policy.bytes)
+            || self.snapshot_deadline().is_some_and(|deadline| deadline <= now.mono)
+            || policy.trigger.as_ref().is_some_and(|trigger| trigger.is_due(&facts()));
         if !due {
             return;
         }
@@ -39,12 +52,28 @@ impl Replica {
             // The machine keeps its own state: making it durable is enough to drop log entries.
             if !self.flushing {
                 self.flushing = true;
-                (self.entries_since, self.bytes_since) = (0, 0);
+                self.start_counting();
                 work.apply.push(ApplyTask::Flush { group: self.group });
             }
         } else {
             self.capture(work);
         }
+    }
+
+    /// What was given to apply so far is, or is about to be, covered.
+    fn start_counting(&mut self) {
+        (self.entries_since, self.bytes_since) = (0, 0);
+        self.uncovered_since = None;
+    }
+
+    /// When the policy wants a snapshot because time has passed, if it may be taken now.
+    pub(crate) fn snapshot_deadline(&self) -> Option<MonoTime> {
+        if self.snapshot_state != SnapshotState::Idle || self.flushing {
+            return None;
+        }
+        let interval = self.config.snapshots.interval?;
+        let turn = u32::try_from(self.id.0 % 4).unwrap_or(0);
+        Some(self.uncovered_since? + interval + interval / 16 * turn)
     }
 
     /// Starts taking a snapshot of everything given to the applier so far.
@@ -54,7 +83,7 @@ impl Replica {
         }
         if let Some(meta) = self.core.snapshot_meta(self.handed) {
             self.snapshot_state = SnapshotState::Capturing;
-            (self.entries_since, self.bytes_since) = (0, 0);
+            self.start_counting();
             work.apply.push(ApplyTask::Capture { group: self.group, meta });
         }
     }
@@ -77,6 +106,7 @@ impl Replica {
 
     pub(crate) fn on_save_failed(&mut self, now: Now, reason: &str, work: &mut Work) {
         self.snapshot_state = SnapshotState::Idle;
+        self.uncovered_since = self.uncovered_since.or(Some(now.mono));
         for ticket in std::mem::take(&mut self.snapshot_tickets) {
             work.replies.push((ticket, Err(RequestError::Snapshot { what: reason.to_owned() })));
         }
@@ -110,7 +140,7 @@ impl Replica {
         };
         self.handed = meta.last.index;
         self.snapshot = Some(snapshot.clone());
-        (self.entries_since, self.bytes_since) = (0, 0);
+        self.start_counting();
         work.apply.push(ApplyTask::Restore { group: self.group, snapshot });
     }
 

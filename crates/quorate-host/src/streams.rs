@@ -7,12 +7,13 @@
 //!                                                                  │ no progress: give up
 //! ```
 
+use std::ops::Range;
 use std::time::Duration;
 
-use quorate_core::{LogIndex, MonoTime, ReplicaId, RoleName, SnapshotOutcome, Term};
+use quorate_core::{LogId, LogIndex, MonoTime, RaftEvent, ReplicaId, RoleName, SnapshotOutcome, Term};
 
 use crate::event::{Now, SendOutcome, SnapshotSend, SnapshotTask, Work};
-use crate::peer::SnapshotAck;
+use crate::peer::{SnapshotAck, SnapshotChunk};
 use crate::replica::Replica;
 use crate::snapshots::SnapshotState;
 
@@ -23,6 +24,8 @@ const PATIENCE: u32 = 10;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Streaming {
     term: Term,
+    /// The length of the snapshot, once it is known which.
+    bytes: u64,
     phase: Phase,
 }
 
@@ -45,6 +48,25 @@ enum Phase {
     },
 }
 
+/// What is told when a piece gets a stream into its next tenth.
+fn progress_of(
+    peer: ReplicaId,
+    sends: bool,
+    last: LogId,
+    piece: &Range<u64>,
+    bytes_total: u64,
+) -> Option<RaftEvent> {
+    let tenth = |offset: u64| u128::from(offset) * 10 / u128::from(bytes_total.max(1));
+    let bytes = piece.end;
+    (tenth(bytes) > tenth(piece.start)).then_some(RaftEvent::SnapshotProgress {
+        peer,
+        sends,
+        last,
+        bytes,
+        bytes_total,
+    })
+}
+
 impl Replica {
     /// Streams the newest snapshot to a follower, taking one first if none is new enough.
     pub(crate) fn stream(&mut self, now: Now, to: ReplicaId, at_least: LogIndex, work: &mut Work) {
@@ -56,14 +78,14 @@ impl Replica {
             return;
         };
         let Some(snapshot) = newest else {
-            self.streams.insert(to, Streaming { term, phase: Phase::Capturing { at_least } });
+            self.streams.insert(to, Streaming { term, bytes: 0, phase: Phase::Capturing { at_least } });
             self.capture(work);
             if self.snapshot_state == SnapshotState::Idle {
                 self.end_stream(now, to, SnapshotOutcome::Failed);
             }
             return;
         };
-        self.streams.insert(to, Streaming { term, phase: Phase::Queued });
+        self.streams.insert(to, Streaming { term, bytes: snapshot.bytes, phase: Phase::Queued });
         let (group, from, policy) = (self.group, self.id, &self.config.snapshots);
         let (chunk_bytes, window_bytes) = (policy.chunk_bytes, policy.window_bytes);
         let send =
@@ -103,18 +125,28 @@ impl Replica {
     }
 
     /// An answer came: the stream lives, and if it got further it makes progress.
-    pub(crate) fn on_stream_ack(&mut self, now: Now, ack: &SnapshotAck) {
+    pub(crate) fn on_stream_ack(&mut self, now: Now, ack: &SnapshotAck, work: &mut Work) {
         let interval = self.config.core.heartbeat_interval;
         let patience = self.stream_patience();
-        if let Some(Streaming { phase: Phase::Sending { reached, until, ask_at, pause }, .. }) =
+        if let Some(Streaming { phase: Phase::Sending { reached, until, ask_at, pause }, bytes, .. }) =
             self.streams.get_mut(&ack.from)
         {
+            let piece = *reached..ack.next_offset.min(*bytes);
+            let progress = progress_of(ack.from, true, ack.last, &piece, *bytes);
+            work.events.extend(progress.map(|event| (self.group, event)));
             if ack.next_offset > *reached {
                 *until = now.mono + patience;
             }
             *reached = ack.next_offset;
             (*pause, *ask_at) = (interval, now.mono + interval);
         }
+    }
+
+    /// A piece came from a leader.
+    pub(crate) fn note_piece(&self, chunk: &SnapshotChunk, work: &mut Work) {
+        let piece = chunk.offset..chunk.offset.saturating_add(chunk.data.len() as u64).min(chunk.bytes);
+        let progress = progress_of(chunk.from, false, chunk.meta.last, &piece, chunk.bytes);
+        work.events.extend(progress.map(|event| (self.group, event)));
     }
 
     /// The snapshotter is done with a stream.

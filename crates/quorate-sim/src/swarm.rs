@@ -95,6 +95,7 @@ fn draw_group(rng: &mut Rng) -> GroupConfig {
         keep: usize::try_from(rng.between(1, 3)).unwrap_or(1),
         chunk_bytes: usize::try_from(rng.between(40, 2_000)).unwrap_or(40),
         window_bytes: rng.between(100, 8_000),
+        ..SnapshotPolicy::default()
     };
     // An hour, or so short that sessions of slow clients expire under them.
     let idle_max = Duration::from_millis(*rng.pick(&[3_600_000, 3_600_000, 3_600_000, 700]).unwrap_or(&700));

@@ -39,6 +39,7 @@ impl World {
             | RaftEvent::ProgressChanged { .. }
             | RaftEvent::SnapshotOffered { .. }
             | RaftEvent::SnapshotEnded { .. }
+            | RaftEvent::SnapshotProgress { .. }
             | RaftEvent::ReadsServed { .. }
             | RaftEvent::ReadsFailed { .. }
             | RaftEvent::QuiescenceChanged { .. }
@@ -127,6 +128,7 @@ const fn point(event: &RaftEvent) -> Option<&'static str> {
         | RaftEvent::Committed { .. }
         | RaftEvent::MembershipChanged { .. }
         | RaftEvent::Compacted { .. }
+        | RaftEvent::SnapshotProgress { .. }
         | RaftEvent::SnapshotOffered { .. }
         | RaftEvent::SnapshotEnded { .. }
         | RaftEvent::ReadsServed { .. }

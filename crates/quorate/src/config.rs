@@ -223,16 +223,38 @@ impl NodeConfig {
     /// # Errors
     /// As for [`NodeConfig::validate`].
     pub fn validate_group(&self, group: &GroupConfig) -> Result<(), ConfigError> {
-        let core = &group.core;
-        let message_bytes = core.command_bytes_max.saturating_add(core.append_bytes_max);
-        if message_bytes.saturating_add(1 << 20) > self.transport.frame_bytes_max as u64 {
-            let must = "at least 1 MiB above group.core.command_bytes_max + append_bytes_max".to_owned();
-            return Err(ConfigError { field: "transport.frame_bytes_max", must });
-        }
-        if group.snapshots.chunk_bytes.saturating_add(1 << 20) > self.transport.frame_bytes_max {
-            let must = "at most 1 MiB below transport.frame_bytes_max".to_owned();
-            return Err(ConfigError { field: "group.snapshots.chunk_bytes", must });
-        }
+        fits_in_frames(group, self.transport.frame_bytes_max)?;
         group.snapshots.validate().map_err(ConfigError::from)
+    }
+}
+
+/// Whether everything that a group says to its peers fits into frames of this size.
+pub(crate) fn fits_in_frames(group: &GroupConfig, frame_bytes_max: usize) -> Result<(), FrameLimit> {
+    let core = &group.core;
+    let message_bytes = core.command_bytes_max.saturating_add(core.append_bytes_max);
+    if message_bytes.saturating_add(1 << 20) > frame_bytes_max as u64 {
+        return Err(FrameLimit {
+            field: "transport.frame_bytes_max",
+            must: "at least 1 MiB above group.core.command_bytes_max + append_bytes_max",
+        });
+    }
+    if group.snapshots.chunk_bytes.saturating_add(1 << 20) > frame_bytes_max {
+        return Err(FrameLimit {
+            field: "group.snapshots.chunk_bytes",
+            must: "at most 1 MiB below transport.frame_bytes_max",
+        });
+    }
+    Ok(())
+}
+
+/// A group whose messages are larger than frames may be.
+pub(crate) struct FrameLimit {
+    pub(crate) field: &'static str,
+    pub(crate) must: &'static str,
+}
+
+impl From<FrameLimit> for ConfigError {
+    fn from(limit: FrameLimit) -> Self {
+        Self { field: limit.field, must: limit.must.to_owned() }
     }
 }

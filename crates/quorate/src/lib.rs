@@ -32,7 +32,7 @@
 //! | `Leader`, `State`, `Stats`, `LeaderCh` | [`Raft::leader`], [`Raft::state`], [`Raft::stats`], [`Raft::leader_changes`] |
 //! | `RecoverCluster`, `HasExistingState`, `GetConfiguration` | [`recover_cluster`], [`has_existing_state`], [`inspect`], [`Raft::membership`] |
 //! | `ReloadConfig` | [`Raft::update_config`] |
-//! | `LeadershipTransfer`, `Snapshot` | [`Raft::transfer_leadership`], [`Raft::take_snapshot`] |
+//! | `LeadershipTransfer`, `Snapshot` | [`Raft::transfer_leadership`], [`Raft::snapshot`] |
 //! | `NewRaft` with its six parts | [`Node::builder`]; `LogStore` and `StableStore` are one [`LogStoreKind`] |
 //! | `BootstrapCluster` | [`Start::Bootstrap`] |
 //! | `RegisterObserver` | [`Raft::events`], [`Raft::watch`] |
@@ -53,6 +53,7 @@ mod raft;
 mod reading;
 mod runtime;
 mod state;
+mod stored_snapshot;
 mod stores;
 mod transport;
 mod typed;
@@ -68,6 +69,7 @@ pub use offline::{
 };
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
 pub use state::{LeaderChanges, LeaderInfo, Leadership, RaftState, RaftStats};
+pub use stored_snapshot::{ReadSnapshotError, StoredSnapshot};
 pub use stores::{LogStoreKind, SnapshotStoreKind, StoreError, StorePlace};
 pub use transport::{
     AddressResolver, HandshakeError, Identity, Inbound, MemoryNetwork, MemoryTransport, PeerStatus, Refusal,
@@ -86,9 +88,10 @@ pub use quorate_core::{
     SnapshotMeta, Term,
 };
 pub use quorate_host::{
-    BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, HostConfig, Lane, LeaderHint,
-    MachineError, Outbound, Outcome, PeerBody, PeerMessage, RecoverError, Recovered, RequestError,
-    SessionConfig, SessionId, SnapshotPolicy, SnapshotSource, StateMachine,
+    BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, HostConfig, Lane, LatencyHistogram,
+    LeaderHint, MachineError, Outbound, Outcome, PeerBody, PeerMessage, RecoverError, Recovered,
+    RequestError, SessionConfig, SessionId, SnapshotContent, SnapshotDue, SnapshotPolicy, SnapshotSource,
+    SnapshotTrigger, StageLatencies, StateMachine,
 };
 #[cfg(feature = "redb")]
 pub use quorate_storage::RedbConfig;

@@ -278,11 +278,13 @@ impl Node {
         let shared = Arc::new(Shared {
             node: config.node,
             clock: Clock::new(),
+            frame_bytes_max: config.transport.frame_bytes_max,
             mailbox: Mailbox::new(),
             requests: Gauge::new(queues.requests_max, queues.request_bytes_max),
             inbound: Gauge::new(usize::MAX, queues.inbound_bytes_max),
             backlog: Gauge::new(usize::MAX, queues.backlog_bytes_max),
             log_stats: Mutex::new(log_store.stats()),
+            snapshots: Arc::clone(&snapshots),
             event_log: EventLog::default(),
             failure: watch::Sender::new(None),
         });

@@ -20,6 +20,7 @@ use quorate_host::{
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
+use crate::config::{FrameLimit, fits_in_frames};
 use crate::runtime::host_thread::{GroupFeed, HostInput, Shared};
 
 /// A command that was applied.
@@ -68,7 +69,7 @@ pub struct Timeout {
 pub struct Raft {
     group: GroupId,
     pub(crate) shared: Arc<Shared>,
-    feed: GroupFeed,
+    pub(crate) feed: GroupFeed,
     /// What the replica behaves by; locked while it is being changed.
     pub(crate) config: Arc<tokio::sync::Mutex<GroupConfig>>,
     /// How long a request through this handle may take.
@@ -418,7 +419,7 @@ impl Raft {
     }
 
     /// Changes how this replica behaves while it runs: `core.election_timeout`, `core.heartbeat_interval`,
-    /// `core.election_delay`, the snapshot policy (but for the size of pieces) and the limits of what waits.
+    /// `core.election_delay`, the core's limits, the snapshot policy (but for the size of pieces) and the limits of what waits.
     /// Returns what is in effect. Lasts until the group is closed; changes are made one after the other.
     ///
     /// # Errors
@@ -431,6 +432,8 @@ impl Raft {
         let mut kept = self.config.lock().await;
         let mut config = kept.clone();
         change(&mut config);
+        fits_in_frames(&config, self.shared.frame_bytes_max)
+            .map_err(|FrameLimit { field, must }| RequestError::Config { field, must })?;
         let Answer::Reconfigured =
             self.ask(Request::Reconfigure { config: Box::new(config.clone()) }).await?
         else {
@@ -449,11 +452,11 @@ impl Raft {
         Ok(())
     }
 
-    /// Takes a snapshot now and waits until it is durable; returns what it covers.
+    /// Takes a snapshot now and waits until it is durable; returns what it covers. [`Raft::snapshot`] returns the
+    /// snapshot itself.
     ///
     /// # Errors
     /// `Snapshot`: with the reason. The replica goes on.
-    #[doc(alias = "snapshot")]
     pub async fn take_snapshot(&self) -> Result<LogId, RequestError> {
         let Answer::SnapshotTaken { last } = self.ask(Request::TakeSnapshot).await? else {
             return Err(unexpected());
@@ -520,6 +523,7 @@ impl Raft {
 
     /// Hands requests to the host thread, which looks at all of them in one turn. One answer each.
     fn send_together(&self, requests: impl IntoIterator<Item = Request>) -> Vec<PendingAnswer> {
+        let asked = self.shared.clock.now().mono;
         let mut states = Vec::new();
         let mut inputs = Vec::new();
         let mut full = None;
@@ -535,7 +539,7 @@ impl Raft {
                 continue;
             };
             let (reply, answer) = oneshot::channel();
-            inputs.push(HostInput::Request { group: self.group, request, reply, permit });
+            inputs.push(HostInput::Request { group: self.group, request, asked, reply, permit });
             states.push(AnswerState::Waiting(answer));
         }
         if self.shared.mailbox.push_together(inputs).is_err() {

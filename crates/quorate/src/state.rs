@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use quorate_core::{LogId, LogIndex, NodeId, ProgressStatus, ReplicaId, RoleName, Term};
-use quorate_host::GroupStatus;
+use quorate_host::{GroupStatus, LatencyHistogram, StageLatencies};
 use tokio::sync::watch;
 
 use crate::raft::{Raft, Timeout};
@@ -128,6 +129,10 @@ pub struct RaftStats {
     pub last_contact: Option<Duration>,
     /// On a leader: how far each member is.
     pub progress: Vec<(ReplicaId, ProgressStatus)>,
+    /// How long requests waited for the thread that drives the groups, one of eight measured.
+    pub queued: LatencyHistogram,
+    /// Where the time of commands went while this replica led, from then on. One command at a time is followed.
+    pub latencies: Arc<StageLatencies>,
 }
 
 impl RaftStats {
@@ -221,6 +226,8 @@ impl Raft {
                 }
             },
             progress: status.progress,
+            queued: self.feed.queued.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            latencies: status.latencies,
         }
     }
 

@@ -174,6 +174,7 @@ impl Writer {
             | RaftEvent::AppendRejected { .. }
             | RaftEvent::ProgressChanged { .. }
             | RaftEvent::SnapshotEnded { .. }
+            | RaftEvent::SnapshotProgress { .. }
             | RaftEvent::SnapshotReceived { .. }
             | RaftEvent::ReadsServed { .. }
             | RaftEvent::ReadsFailed { .. }

@@ -102,6 +102,7 @@ pub(crate) const fn is_plain(event: &RaftEvent) -> bool {
         | RaftEvent::ProgressChanged { .. }
         | RaftEvent::SnapshotOffered { .. }
         | RaftEvent::SnapshotEnded { .. }
+        | RaftEvent::SnapshotProgress { .. }
         | RaftEvent::SnapshotReceived { .. }
         | RaftEvent::ReadsServed { .. }
         | RaftEvent::ReadsFailed { .. }
@@ -158,6 +159,9 @@ pub(crate) fn event(event: &RaftEvent) -> String {
         }
         RaftEvent::SnapshotEnded { to, outcome } => {
             format!("hears that the snapshot to {to} was {outcome:?}")
+        }
+        RaftEvent::SnapshotProgress { peer, bytes, bytes_total, .. } => {
+            format!("moves a snapshot with {peer}: {bytes} of {bytes_total}")
         }
         RaftEvent::SnapshotReceived { last, taken } => format!("got a snapshot of {last}: {taken:?}"),
         RaftEvent::ReadsServed { index, reads } => format!("serves {reads} reads at {index}"),

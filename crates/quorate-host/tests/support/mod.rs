@@ -197,6 +197,8 @@ pub struct Cluster {
     next_ticket: u64,
     /// How many snapshots were written.
     pub saves: usize,
+    /// What the nodes told.
+    pub events: Vec<(NodeId, RaftEvent)>,
     pub config: GroupConfig,
     pub host_config: HostConfig,
     /// Whether a message is lost on its way.
@@ -231,6 +233,7 @@ impl Cluster {
             durable: false,
             next_ticket: 1,
             saves: 0,
+            events: Vec::new(),
             config,
             host_config: HostConfig::default(),
             loses: None,
@@ -343,6 +346,7 @@ impl Cluster {
                     self.replies.insert(ticket, reply);
                 }
                 self.stopped.extend(work.stopped.drain(..).map(|(group, reason)| (*id, group, reason)));
+                self.events.extend(work.events.drain(..).map(|(_, event)| (*id, event)));
                 self.wire.extend(work.send.drain(..).map(|outbound| (*id, outbound)));
                 node.waiting.extend(work.log);
                 if !node.data.log.hangs() && !node.waiting.is_empty() {

@@ -74,6 +74,7 @@ const fn loudness(event: &RaftEvent) -> Loudness {
         | RaftEvent::Committed { .. }
         | RaftEvent::Compacted { .. }
         | RaftEvent::ProgressChanged { .. }
+        | RaftEvent::SnapshotProgress { .. }
         | RaftEvent::SnapshotReceived { .. }
         | RaftEvent::ReadsServed { .. }
         | RaftEvent::ReadsFailed { .. }

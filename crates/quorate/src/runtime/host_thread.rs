@@ -6,12 +6,12 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quorate_core::{GroupId, Membership, NodeId, RaftEvent};
+use quorate_core::{GroupId, Membership, MonoTime, NodeId, RaftEvent};
 use quorate_host::{
-    Answer, Applied, ApplyTask, Event, GroupSetup, GroupStatus, Host, HostConfig, OpenError, PeerMessage,
-    Request, RequestError, SendOutcome, SnapshotEvent, SnapshotTask, Ticket, Work,
+    Answer, Applied, ApplyTask, Event, GroupSetup, GroupStatus, Host, HostConfig, LatencyHistogram,
+    OpenError, PeerMessage, Request, RequestError, SendOutcome, SnapshotEvent, SnapshotTask, Ticket, Work,
 };
-use quorate_storage::LogStats;
+use quorate_storage::{LogStats, SnapshotStore};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::runtime::clock::Clock;
@@ -40,7 +40,7 @@ pub(crate) enum HostInput {
     /// A message from a peer.
     Received { from: NodeId, message: PeerMessage, permit: Permit },
     /// A user asks something.
-    Request { group: GroupId, request: Request, reply: Reply, permit: Permit },
+    Request { group: GroupId, request: Request, asked: MonoTime, reply: Reply, permit: Permit },
     /// Somebody is about to read what is on disk of a group, to open it: answered when no replica here can change
     /// that any more.
     Reserve { group: GroupId, reply: Reserved },
@@ -56,6 +56,7 @@ pub(crate) enum HostInput {
 pub(crate) struct Shared {
     pub(crate) node: NodeId,
     pub(crate) clock: Clock,
+    pub(crate) frame_bytes_max: usize,
     pub(crate) mailbox: Mailbox<HostInput>,
     /// Requests that wait for the host thread.
     pub(crate) requests: Arc<Gauge>,
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     /// What waits for the disk and the state machines.
     pub(crate) backlog: Arc<Gauge>,
     pub(crate) log_stats: Mutex<LogStats>,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) event_log: EventLog,
     /// Why the node has stopped by itself.
     pub(crate) failure: watch::Sender<Option<String>>,
@@ -107,6 +109,8 @@ pub(crate) struct GroupFeed {
     pub(crate) status: watch::Receiver<GroupStatus>,
     pub(crate) events: broadcast::WeakSender<RaftEvent>,
     pub(crate) stopped: watch::Receiver<Option<String>>,
+    /// How long requests have waited for the host thread.
+    pub(crate) queued: Arc<Mutex<LatencyHistogram>>,
 }
 
 /// The other end of a [`GroupFeed`].
@@ -114,6 +118,7 @@ struct GroupOutlet {
     status: watch::Sender<GroupStatus>,
     events: broadcast::Sender<RaftEvent>,
     stopped: watch::Sender<Option<String>>,
+    queued: Arc<Mutex<LatencyHistogram>>,
 }
 
 /// The mailboxes and the transport that the host hands its work to.
@@ -188,7 +193,8 @@ impl HostThread {
                     self.host.on_event(now, Event::Received { from, message });
                     drop(permit);
                 }
-                HostInput::Request { group, request, reply, permit } => {
+                HostInput::Request { group, request, asked, reply, permit } => {
+                    self.note_queued(group, now.mono.since(asked));
                     let ticket = Ticket(self.next_ticket);
                     self.next_ticket += 1;
                     self.waiting.insert(ticket, reply);
@@ -230,6 +236,15 @@ impl HostThread {
         }
     }
 
+    /// One request of eight is measured.
+    fn note_queued(&self, group: GroupId, waited: Duration) {
+        if self.next_ticket.is_multiple_of(8)
+            && let Some(outlet) = self.groups.get(&group)
+        {
+            outlet.queued.lock().unwrap_or_else(PoisonError::into_inner).record(waited);
+        }
+    }
+
     /// What fails quietly, because the replica goes on without it.
     fn warn(&self, event: &Event) {
         if let Event::Snapshot(SnapshotEvent::SaveFailed { group, reason }) = event {
@@ -263,8 +278,14 @@ impl HostThread {
             let (status, status_feed) = watch::channel(status);
             let (events, _) = broadcast::channel(EVENTS_KEPT);
             let (stopped, stopped_feed) = watch::channel(None);
-            let feed = GroupFeed { status: status_feed, events: events.downgrade(), stopped: stopped_feed };
-            self.groups.insert(group, GroupOutlet { status, events, stopped });
+            let queued = Arc::<Mutex<LatencyHistogram>>::default();
+            let feed = GroupFeed {
+                status: status_feed,
+                events: events.downgrade(),
+                stopped: stopped_feed,
+                queued: Arc::clone(&queued),
+            };
+            self.groups.insert(group, GroupOutlet { status, events, stopped, queued });
             feed
         });
         let is_open = answer.is_ok();

@@ -1,10 +1,12 @@
 //! What the handle offers beside commands and questions: deadlines, batches, state, leadership, configuration.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::time::Duration;
 
 use quorate::{
     Dedupe, NodeId, Outcome, RaftEvent, RaftState, ReplicaId, RequestError, RoleName, Start, Storage,
+    StoredSnapshot,
 };
 
 use crate::harness::{Cluster, ELECTION_TIMEOUT, PATIENCE, Wire, lines, memory, numbers};
@@ -100,6 +102,30 @@ async fn state_leader_and_figures_are_those_of_the_replica() {
     let kept = theirs.clone();
     cluster.shutdown().await;
     assert_eq!(kept.state().to_string(), "Shutdown");
+}
+
+/// A backup: the content of a snapshot is the state machine's bytes and nothing else.
+#[tokio::test]
+async fn a_snapshot_taken_by_hand_can_be_read_and_figures_say_where_time_goes() {
+    let cluster = Cluster::start(3, memory(), |_| {}).await;
+    let leader = cluster.rafts[&cluster.leader().await].clone();
+    leader.open_session().await.unwrap();
+    cluster.apply_all(numbers(0..10)).await;
+    let snapshot = leader.snapshot().await.unwrap();
+    assert_eq!((snapshot.id(), snapshot.meta().last), (leader.status().snapshot, leader.status().last));
+    for _ in 0..2 {
+        let mut content = String::new();
+        snapshot.open().unwrap().read_to_string(&mut content).unwrap();
+        assert_eq!(content, lines(0..10));
+    }
+    cluster.apply_all(numbers(10..11)).await;
+    leader.snapshot().await.unwrap();
+    let kept: Vec<_> = leader.snapshots().await.unwrap().iter().map(StoredSnapshot::id).collect();
+    assert_eq!(kept, [snapshot.id(), leader.status().snapshot]);
+    let stats = leader.stats();
+    assert!(stats.latencies.applied.count() > 5 && stats.queued.count() > 0);
+    assert!(stats.latencies.committed.quantile(500) <= stats.latencies.applied.quantile(1000));
+    cluster.shutdown().await;
 }
 
 /// Being elected and being ready to serve are two things: a new leader has old entries to apply first.
@@ -212,9 +238,17 @@ async fn a_running_replica_takes_new_timings_and_limits_and_refuses_what_needs_a
     assert!(matches!(wrong, RequestError::Config { field: "election_timeout", .. }), "{wrong:?}");
     let fixed = raft.update_config(|config| config.sessions.bytes_max = 1).await.unwrap_err();
     assert!(matches!(fixed, RequestError::Config { field: "sessions", .. }), "{fixed:?}");
+    let limited = raft.update_config(|config| config.core.command_bytes_max = 10).await.unwrap();
+    let refused = raft.apply("eleven bytes").await.unwrap_err();
+    assert!(matches!(refused, RequestError::TooLarge { bytes: 12, bytes_max: 10 }), "{refused:?}");
+    assert_eq!(limited.core.command_bytes_max, 10);
+    // More than a frame between nodes can hold would be acknowledged by nobody, ever.
+    let wide = raft.update_config(|config| config.core.append_bytes_max = 1 << 30).await.unwrap_err();
+    assert!(matches!(wide, RequestError::Config { field: "transport.frame_bytes_max", .. }), "{wide:?}");
     // What was refused is not kept for the next change.
     let kept = raft.update_config(|config| config.requests_max = 7).await.unwrap();
     assert_eq!((kept.snapshots.entries, kept.requests_max), (5, 7));
+    assert_eq!(kept.core.append_bytes_max, limited.core.append_bytes_max);
     assert!(kept.core.heartbeat_interval < ELECTION_TIMEOUT && kept.sessions.bytes_max > 1);
     cluster.shutdown().await;
 }
