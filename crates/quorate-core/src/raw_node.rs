@@ -279,8 +279,8 @@ impl RawNode {
         config.election_delay = delay.min(config.election_timeout * DELAY_TIMEOUTS_MAX);
     }
 
-    /// Makes this replica act by other timings, each from its next deadline on. Change all replicas of the
-    /// group soon after each other. With `Config::leader_lease` the election timeout stays: voters have promised
+    /// Makes this replica act by other timings: shorter ones at once, longer ones from the next deadline on. Change
+    /// all replicas of the group soon after each other. With `Config::leader_lease` the election timeout stays: voters have promised
     /// to keep quiet for that long.
     ///
     /// # Errors
@@ -300,6 +300,16 @@ impl RawNode {
         let after = Config { election_timeout, heartbeat_interval, ..before.clone() };
         after.validate()?;
         self.shared.config = after;
+        // Whoever waits already waits no longer than by the new timings.
+        let (now, latest) = (self.shared.now, self.shared.election_deadline());
+        match &mut self.role {
+            Role::Follower(follower) => follower.deadline = follower.deadline.map(|old| old.min(latest)),
+            Role::Candidate(candidate) => candidate.deadline = candidate.deadline.min(latest),
+            Role::Leader(leader) => {
+                leader.heartbeat_deadline = leader.heartbeat_deadline.min(now + heartbeat_interval);
+                *leader.quorum_until = now;
+            }
+        }
         Ok(())
     }
 

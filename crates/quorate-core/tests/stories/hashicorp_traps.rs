@@ -302,8 +302,10 @@ fn appends_around_the_end_of_a_snapshot_are_taken_as_far_as_they_are_news() {
         };
         (from..).zip(terms).map(entry).collect()
     };
+    // After which entry, terms, up to where it is accepted, terms on the disk afterwards.
+    type Row<'a> = ((u64, u64), &'a [u64], LogIndex, &'a [u64]);
     // A log of the terms 1 1 1 2 2, of which three are committed and covered by a snapshot.
-    let table: &[((u64, u64), &[u64], LogIndex, &[u64])] = &[
+    let table: &[Row<'_>] = &[
         ((1, 1), &[1], LogIndex(3), &[2, 2]), // before the end: nothing is news
         ((1, 1), &[1, 1, 2], LogIndex(4), &[2, 2]), // before the end, and on into the log
         ((1, 1), &[1, 1, 2, 2, 3], LogIndex(6), &[2, 2, 3]),
@@ -381,4 +383,28 @@ fn removing_a_follower_costs_no_term() {
         assert_eq!((group.leader(), group.core(1).status().term), (Some(1), term), "told: {hears}");
         group.propose(1);
     }
+}
+
+/// A group started with long timeouts, to be restarted in peace; its leader was lost before they were lowered. The new
+/// timeout was to be used from the next heartbeat on, which never came.
+#[test]
+fn a_shorter_timeout_is_in_effect_at_once() {
+    use std::time::Duration;
+    let mut group = Group::with(3, |config| config.election_timeout = Duration::from_secs(600));
+    group.campaign(1);
+    group.run(200);
+    group.node(1).down = true;
+    for follower in [2, 3] {
+        group.core(follower).set_timings(Duration::from_millis(300), Duration::from_millis(50)).unwrap();
+    }
+    group.run(3_000);
+    assert!(group.leader().is_some_and(|leader| leader != 1), "nobody looks for a leader: {}", group.lines());
+    // And a leader that is alone notices by the new time, too.
+    let leader = group.leader().unwrap();
+    group.core(leader).set_timings(Duration::from_secs(600), Duration::from_secs(60)).unwrap();
+    group.run(3_000);
+    group.core(leader).set_timings(Duration::from_millis(300), Duration::from_millis(50)).unwrap();
+    group.isolate(leader);
+    group.run(1_000);
+    assert!(!group.node(leader).leads(), "it leads nobody: {}", group.lines());
 }

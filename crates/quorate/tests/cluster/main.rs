@@ -10,5 +10,6 @@ mod membership;
 mod offline;
 mod parts;
 mod reads;
+mod scenarios;
 mod traps;
 mod typed;
