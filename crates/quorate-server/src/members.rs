@@ -301,7 +301,7 @@ impl Service {
         })
     }
 
-    /// One step of the membership, only if nothing changed since it was decided on.
+    /// One step of the membership.
     async fn change(&self, context: Context, change: MembershipChange) -> Result<Changed, ApiError> {
         // Replica ids are never used twice, so a change that names one means what it meant however the
         // members changed meanwhile (nodes announce their addresses at any time).

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use axum::Router;
 use quorate::{
-    ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, GroupStatus, Node, NodeConfig, NodeId, Raft,
-    ReplicaId, RequestError, RoleName, Storage, StoreError, Term, TlsLoadError,
+    ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, GroupStatus, LogIndex, Node, NodeConfig,
+    NodeId, Raft, ReplicaId, RequestError, RoleName, Storage, StoreError, TlsLoadError,
 };
 use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::kv_server::KvServer;
@@ -439,8 +439,9 @@ async fn serve_port(
 /// A new cluster need not wait for an election timeout: its first member stands for election until somebody has
 /// been elected for the first time. It asks before it campaigns (PreVote), so it disturbs nobody.
 async fn elect_the_first_leader(raft: Raft, pause: Duration) {
-    while raft.status().term == Term(0) && raft.campaign().await.is_ok() {
-        let elected = |status: &GroupStatus| status.term != Term(0);
+    // The first entry names the members; whoever is elected appends the second.
+    let elected = |status: &GroupStatus| status.last.index > LogIndex(1);
+    while !elected(&raft.status()) && raft.campaign().await.is_ok() {
         // Until the others are there, again and again.
         if raft.wait_for(elected, pause).await.is_ok() {
             return;

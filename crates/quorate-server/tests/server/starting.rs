@@ -1,5 +1,7 @@
 //! Starting again, and all the ways in which a node says that it cannot start.
 
+use std::time::Duration;
+
 use std::net::TcpListener;
 
 use quorate_server::{InitialMember, NodeId, Server, StartError, StartMode};
@@ -29,6 +31,17 @@ async fn the_identical_command_continues_after_a_stop_and_after_a_crash() {
     let after = get(cluster.address(1), "/v1/status").await.json();
     assert_eq!(after["cluster_id"], before["cluster_id"]);
     assert!(after["term"].as_u64() > before["term"].as_u64());
+}
+
+/// The first member once waited for an election timeout like everybody else: nobody had looked at what a new
+/// group's term is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_cluster_does_not_wait_for_an_election_timeout() {
+    let cluster = Cluster::beginning_of_three(|config| {
+        config.timings.election_timeout = Duration::from_secs(100);
+    })
+    .await;
+    assert_eq!(cluster.leader().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,6 +59,13 @@ impl Cluster {
 
     /// Three nodes with a leader, all of which know where clients reach the others.
     pub(crate) async fn of_three() -> Self {
+        let cluster = Self::beginning_of_three(|_| {}).await;
+        cluster.settled(3).await;
+        cluster
+    }
+
+    /// Three nodes, configured as `adjust` says, that have just been started.
+    pub(crate) async fn beginning_of_three(adjust: impl Fn(&mut ServerConfig)) -> Self {
         let mut cluster = Self::new();
         let addresses: Vec<String> = (0..3).map(|_| free_address()).collect();
         let members: Vec<InitialMember> = (1..=3)
@@ -72,9 +79,9 @@ impl Cluster {
         for (node, address) in (1..=3).zip(addresses) {
             let mut config = cluster.config(node, StartMode::InitialCluster(members.clone()));
             config.peer_listen = address;
+            adjust(&mut config);
             cluster.start(config).await.unwrap();
         }
-        cluster.settled(3).await;
         cluster
     }
 
