@@ -73,7 +73,7 @@ impl Log {
     }
 
     pub(crate) fn restore(restored: Restored, window_bytes_max: u64) -> Result<Self, RestoreError> {
-        let Restored { hard_state, compacted, term_runs, last, mut memberships, applied } = restored;
+        let Restored { hard_state, compacted, term_runs, last, mut memberships, applied, .. } = restored;
         let mut before = compacted;
         for (position, run) in term_runs.iter().enumerate() {
             let starts = if position == 0 { compacted.index.next() } else { run.index };

@@ -44,6 +44,8 @@ pub struct Restored {
     pub memberships: Vec<(LogId, Arc<Membership>)>,
     /// What the state machine has applied.
     pub applied: LogIndex,
+    /// Entries up to here were acknowledged and are lost: no vote and no campaign before they are back. Default 0.
+    pub lost_until: LogIndex,
 }
 
 /// One replica of one group.

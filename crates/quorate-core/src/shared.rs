@@ -45,8 +45,8 @@ pub(crate) struct Shared {
     pub(crate) rng: SplitMix64,
     /// The recovery epoch heard of while no membership is known yet.
     pub(crate) epoch_heard: u64,
-    /// A leader knew this replica to hold entries up to here, and they are gone: no vote before
-    /// they are back.
+    /// This replica held entries up to here (it knows, or a leader did), and they are gone: no vote
+    /// before they are back.
     pub(crate) lost_until: LogIndex,
     /// The state machine waits for a snapshot.
     pub(crate) snapshot_wish: Option<SnapshotWish>,
@@ -60,7 +60,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(config: Config, restored: Restored, now: MonoTime) -> Result<Self, RestoreError> {
-        let (hard, applied) = (restored.hard_state, restored.applied);
+        let (hard, applied, lost_until) = (restored.hard_state, restored.applied, restored.lost_until);
         let log = Log::restore(restored, config.window_bytes_max)?;
         if log.membership().1.says_otherwise(config.id, config.witness) {
             return Err(RestoreError::Inconsistent("the members say otherwise who is a witness"));
@@ -88,7 +88,7 @@ impl Shared {
             outbox: Outbox::default(),
             rng: SplitMix64::new(config.seed),
             epoch_heard: 0,
-            lost_until: hard.commit,
+            lost_until: hard.commit.max(lost_until),
             snapshot_wish: None,
             next_request: lives.next(),
             reads: Vec::new(),

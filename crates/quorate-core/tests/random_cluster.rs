@@ -70,7 +70,8 @@ impl Disk {
         }
         let last = self.last();
         let hard_state = self.hard;
-        Restored { hard_state, compacted: self.compacted, term_runs, last, memberships, applied }
+        let compacted = self.compacted;
+        Restored { hard_state, compacted, term_runs, last, memberships, applied, ..Restored::default() }
     }
 }
 

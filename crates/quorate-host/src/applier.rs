@@ -22,7 +22,7 @@ use quorate_storage::{SnapshotInfo, SnapshotStore};
 
 use crate::command::{LoggedCommand, LoggedKind};
 use crate::config::SessionConfig;
-use crate::event::{Applied, ApplyTask, Event};
+use crate::event::{Applied, ApplyTask, Event, SnapshotEvent};
 use crate::request::{Answer, RequestError, Ticket};
 use crate::sessions::{Sessions, Verdict};
 use crate::snapshot_content::{ContentReader, ContentSource, read_sessions};
@@ -73,6 +73,13 @@ impl Applier {
             return Vec::new();
         }
         let Some(machine) = self.machines.get_mut(&group) else { return Vec::new() };
+        if let ApplyTask::Capture { meta, .. } = &task
+            && meta.last.index < machine.applied.index
+        {
+            // A machine on disk that is ahead of a log that has lost its end: later, when that is back.
+            let reason = format!("the state machine is at {} already", machine.applied);
+            return vec![Event::Snapshot(SnapshotEvent::SaveFailed { group, reason })];
+        }
         let snapshots = &*self.snapshots;
         // The machine is not used again after a panic, so what it left half done is never seen.
         let result = catch_unwind(AssertUnwindSafe(|| machine.run(task, snapshots)));

@@ -123,6 +123,7 @@ mod applier;
 mod bytes_reader;
 mod command;
 mod config;
+mod damage;
 mod deadlines;
 mod event;
 mod forward_codec;

@@ -170,7 +170,8 @@ fn take_round(tasks: Vec<LogTask>) -> (Vec<LogTask>, Vec<LogTask>) {
 fn merge(earlier: &mut GroupWrite, later: GroupWrite) {
     if later.reset_to.is_some() {
         let hard_state = later.hard_state.or(earlier.hard_state);
-        *earlier = GroupWrite { hard_state, ..later };
+        let lost_until = later.lost_until.or(earlier.lost_until);
+        *earlier = GroupWrite { hard_state, lost_until, ..later };
         return;
     }
     if let Some(from) = later.truncate_from {
@@ -184,6 +185,7 @@ fn merge(earlier: &mut GroupWrite, later: GroupWrite) {
     earlier.entries.extend(later.entries);
     earlier.hard_state = later.hard_state.or(earlier.hard_state);
     earlier.compact_to = later.compact_to.or(earlier.compact_to.take());
+    earlier.lost_until = later.lost_until.or(earlier.lost_until);
 }
 
 #[cfg(test)]

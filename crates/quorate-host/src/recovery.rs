@@ -13,6 +13,7 @@
 //!   stop: it is committed state, so the log is reset to it.
 //! * A damaged snapshot is passed over for an older one while the log still reaches back to that;
 //!   otherwise recovery fails and names the file.
+//! * Entries of the log that are damaged are given up, with everything behind them (`damage.rs`).
 //! * Every snapshot is read once as a whole before a machine sees it: a machine that has
 //!   swallowed half of a damaged one is of no more use.
 
@@ -22,11 +23,12 @@ use quorate_core::{
     Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, NodeId, ReplicaId, Restored, Term,
 };
 use quorate_storage::{
-    GroupState, GroupWrite, LogBatch, LogError, SnapshotError, SnapshotInfo, SnapshotStore,
+    DamagedEntries, GroupState, GroupWrite, LogBatch, LogError, SnapshotError, SnapshotInfo, SnapshotStore,
 };
 
 use crate::applier::{RecoveredMachine, describe};
 use crate::config::{GroupConfig, SessionConfig};
+use crate::damage;
 use crate::event::LogTask;
 use crate::host::GroupSetup;
 use crate::sessions::Sessions;
@@ -46,8 +48,10 @@ pub struct RecoveredGroup {
     pub durable_machine: bool,
     /// For `Applier::add`.
     pub machine: RecoveredMachine,
-    /// A write to submit to the log before anything else (a snapshot newer than the log).
+    /// A write to submit to the log before anything else (a snapshot newer than the log, entries given up).
     pub log_fix: Option<LogTask>,
+    /// Entries that were damaged: given up by `log_fix`.
+    pub damaged: Option<DamagedEntries>,
 }
 
 impl RecoveredGroup {
@@ -59,7 +63,7 @@ impl RecoveredGroup {
         config: GroupConfig,
         seeds: Vec<(ReplicaId, NodeId, String)>,
     ) -> (GroupSetup, RecoveredMachine) {
-        let Self { restored, replica, snapshot, durable_machine, machine, log_fix: _ } = self;
+        let Self { restored, replica, snapshot, durable_machine, machine, log_fix: _, damaged: _ } = self;
         let group = machine.group;
         (GroupSetup { group, replica, config, restored, snapshot, durable_machine, seeds }, machine)
     }
@@ -90,6 +94,12 @@ pub enum RecoverError {
         /// Where the log ends.
         last: LogIndex,
     },
+    /// Entries of the log are damaged, and nobody else has them.
+    #[error(
+        "{0}; this replica is the only voter and no snapshot covers them: restore the data directory from a \
+         backup, or cut the log there by consent (see Damaged files in docs/operations.md)"
+    )]
+    Damaged(DamagedEntries),
     /// The machine could not be opened or restored.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -127,7 +137,8 @@ pub fn recover_group(
         let at = snapshot.meta.last.index;
         let behind = recovered.applied.index < state.compacted.index;
         let helps = at > recovered.applied.index && (behind || !durable_machine);
-        at >= state.compacted.index && (helps || !agrees(state, snapshot.meta.last))
+        let replaces = state.damaged.as_ref().is_some_and(|damaged| at >= damaged.first);
+        at >= state.compacted.index && (helps || replaces || !agrees(state, snapshot.meta.last))
     };
     let mut damage = None;
     let mut chosen = None;
@@ -151,18 +162,40 @@ pub fn recover_group(
         );
         return Err(RecoverError::Snapshot { group, what });
     }
-    let (restored, log_fix) = match &chosen {
+    let (mut restored, log_fix) = with_log(state, chosen.as_ref(), machine.applied)?;
+    if machine.applied.index > restored.last.max(restored.lost_until) {
+        return Err(RecoverError::LogBehind { group, applied: machine.applied, last: restored.last });
+    }
+    // What the machine has and the log has lost comes again; the applier passes over it.
+    restored.applied = restored.applied.min(restored.last);
+    Ok(RecoveredGroup {
+        restored,
+        replica: state.replica,
+        snapshot: chosen.or_else(|| listed.pop()),
+        durable_machine,
+        machine,
+        log_fix,
+        damaged: state.damaged.clone(),
+    })
+}
+
+/// What the log holds of use together with the snapshot that was chosen, and the write that makes it so.
+fn with_log(
+    state: &GroupState,
+    chosen: Option<&SnapshotInfo>,
+    applied: LogId,
+) -> Result<(Restored, Option<LogTask>), RecoverError> {
+    if let Some(damaged) = &state.damaged {
+        let (restored, fix) = damage::give_up(state, damaged, chosen, applied)?;
+        return Ok((restored, Some(fix)));
+    }
+    Ok(match chosen {
         Some(snapshot) if !agrees(state, snapshot.meta.last) => {
             let (restored, fix) = reset(state, snapshot);
             (restored, Some(fix))
         }
-        Some(_) | None => (as_logged(state, machine.applied), None),
-    };
-    if machine.applied.index > restored.last {
-        return Err(RecoverError::LogBehind { group, applied: machine.applied, last: restored.last });
-    }
-    let snapshot = chosen.or_else(|| listed.pop());
-    Ok(RecoveredGroup { restored, replica: state.replica, snapshot, durable_machine, machine, log_fix })
+        Some(_) | None => (as_logged(state, applied), None),
+    })
 }
 
 /// What the log and the snapshots of a group say together, for looking at it without its machine; the
@@ -179,16 +212,12 @@ pub fn recover_log(
         snapshots.list(group).map_err(|error| RecoverError::Snapshot { group, what: describe(&error) })?;
     let ahead = |snapshot: &&SnapshotInfo| {
         let last = snapshot.meta.last;
-        last.index >= state.compacted.index && !agrees(state, last) && verify(snapshots, snapshot).is_ok()
+        let replaces = state.damaged.as_ref().is_some_and(|damaged| last.index >= damaged.first);
+        last.index >= state.compacted.index
+            && (replaces || !agrees(state, last))
+            && verify(snapshots, snapshot).is_ok()
     };
-    let newer = listed.iter().rev().find(ahead);
-    Ok(newer.map_or_else(
-        || (as_logged(state, state.compacted), None),
-        |snapshot| {
-            let (restored, fix) = reset(state, snapshot);
-            (restored, Some(fix))
-        },
-    ))
+    with_log(state, listed.iter().rev().find(ahead), state.compacted)
 }
 
 fn verify(snapshots: &dyn SnapshotStore, snapshot: &SnapshotInfo) -> Result<(), SnapshotError> {
@@ -196,7 +225,7 @@ fn verify(snapshots: &dyn SnapshotStore, snapshot: &SnapshotInfo) -> Result<(), 
 }
 
 /// Whether the log holds `id`.
-fn agrees(state: &GroupState, id: LogId) -> bool {
+pub(crate) fn agrees(state: &GroupState, id: LogId) -> bool {
     id.index <= state.last && term_at(state, id.index) == Some(id.term)
 }
 
@@ -207,7 +236,7 @@ fn term_at(state: &GroupState, index: LogIndex) -> Option<Term> {
     state.term_runs.iter().rev().find(|run| run.index <= index).map(|run| run.term)
 }
 
-fn as_logged(state: &GroupState, applied: LogId) -> Restored {
+pub(crate) fn as_logged(state: &GroupState, applied: LogId) -> Restored {
     // A machine ahead of the commit hint proves that much committed.
     let commit = state.hard_state.commit.max(applied.index).max(state.compacted.index);
     let hard_state = HardState { commit, ..state.hard_state };
@@ -218,11 +247,12 @@ fn as_logged(state: &GroupState, applied: LogId) -> Restored {
         last: state.last,
         memberships: state.memberships.clone(),
         applied: applied.index,
+        lost_until: state.lost_until,
     }
 }
 
 /// The log starts anew after `snapshot`.
-fn reset(state: &GroupState, snapshot: &SnapshotInfo) -> (Restored, LogTask) {
+pub(crate) fn reset(state: &GroupState, snapshot: &SnapshotInfo) -> (Restored, LogTask) {
     let meta = &snapshot.meta;
     let mut hard_state = state.hard_state;
     if meta.last.term > hard_state.term {
@@ -243,6 +273,7 @@ fn reset(state: &GroupState, snapshot: &SnapshotInfo) -> (Restored, LogTask) {
         last: meta.last.index,
         memberships: vec![(meta.membership_id, membership)],
         applied: meta.last.index,
+        lost_until: if state.lost_until > meta.last.index { state.lost_until } else { LogIndex(0) },
     };
     (restored, LogTask { write, token: None, must_sync: true })
 }

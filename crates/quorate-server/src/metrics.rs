@@ -88,7 +88,7 @@ impl Collector for NodeFigures {
         let stats = self.node.upgrade().map(|node| node.stats()).unwrap_or_default();
         let voters = status.membership.voters().count() as u64;
         let members = status.membership.members().count() as u64;
-        let gauges: [(&str, &str, u64); 12] = [
+        let gauges: [(&str, &str, u64); 13] = [
             ("is_leader", "1 if this node leads", u64::from(status.role == RoleName::Leader)),
             ("has_leader", "1 if this node knows a leader", u64::from(status.leader.is_some())),
             ("term", "The current term", status.term.0),
@@ -100,6 +100,11 @@ impl Collector for NodeFigures {
             ("voters", "Members that vote", voters),
             ("learners", "Members that do not vote", members - voters),
             ("log_on_disk_bytes", "Size of the log on disk", stats.log.bytes_on_disk),
+            (
+                "log_damaged_entries",
+                "Entries of the log that were found to be damaged and not given up yet",
+                stats.log.damaged_entries,
+            ),
             ("peer_connections", "Established connections to other nodes", stats.transport.connections),
         ];
         for (name, help, value) in gauges {

@@ -18,6 +18,20 @@ pub struct Damage {
     pub what: &'static str,
 }
 
+/// Entries of one group that are on disk, but not as they were written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("group {group}: the log's entries {first} to {last} are damaged ({damage})")]
+pub struct DamagedEntries {
+    /// The group.
+    pub group: GroupId,
+    /// The first entry that cannot be read.
+    pub first: LogIndex,
+    /// The last one. Between the two there may be some that can.
+    pub last: LogIndex,
+    /// Where the first one is.
+    pub damage: Damage,
+}
+
 /// Why a log operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -44,6 +58,9 @@ pub enum LogError {
         "{0}; restore this node from its peers: remove it, then add it again with a new id and an empty directory"
     )]
     Damaged(Damage),
+    /// Entries of one group are damaged; everything else in the log is as it was written.
+    #[error("{0}; open the group again, or start the node again: what is lost comes from the other replicas")]
+    DamagedEntries(DamagedEntries),
     /// The batch or the range breaks the rules; nothing was changed.
     #[error("group {group}: invalid write: {what}")]
     Invalid {

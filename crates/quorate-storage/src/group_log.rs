@@ -29,6 +29,8 @@ pub(crate) struct GroupLog {
     pub(crate) last: LogIndex,
     /// Membership entries after `compacted`, ascending.
     pub(crate) memberships: Vec<(LogId, Arc<Membership>)>,
+    /// Acknowledged entries up to here are lost; 0 as soon as the log reaches that far again.
+    pub(crate) lost_until: LogIndex,
 }
 
 impl GroupLog {
@@ -42,6 +44,8 @@ impl GroupLog {
             term_runs: self.term_runs.clone(),
             last: self.last,
             memberships: self.base.iter().chain(&self.memberships).cloned().collect(),
+            damaged: None,
+            lost_until: self.lost_until,
         }
     }
 
@@ -92,6 +96,9 @@ impl GroupLog {
                 let term = self.term_at(index).ok_or("truncation starts inside the log")?;
                 last = LogId { term, index };
             }
+        }
+        if write.lost_until.is_some_and(|until| until > LogIndex::MAX) {
+            return Err("positions stay below half of the range");
         }
         for entry in &write.entries {
             if entry.index() != last.index.next() {
@@ -169,6 +176,10 @@ impl GroupLog {
             && position.index > self.compacted.index
         {
             self.compact(*position, (*membership_at, Arc::clone(membership)));
+        }
+        self.lost_until = write.lost_until.unwrap_or(self.lost_until);
+        if self.lost_until <= self.last {
+            self.lost_until = LogIndex(0);
         }
     }
 

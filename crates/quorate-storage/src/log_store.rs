@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_core::{Entry, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId};
 
-use crate::error::LogError;
+use crate::error::{DamagedEntries, LogError};
 
 /// One atomic write, for any number of groups: after a crash all of it is there or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub struct GroupWrite {
     pub hard_state: Option<HardState>,
     /// Drop entries up to here (a durable snapshot covers them); membership in effect there.
     pub compact_to: Option<(LogId, LogId, Arc<Membership>)>,
+    /// Entries up to here were acknowledged and are lost: remembered until the log ends there or beyond. 0 forgets it.
+    /// Written only for a group that this store reported damage of ([`GroupState::damaged`]), and by a forced recovery of one.
+    pub lost_until: Option<LogIndex>,
 }
 
 /// What is known of one group after opening.
@@ -57,6 +60,11 @@ pub struct GroupState {
     pub last: LogIndex,
     /// The membership at `compacted` (if any) and every membership entry after it, ascending.
     pub memberships: Vec<(LogId, Arc<Membership>)>,
+    /// Entries that cannot be read. What else is said here of them (their terms, memberships among them) is a guess.
+    pub damaged: Option<DamagedEntries>,
+    /// Entries up to here were acknowledged and are lost (`GroupWrite::lost_until`); 0 if none are. The replica
+    /// must not vote before it has them back.
+    pub lost_until: LogIndex,
 }
 
 /// Called once when a batch is durable, or when it will never be.
@@ -113,8 +121,8 @@ pub trait LogReader: Send + Sync {
     /// least one entry. Shorter than asked when the limit is reached.
     ///
     /// # Errors
-    /// `Compacted`: the range starts at or below the compacted position. `OutOfRange`: beyond the last. `Damaged`: a
-    /// checksum does not hold.
+    /// `Compacted`: the range starts at or below the compacted position. `OutOfRange`: beyond the last.
+    /// `DamagedEntries` (or `Damaged`, if the store cannot tell which): a checksum does not hold.
     fn read(&self, group: GroupId, range: Range<LogIndex>, bytes_max: u64) -> Result<Vec<Entry>, LogError>;
     /// The state of one group as of the last completed batch.
     fn state(&self, group: GroupId) -> Option<GroupState>;
@@ -133,4 +141,6 @@ pub struct LogStats {
     pub bytes_on_disk: u64,
     /// Segments on disk now.
     pub segments: u64,
+    /// Entries known to be damaged now, of all groups.
+    pub damaged_entries: u64,
 }

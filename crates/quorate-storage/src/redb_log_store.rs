@@ -110,6 +110,10 @@ impl RedbLogStore {
                 None => published.groups.get(&write.group),
             };
             known.unwrap_or(&GroupLog::default()).check(write).map_err(invalid)?;
+            // It is written for stores that report damage of one group; this one does not.
+            if write.lost_until.is_some_and(|until| until.0 > 0) {
+                return Err(invalid("a log in a single file does not keep what was lost"));
+            }
         }
         for write in &batch.groups {
             let known =

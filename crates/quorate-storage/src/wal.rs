@@ -16,7 +16,8 @@
 //!
 //! Files: `record` (frames), `body` (contents), `segment` (files), `tail` (the end of the log),
 //! `flush` (one round of batches), `index` (what is live), `cleaning` (dropping segments),
-//! `recovery` (opening), `reader` (reads), `tools` (looking from outside, repair).
+//! `recovery` (opening), `salvage` (damaged entries), `reader` (reads), `tools` (looking from outside,
+//! repair).
 
 mod body;
 mod cleaning;
@@ -25,6 +26,7 @@ mod index;
 mod reader;
 mod record;
 mod recovery;
+mod salvage;
 mod segment;
 mod tail;
 pub mod tools;
@@ -99,7 +101,8 @@ impl Wal {
     /// Opens the log in `directory`, creating it if there is none.
     ///
     /// # Errors
-    /// `Damaged`: acknowledged data is not what was written. `Version`: files of another version.
+    /// `Damaged`: acknowledged data is not what was written, and it is more than entries of some groups (those
+    /// are in [`GroupState::damaged`]). `Version`: files of another version.
     /// `NoSpace`, `Failed`: the disk does not take what opening has to write.
     pub fn open(disk: Arc<dyn Disk>, directory: &Path, config: WalConfig) -> Result<Self, LogError> {
         let config = WalConfig { segment_bytes: config.segment_bytes.clamp(4096, 1 << 30), ..config };
@@ -159,6 +162,7 @@ impl LogStore for Wal {
         LogStats {
             bytes_on_disk: segments.sum::<u64>() + self.directory.free_bytes(),
             segments: index.segments.len() as u64,
+            damaged_entries: index.rotten_entries(),
             ..self.stats
         }
     }

@@ -423,6 +423,17 @@ impl Node {
                 Err(_cancelled) => return Err(OpenError::Stopped),
             },
         };
+        if let Some(damaged) = &recovered.damaged {
+            let lost = recovered.restored.lost_until;
+            let then = if lost > recovered.restored.last {
+                format!(
+                    "everything from there to {lost} is given up; no vote before it is back from the leader"
+                )
+            } else {
+                "a snapshot has them, the log begins behind them".to_owned()
+            };
+            tracing::error!(node = %self.id(), "{damaged}: {then}");
+        }
         if let Some(task) = recovered.log_fix.take() {
             self.write_log(task).await.ok_or(OpenError::Stopped)??;
         }

@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quorate_core::{
-    ForcedRecovery, GroupId, HardState, LogId, Membership, NodeId, RecoveryAudit, RecoveryRefused, ReplicaId,
-    force_recovery,
+    ForcedRecovery, GroupId, HardState, LogId, LogIndex, Membership, NodeId, RecoveryAudit, RecoveryRefused,
+    ReplicaId, force_recovery,
 };
 use quorate_host::{LogTask, RecoverError, recover_log};
 use quorate_storage::{
@@ -352,7 +352,11 @@ impl Opened {
         }
         let (restored, fix) = recover_log(&state, &*self.snapshots)?;
         let recovered = force_recovery(&restored, asked).map_err(OfflineError::Refused)?;
-        let task = LogTask::persist(group, recovered.persist);
+        let mut task = LogTask::persist(group, recovered.persist);
+        if restored.lost_until > LogIndex(0) {
+            // Nobody is left who could give it back.
+            task.write.lost_until = Some(LogIndex(0));
+        }
         Ok((fix.into_iter().chain([task]).map(|task| task.write).collect(), recovered.audit))
     }
 }

@@ -1,5 +1,5 @@
-//! Bits rot. A node whose files are damaged says which file and where, and does not start; nothing is
-//! silently lost. Its neighbours go on.
+//! Bits rot. A node whose files are damaged says which file and where, and nothing is silently lost: what its
+//! peers have it gets from them, otherwise it does not start. Its neighbours go on.
 
 use std::path::{Path, PathBuf};
 
@@ -43,19 +43,59 @@ fn put_values(cluster: &Cluster, value: &str, numbers: std::ops::Range<u32>) {
     });
 }
 
-/// The log file that holds a value, and where in it.
+/// The log file of node 1 that holds a value, and where in it.
 fn find_in_log(cluster: &Cluster, needle: &str) -> (PathBuf, usize) {
-    for path in files_with(&cluster.dir(1), "wal") {
+    find_in_log_of(cluster, 1, needle)
+}
+
+fn find_in_log_of(cluster: &Cluster, node: u64, needle: &str) -> (PathBuf, usize) {
+    for path in files_with(&cluster.dir(node), "wal") {
         let bytes = std::fs::read(&path).unwrap();
         if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle.as_bytes()) {
             return (path, at);
         }
     }
-    panic!("{needle} is in no log file of {}", cluster.dir(1).display());
+    panic!("{needle} is in no log file of {}", cluster.dir(node).display());
+}
+
+/// A value that a majority has acknowledged is damaged in the log of one of them: that one says so, starts, gets it
+/// back from the leader, and is then as good as any: with one of the others gone it is needed for every write.
+#[test]
+fn flipped_bit_in_the_log_of_one_of_three_is_named_and_what_it_cost_comes_back() {
+    let mut cluster = Cluster::of_three(&[]);
+    put_values(&cluster, "damage-me", 0..10);
+    let leader = cluster.wait_for_leader(None);
+    let damaged = if leader == 3 { 2 } else { 3 };
+    let last = cluster.status(leader).unwrap().last_index;
+    eventually("it has everything", || (cluster.status(damaged)?.applied_index >= last).then_some(()));
+    cluster.take(damaged).kill();
+    let (path, at) = find_in_log_of(&cluster, damaged, "damage-me-4");
+    flip(&path, at);
+    cluster.restart_with(damaged, &["--log", "error"]);
+    let file = path.file_name().unwrap().to_str().unwrap();
+    eventually("the damage is named", || {
+        let log = std::fs::read_to_string(cluster.log(damaged)).unwrap();
+        log.lines()
+            .any(|line| {
+                line.contains(file) && line.contains("are damaged") && line.contains("damaged at byte ")
+            })
+            .then_some(())
+    });
+    eventually("it has it all again", || (cluster.status(damaged)?.last_index >= last).then_some(()));
+    let other = (1..=3).find(|node| ![leader, damaged].contains(node)).unwrap();
+    cluster.take(other).kill();
+    cluster.quorate(&["put", "needs", "the damaged one"]).expect_ok();
+    cluster.take(damaged).kill();
+    cluster.restart(damaged);
+    cluster.wait_for_leader(None);
+    for number in 0..10 {
+        let value = cluster.quorate(&["get", &format!("key-{number}")]).expect_ok().text();
+        assert_eq!(value, format!("damage-me-{number}"));
+    }
 }
 
 #[test]
-fn flipped_bit_in_the_log_is_named_with_file_and_offset() {
+fn flipped_bit_in_the_log_of_a_single_node_is_named_with_file_and_offset() {
     let cluster = stopped_node();
     let (path, at) = find_in_log(&cluster, "damage-me-4");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -67,6 +107,7 @@ fn flipped_bit_in_the_log_is_named_with_file_and_offset() {
     let file = path.file_name().unwrap().to_str().unwrap();
     assert!(line.contains(file) && line.contains("damaged at byte "), "{line}");
     assert_eq!(line.matches(file).count(), 1, "said once: {line}");
+    assert!(line.contains("the only voter") && line.contains("backup"), "says what to do: {line}");
     assert!(std::fs::read(&path).unwrap() == bytes, "a damaged file is left for whoever looks at it");
 }
 

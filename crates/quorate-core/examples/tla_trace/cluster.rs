@@ -93,6 +93,7 @@ impl Cluster {
             last: entries.last().map_or(BASE.index, Entry::index),
             memberships: vec![(BASE, Arc::clone(&self.members))],
             applied,
+            ..Restored::default()
         };
         let config = Config { id, seed: self.config.seed ^ id.0, ..self.config.clone() };
         let core = RawNode::new(config, restored, self.now).expect("what was written can be read back");

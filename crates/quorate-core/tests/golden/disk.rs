@@ -79,6 +79,7 @@ impl Disk {
             last: self.last(),
             memberships,
             applied,
+            ..Restored::default()
         }
     }
 }

@@ -63,6 +63,7 @@ impl Disk {
             last: self.last(),
             memberships: self.memberships.clone(),
             applied: self.compacted.index,
+            ..Restored::default()
         }
     }
 }

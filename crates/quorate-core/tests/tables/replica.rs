@@ -76,6 +76,7 @@ impl Start<'_> {
             last: LogIndex(self.after.1 + self.log.len() as u64),
             memberships: vec![(LogId::default(), membership)],
             applied: LogIndex(self.commit.max(self.after.1)),
+            ..Restored::default()
         };
         let config = Config {
             pre_vote: self.pre_vote,

@@ -19,8 +19,8 @@ use quorate_host::{
     bootstrap_batch, recover_group,
 };
 use quorate_storage::{
-    GroupState, LogBatch, LogError, LogReader, LogStats, LogStore, MemLogStore, MemSnapshotStore,
-    SnapshotStore, WriteDone,
+    GroupState, LogBatch, LogError, LogReader, LogStats, LogStore, MemDisk, MemLogStore, MemSnapshotStore,
+    SnapshotStore, Wal, WalConfig, WriteDone,
 };
 
 pub const GROUP: GroupId = GroupId(1);
@@ -118,11 +118,41 @@ pub enum Disk {
 
 /// A log that outlives its host and can be made to fail.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<(MemLogStore, Disk)>>);
+pub struct Log(Arc<Mutex<(Inner, Disk)>>);
+
+/// What a log is kept in.
+struct Inner(Box<dyn LogStore>);
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self(Box::new(MemLogStore::default()))
+    }
+}
+
+impl std::ops::Deref for Inner {
+    type Target = dyn LogStore;
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl std::ops::DerefMut for Inner {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0
+    }
+}
 
 impl Log {
-    fn lock(&self) -> MutexGuard<'_, (MemLogStore, Disk)> {
+    fn lock(&self) -> MutexGuard<'_, (Inner, Disk)> {
         self.0.lock().unwrap()
+    }
+    /// Opens the WAL on `disk`, as after a restart of the process.
+    fn open(&self, disk: &MemDisk) {
+        let config = WalConfig { segment_bytes: 16 << 10, ..WalConfig::default() };
+        let mut inner = self.lock();
+        inner.0 = Inner::default();
+        let wal = Wal::open(Arc::new(disk.clone()), std::path::Path::new("wal"), config);
+        inner.0 = Inner(Box::new(wal.unwrap()));
     }
     pub fn set(&self, disk: Disk) {
         self.lock().1 = disk;
@@ -164,6 +194,8 @@ impl LogStore for Log {
 #[derive(Clone, Default)]
 pub struct Data {
     pub log: Log,
+    /// `Some`: the log is a WAL on it.
+    pub disk: Option<MemDisk>,
     pub snapshots: MemSnapshotStore,
     /// `Some`: the machine is an on-disk one and this is its disk.
     pub journal: Option<Arc<Mutex<Stored>>>,
@@ -194,6 +226,8 @@ pub struct Cluster {
     pub stopped: Vec<(NodeId, GroupId, String)>,
     /// Whether machines keep their own state.
     pub durable: bool,
+    /// Whether logs are WALs, each on a disk in memory.
+    pub wal: bool,
     next_ticket: u64,
     /// How many snapshots were written.
     pub saves: usize,
@@ -231,6 +265,7 @@ impl Cluster {
             answered: BTreeSet::new(),
             stopped: Vec::new(),
             durable: false,
+            wal: false,
             next_ticket: 1,
             saves: 0,
             events: Vec::new(),
@@ -261,6 +296,11 @@ impl Cluster {
         if self.durable {
             data.journal = Some(Arc::default());
         }
+        if self.wal {
+            let disk = MemDisk::new();
+            data.log.open(&disk);
+            data.disk = Some(disk);
+        }
         data.log.write(first, true, Box::new(|result| result.unwrap()));
         data.log.flush().unwrap();
         self.open(n, data, seeds);
@@ -268,8 +308,11 @@ impl Cluster {
 
     /// Stops a node and starts it again with what it had on disk.
     pub fn restart(&mut self, n: NodeId) {
-        let node = self.nodes.remove(&n).unwrap();
-        self.open(n.0, node.data, Vec::new());
+        let data = self.nodes.remove(&n).unwrap().data;
+        if let Some(disk) = &data.disk {
+            data.log.open(disk);
+        }
+        self.open(n.0, data, Vec::new());
     }
 
     pub fn open(&mut self, n: u64, data: Data, seeds: Vec<(ReplicaId, NodeId, String)>) {

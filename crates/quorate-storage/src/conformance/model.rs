@@ -23,6 +23,7 @@ struct ModelGroup {
     compacted: LogId,
     base: Option<(LogId, Arc<Membership>)>,
     entries: BTreeMap<LogIndex, Entry>,
+    lost_until: LogIndex,
 }
 
 impl LogModel {
@@ -130,6 +131,10 @@ impl ModelGroup {
             self.compacted = *position;
             self.base = Some((*id, Arc::clone(membership)));
         }
+        self.lost_until = write.lost_until.unwrap_or(self.lost_until);
+        if self.lost_until <= self.last().index {
+            self.lost_until = LogIndex(0);
+        }
     }
 
     fn state(&self, group: GroupId) -> GroupState {
@@ -151,6 +156,8 @@ impl ModelGroup {
             term_runs,
             last: self.last().index,
             memberships,
+            damaged: None,
+            lost_until: self.lost_until,
         }
     }
 

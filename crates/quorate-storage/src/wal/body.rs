@@ -2,14 +2,18 @@
 //! encoding of `quorate-core`; docs/formats.md has the bytes.
 //!
 //! Every entry carries its own checksum, because readers fetch entries without the record around
-//! them.
+//! them. It serves a second time when the checksum of a body does not hold (`salvage_batch`,
+//! `salvage_move`): put in the place of the bytes of every entry that is not what was written, the
+//! entries' checksums must lead to that of the body. If they do, those entries are all that is
+//! damaged; what the body says of hard states, positions and other groups is as it was written.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_core::{
-    Entry, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId, Term, decode_entry, decode_membership,
-    encode_entry, encode_membership,
+    Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId, Term, decode_entry,
+    decode_membership, encode_entry, encode_membership,
 };
 
 use super::record::{u32_at, u64_at};
@@ -26,6 +30,12 @@ const TRUNCATE: u8 = 8;
 const HARD_STATE: u8 = 16;
 const COMPACT: u8 = 32;
 const ENTRIES: u8 = 64;
+const LOST_UNTIL: u8 = 128;
+
+/// In a move: the membership at the compacted position follows.
+const HAS_BASE: u8 = 1;
+/// In a move: how far acknowledged entries are lost follows.
+const HAS_LOST_UNTIL: u8 = 2;
 
 /// Where an entry is: offset (in the record's bytes, or in the segment) and length, header
 /// included.
@@ -40,6 +50,8 @@ pub(super) struct Spot {
 pub(super) struct LoggedWrite {
     pub(super) write: GroupWrite,
     pub(super) spots: Vec<Spot>,
+    /// Which of the entries could not be read: only their places are known.
+    pub(super) holes: Vec<usize>,
 }
 
 /// A group's part of a move: everything known of it, and some of its entries.
@@ -48,7 +60,12 @@ pub(super) struct MovedGroup {
     pub(super) group: GroupId,
     pub(super) log: GroupLog,
     pub(super) entries: Vec<(LogIndex, Spot)>,
+    /// Entries that could not be read: `None` where not even the index can be told.
+    pub(super) holes: Vec<(Option<LogIndex>, Spot)>,
 }
+
+/// Stands for an entry that cannot be read.
+const UNKNOWN: Entry = Entry { id: LogId { term: Term(0), index: LogIndex(0) }, payload: EntryPayload::Noop };
 
 /// The body does not fit into a record.
 #[derive(Debug)]
@@ -93,7 +110,8 @@ fn encode_write(write: &GroupWrite, out: &mut Vec<u8>) -> Result<Vec<Spot>, TooL
             | flag(write.truncate_from.is_some(), TRUNCATE)
             | flag(write.hard_state.is_some(), HARD_STATE)
             | flag(write.compact_to.is_some(), COMPACT)
-            | flag(!write.entries.is_empty(), ENTRIES),
+            | flag(!write.entries.is_empty(), ENTRIES)
+            | flag(write.lost_until.is_some(), LOST_UNTIL),
     );
     if let Some(replica) = write.replica {
         put_u64(out, replica.0);
@@ -119,6 +137,9 @@ fn encode_write(write: &GroupWrite, out: &mut Vec<u8>) -> Result<Vec<Spot>, TooL
         out.extend_from_slice(&[0; ENTRY_HEADER_BYTES]);
         encode_entry(entry, out);
         spots.push(seal_entry(out, start)?);
+    }
+    if let Some(until) = write.lost_until {
+        put_u64(out, until.0);
     }
     Ok(spots)
 }
@@ -151,9 +172,13 @@ pub(super) fn encode_moved(
     put_u64(out, log.replica.0);
     put_hard_state(out, &log.hard_state);
     put_log_id(out, log.compacted);
-    out.push(u8::from(log.base.is_some()));
+    let is_lost = log.lost_until > LogIndex(0);
+    out.push(if log.base.is_some() { HAS_BASE } else { 0 } | if is_lost { HAS_LOST_UNTIL } else { 0 });
     if let Some((id, membership)) = &log.base {
         put_membership(out, *id, membership)?;
+    }
+    if is_lost {
+        put_u64(out, log.lost_until.0);
     }
     put_u64(out, log.last.0);
     put_count(out, log.term_runs.len())?;
@@ -175,25 +200,32 @@ pub(super) fn encode_moved(
 
 /// Decodes a batch; `at` is where the body starts in the segment, the spots are offsets there.
 pub(super) fn decode_batch(body: &Bytes, at: u64) -> Result<Vec<LoggedWrite>, &'static str> {
-    let mut cursor = Cursor { body, position: 0, at };
-    let count = cursor.u32()?;
-    let mut writes = Vec::new();
-    for _ in 0..count {
-        writes.push(cursor.write()?);
-    }
-    cursor.end()?;
+    Cursor::new(body, at).batch()
+}
+
+/// The batch in a body whose checksum does not hold, if only entries are damaged.
+pub(super) fn salvage_batch(body: &Bytes, at: u64, body_crc: u32) -> Result<Vec<LoggedWrite>, &'static str> {
+    let mut cursor = Cursor { holes: Some(Vec::new()), ..Cursor::new(body, at) };
+    let writes = cursor.batch()?;
+    cursor.vouch(body_crc)?;
     Ok(writes)
+}
+
+/// The move in a body whose checksum does not hold, if only entries are damaged.
+pub(super) fn salvage_move(
+    body: &Bytes,
+    at: u64,
+    body_crc: u32,
+) -> Result<(u64, Vec<MovedGroup>), &'static str> {
+    let mut cursor = Cursor { holes: Some(Vec::new()), ..Cursor::new(body, at) };
+    let moved = cursor.moves()?;
+    cursor.vouch(body_crc)?;
+    Ok(moved)
 }
 
 /// Decodes a move: its floor and its groups.
 pub(super) fn decode_move(body: &Bytes, at: u64) -> Result<(u64, Vec<MovedGroup>), &'static str> {
-    let mut cursor = Cursor { body, position: 0, at };
-    let floor = cursor.u64()?;
-    let mut groups = Vec::new();
-    while cursor.position < body.len() {
-        groups.push(cursor.moved()?);
-    }
-    Ok((floor, groups))
+    Cursor::new(body, at).moves()
 }
 
 /// The entry in an item as it is on disk (header included), if its checksum holds.
@@ -251,11 +283,49 @@ struct Cursor<'a> {
     position: usize,
     /// Where the body starts in the segment.
     at: u64,
+    /// The bytes of entries that are not what was written, and the checksums they should have.
+    /// `None`: none are tolerated.
+    holes: Option<Vec<(Range<usize>, u32)>>,
 }
 
 const SHORT: &str = "a record's body ends too early";
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
+    const fn new(body: &'a Bytes, at: u64) -> Self {
+        Self { body, position: 0, at, holes: None }
+    }
+
+    fn batch(&mut self) -> Result<Vec<LoggedWrite>, &'static str> {
+        let count = self.u32()?;
+        let mut writes = Vec::new();
+        for _ in 0..count {
+            writes.push(self.write()?);
+        }
+        self.end()?;
+        Ok(writes)
+    }
+
+    fn moves(&mut self) -> Result<(u64, Vec<MovedGroup>), &'static str> {
+        let floor = self.u64()?;
+        let mut groups = Vec::new();
+        while self.position < self.body.len() {
+            groups.push(self.moved()?);
+        }
+        Ok((floor, groups))
+    }
+
+    /// Everything but the holes is what was written (see the head of this file).
+    fn vouch(&self, body_crc: u32) -> Result<(), &'static str> {
+        let (mut crc, mut at) = (0, 0);
+        for (hole, entry_crc) in self.holes.iter().flatten() {
+            crc = crc32c::crc32c_append(crc, &self.body[at..hole.start]);
+            crc = crc32c::crc32c_combine(crc, *entry_crc, hole.len());
+            at = hole.end;
+        }
+        let is_whole = crc32c::crc32c_append(crc, &self.body[at..]) == body_crc;
+        if is_whole { Ok(()) } else { Err("a record is damaged where it says what it is about") }
+    }
+
     fn take(&mut self, count: usize) -> Result<Bytes, &'static str> {
         let end = self.position.checked_add(count).filter(|end| *end <= self.body.len()).ok_or(SHORT)?;
         let bytes = self.body.slice(self.position..end);
@@ -309,15 +379,23 @@ impl Cursor<'_> {
         Ok((position, id, membership))
     }
 
-    fn entry(&mut self) -> Result<(Entry, Spot), &'static str> {
+    /// The next entry and its place; no entry if its bytes are not what was written.
+    fn entry(&mut self) -> Result<(Option<Entry>, Spot), &'static str> {
         let start = self.position;
         let count = self.u32()? as usize;
         self.position = start;
         let item = self.take(count.saturating_add(ENTRY_HEADER_BYTES))?;
-        let entry = decode_item(&item)?;
-        if entry.index() > LogIndex::MAX {
-            return Err("an entry's index is out of range");
-        }
+        let entry = match (decode_item(&item), &mut self.holes) {
+            (Ok(entry), _) if entry.index() > LogIndex::MAX => {
+                return Err("an entry's index is out of range");
+            }
+            (Ok(entry), _) => Some(entry),
+            (Err(_), Some(holes)) => {
+                holes.push((start + ENTRY_HEADER_BYTES..self.position, u32_at(&item, 4)));
+                None
+            }
+            (Err(what), None) => return Err(what),
+        };
         let too_far = "a record reaches beyond the largest segment";
         let offset = u32::try_from(self.at + start as u64).map_err(|_| too_far)?;
         let bytes = u32::try_from(item.len()).map_err(|_| too_far)?;
@@ -327,9 +405,6 @@ impl Cursor<'_> {
     fn write(&mut self) -> Result<LoggedWrite, &'static str> {
         let group = GroupId(self.u64()?);
         let flags = self.u8()?;
-        if flags & 128 != 0 {
-            return Err("a batch says something unknown");
-        }
         let has = |flag: u8| flags & flag != 0;
         let replica = if has(REPLICA) { Some(ReplicaId(self.u64()?)) } else { None };
         let reset_to = if has(RESET) { Some(self.position()?) } else { None };
@@ -337,12 +412,16 @@ impl Cursor<'_> {
         let hard_state = if has(HARD_STATE) { Some(self.hard_state()?) } else { None };
         let compact_to = if has(COMPACT) { Some(self.position()?) } else { None };
         let count = if has(ENTRIES) { self.u32()? } else { 0 };
-        let (mut entries, mut spots) = (Vec::new(), Vec::new());
-        for _ in 0..count {
+        let (mut entries, mut spots, mut holes) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..count as usize {
             let (entry, spot) = self.entry()?;
-            entries.push(entry);
+            if entry.is_none() {
+                holes.push(number);
+            }
+            entries.push(entry.unwrap_or(UNKNOWN));
             spots.push(spot);
         }
+        let lost_until = if has(LOST_UNTIL) { Some(self.index()?) } else { None };
         let write = GroupWrite {
             group,
             remove: has(REMOVE),
@@ -352,8 +431,9 @@ impl Cursor<'_> {
             entries,
             hard_state,
             compact_to,
+            lost_until,
         };
-        Ok(LoggedWrite { write, spots })
+        Ok(LoggedWrite { write, spots, holes })
     }
 
     fn moved(&mut self) -> Result<MovedGroup, &'static str> {
@@ -361,20 +441,33 @@ impl Cursor<'_> {
         let replica = ReplicaId(self.u64()?);
         let hard_state = self.hard_state()?;
         let compacted = self.log_id()?;
-        let base = if self.u8()? != 0 { Some(self.membership()?) } else { None };
+        let flags = self.u8()?;
+        let base = if flags & HAS_BASE != 0 { Some(self.membership()?) } else { None };
+        let lost_until = if flags & HAS_LOST_UNTIL != 0 { self.index()? } else { LogIndex(0) };
         let last = self.index()?;
-        let mut log = GroupLog { replica, hard_state, compacted, base, last, ..GroupLog::default() };
+        let mut log =
+            GroupLog { replica, hard_state, compacted, base, last, lost_until, ..GroupLog::default() };
         for _ in 0..self.u32()? {
             log.term_runs.push(self.log_id()?);
         }
         for _ in 0..self.u32()? {
             log.memberships.push(self.membership()?);
         }
-        let mut entries = Vec::new();
+        let (mut entries, mut holes) = (Vec::new(), Vec::new());
+        let mut next = None;
         for _ in 0..self.u32()? {
-            let (entry, spot) = self.entry()?;
-            entries.push((entry.index(), spot));
+            match self.entry()? {
+                (Some(entry), spot) => {
+                    next = Some(entry.index().next());
+                    entries.push((entry.index(), spot));
+                }
+                // Moved entries follow each other, but for those that were moved before.
+                (None, spot) => {
+                    holes.push((next, spot));
+                    next = next.map(LogIndex::next);
+                }
+            }
         }
-        Ok(MovedGroup { group, log, entries })
+        Ok(MovedGroup { group, log, entries, holes })
     }
 }

@@ -49,8 +49,9 @@ pub(super) enum Cleaner {
     Moving { through: u64, groups: VecDeque<GroupId> },
     /// Moved; the segments may go when record `sequence` is durable.
     Waiting { through: u64, sequence: u64 },
-    /// Something in the old segments cannot be read: they stay, for whoever repairs them.
-    Blocked,
+    /// Something in the old segments cannot be read: they stay until its group has given it up. Tried
+    /// again when the log has got into a segment after `tail`.
+    Blocked { tail: u64 },
 }
 
 /// One group to move.
@@ -85,6 +86,11 @@ enum Step {
 impl Wal {
     /// One step. Errors are final, except those that only leave old segments where they are.
     pub(super) fn clean(&mut self) -> Result<(), LogError> {
+        if let Cleaner::Blocked { tail } = self.cleaner
+            && tail < self.tail.segment.number
+        {
+            self.cleaner = Cleaner::Idle;
+        }
         if let Cleaner::Idle = self.cleaner {
             self.choose();
         }
@@ -154,7 +160,7 @@ impl Wal {
                 }
                 Ok(Step::NoRoom) => break,
                 Err(_) => {
-                    self.cleaner = Cleaner::Blocked;
+                    self.cleaner = Cleaner::Blocked { tail: self.tail.segment.number };
                     return Ok(());
                 }
             }
@@ -218,7 +224,13 @@ impl Wal {
             if bytes > room {
                 break;
             }
-            items.push((*index, read_item(segment, location)?));
+            let item = read_item(segment, location).inspect_err(|error| {
+                if let LogError::Damaged(damage) = error {
+                    let mut shared = self.index.write().unwrap_or_else(PoisonError::into_inner);
+                    shared.note_rot(group, *index, *location, damage.what);
+                }
+            })?;
+            items.push((*index, item));
         }
         let is_whole = items.len() == moving.entries.len();
         if items.is_empty() && !is_whole {
@@ -228,7 +240,7 @@ impl Wal {
             record.truncate(before);
             return Ok(Step::NoRoom);
         };
-        let moved = MovedGroup { group, log: moving.log, entries };
+        let moved = MovedGroup { group, log: moving.log, entries, holes: Vec::new() };
         Ok(if is_whole { Step::Whole(Some(moved)) } else { Step::Part(moved) })
     }
 

@@ -267,6 +267,9 @@ fn logged(batch: LogBatch, spots: Vec<Vec<Spot>>, base: u64) -> Vec<LoggedWrite>
     let shift = |spot: Spot| Spot { offset: base.saturating_add(spot.offset), ..spot };
     let writes = batch.groups.into_iter().zip(spots);
     writes
-        .map(|(write, spots)| LoggedWrite { write, spots: spots.into_iter().map(shift).collect() })
+        .map(|(write, spots)| {
+            let spots = spots.into_iter().map(shift).collect();
+            LoggedWrite { write, spots, holes: Vec::new() }
+        })
         .collect()
 }

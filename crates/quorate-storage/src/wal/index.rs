@@ -6,6 +6,8 @@
 //!   entries whose first copy went with a dropped segment stand in a move further on, which fills
 //!   them.
 //! * A segment may go when no entry lies in it and no group's state was last written in it.
+//! * Entries that turned out to be damaged keep their place, and are remembered until they are truncated,
+//!   compacted or written again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use quorate_core::{GroupId, LogIndex};
 use super::body::{LoggedWrite, MovedGroup, Spot};
 use super::segment::Segment;
 use crate::entry_window::EntryWindow;
+use crate::error::{Damage, DamagedEntries};
 use crate::group_log::GroupLog;
 use crate::log_store::{GroupState, GroupWrite};
 
@@ -27,13 +30,25 @@ pub(super) struct Location {
 
 impl Location {
     /// No entry yet; segments are numbered from 1.
-    const HOLE: Self = Self { segment: 0, spot: Spot { offset: 0, bytes: 0 } };
+    pub(super) const HOLE: Self = Self { segment: 0, spot: Spot { offset: 0, bytes: 0 } };
+}
+
+/// Where an entry was found to be damaged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rot {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+    pub(super) what: &'static str,
 }
 
 /// One group.
 pub(super) struct IndexedGroup {
     pub(super) log: GroupLog,
     pub(super) entries: EntryWindow<Location>,
+    /// Where its entries end was read, and is not only what is left of it in the segments that are there.
+    pub(super) is_known: bool,
+    /// Those of the entries that are damaged.
+    pub(super) rotten: BTreeMap<LogIndex, Rot>,
     /// The segment that says which replica this is: the group's first write, or a move.
     replica_segment: u64,
     /// The segment with the newest hard state.
@@ -62,7 +77,37 @@ impl Index {
     }
 
     pub(super) fn states(&self) -> Vec<GroupState> {
-        self.groups.iter().map(|(group, found)| found.log.state(*group)).collect()
+        self.groups.iter().map(|(group, found)| self.state_of(*group, found)).collect()
+    }
+
+    pub(super) fn state(&self, group: GroupId) -> Option<GroupState> {
+        self.groups.get(&group).map(|found| self.state_of(group, found))
+    }
+
+    fn state_of(&self, group: GroupId, found: &IndexedGroup) -> GroupState {
+        let (first, last) = (found.rotten.first_key_value(), found.rotten.last_key_value());
+        let damaged = first.zip(last).map(|((first, rot), (last, _))| {
+            let segment = self.segments.get(&rot.segment);
+            let path = segment.map(|used| used.segment.path.clone()).unwrap_or_default();
+            let damage = Damage { path, offset: rot.offset, what: rot.what };
+            DamagedEntries { group, first: *first, last: *last, damage }
+        });
+        GroupState { damaged, ..found.log.state(group) }
+    }
+
+    /// How many entries are known to be damaged.
+    pub(super) fn rotten_entries(&self) -> u64 {
+        self.groups.values().map(|group| group.rotten.len() as u64).sum()
+    }
+
+    /// An entry was read where it should be, and is not what was written.
+    pub(super) fn note_rot(&mut self, group: GroupId, at: LogIndex, location: Location, what: &'static str) {
+        if let Some(found) = self.groups.get_mut(&group)
+            && found.entries.get(at) == Some(&location)
+        {
+            let rot = Rot { segment: location.segment, offset: u64::from(location.spot.offset), what };
+            found.rotten.insert(at, rot);
+        }
     }
 
     /// Does what was written in `segment`; `spots` are offsets there.
@@ -81,6 +126,7 @@ impl Index {
         if write.replica.is_some() {
             group.replica_segment = segment;
         }
+        group.is_known |= write.replica.is_some() || write.reset_to.is_some() || !write.entries.is_empty();
         if write.hard_state.is_some() {
             group.hard_state_segment = segment;
         }
@@ -88,7 +134,7 @@ impl Index {
             group.base_segment = segment;
         }
         group.cut_front_and_back(write, &mut self.segments);
-        for (entry, spot) in write.entries.iter().zip(&logged.spots) {
+        for (number, (entry, spot)) in write.entries.iter().zip(&logged.spots).enumerate() {
             let location = Location { segment, spot: *spot };
             if entry.index() < group.entries.next() && entry.index() >= group.entries.first() {
                 return Err("an entry appears twice");
@@ -100,11 +146,15 @@ impl Index {
             if let Some(used) = self.segments.get_mut(&segment) {
                 used.live_bytes += u64::from(spot.bytes);
             }
+            if logged.holes.contains(&number) {
+                group.rotten.insert(entry.index(), Rot::at(location));
+            }
         }
         if let Some((position, _, _)) = &write.compact_to
             && position.index > group.log.compacted.index
         {
             release(&mut self.segments, group.entries.compact_to(position.index));
+            group.rotten = group.rotten.split_off(&position.index.next());
         }
         group.log.apply(write);
         Ok(())
@@ -117,8 +167,16 @@ impl Index {
         group.replica_segment = segment;
         group.hard_state_segment = segment;
         group.base_segment = segment;
+        group.is_known = true;
         group.log = moved.log;
-        for (index, spot) in moved.entries {
+        let whole = moved.entries.into_iter().map(|(index, spot)| (index, spot, false));
+        // A copy that is damaged does not replace one that may be whole.
+        let holes = moved.holes.into_iter().filter_map(|(index, spot)| Some((index?, spot, true)));
+        let holes = holes.filter(|(index, _, _)| {
+            group.entries.get(*index).is_none_or(|location| *location == Location::HOLE)
+        });
+        let entries: Vec<_> = whole.chain(holes.collect::<Vec<_>>()).collect();
+        for (index, spot, is_rotten) in entries {
             let location = Location { segment, spot };
             let before = group
                 .entries
@@ -127,6 +185,11 @@ impl Index {
             release(&mut self.segments, before);
             if let Some(used) = self.segments.get_mut(&segment) {
                 used.live_bytes += u64::from(spot.bytes);
+            }
+            if is_rotten {
+                group.rotten.insert(index, Rot::at(location));
+            } else {
+                group.rotten.remove(&index);
             }
         }
         // A group that has no entries left in the scanned segments is known by its image alone.
@@ -142,6 +205,26 @@ impl Index {
         self.groups.iter().filter(needs).map(|(id, _)| *id).collect()
     }
 
+    /// Entries of `group` that are nowhere are among the `nameless` ones that a damaged move held.
+    pub(super) fn fill_holes(&mut self, group: GroupId, (segment, offset): (u64, u64), nameless: u64) {
+        let Some(found) = self.groups.get_mut(&group) else { return };
+        let (first, last) = (found.log.compacted.index.next(), found.log.last);
+        let missing =
+            last.next().0.saturating_sub(first.0).saturating_sub(found.entries.iter().count() as u64);
+        if missing > 0 && missing <= nameless {
+            for end in [first, last] {
+                if found.entries.get(end).is_none() {
+                    // Too far apart: then the group stays incomplete, which is an error.
+                    drop(found.entries.place(end, Location::HOLE, Location::HOLE));
+                }
+            }
+        }
+        let rot = Rot { segment, offset, what: "the checksum of an entry does not hold" };
+        let holes = found.entries.iter().filter(|(_, location)| **location == Location::HOLE);
+        let holes: Vec<LogIndex> = holes.map(|(index, _)| index).collect();
+        found.rotten.extend(holes.into_iter().map(|index| (index, rot)));
+    }
+
     /// The first group whose entries are not all there, which means that a segment is missing.
     pub(super) fn incomplete(&self) -> Option<GroupId> {
         self.groups.iter().find(|(_, group)| !group.is_complete()).map(|(id, _)| *id)
@@ -153,6 +236,8 @@ impl IndexedGroup {
         Self {
             log: GroupLog::default(),
             entries: EntryWindow::after(LogIndex(0)),
+            is_known: false,
+            rotten: BTreeMap::new(),
             replica_segment: segment,
             hard_state_segment: segment,
             base_segment: segment,
@@ -162,9 +247,11 @@ impl IndexedGroup {
     fn cut_front_and_back(&mut self, write: &GroupWrite, segments: &mut BTreeMap<u64, IndexedSegment>) {
         if let Some((position, _, _)) = &write.reset_to {
             release(segments, self.entries.reset(position.index));
+            self.rotten.clear();
         }
         if let Some(from) = write.truncate_from {
             release(segments, self.entries.truncate_from(from));
+            drop(self.rotten.split_off(&from));
         }
     }
 
@@ -180,7 +267,17 @@ impl IndexedGroup {
     pub(super) fn is_complete(&self) -> bool {
         self.entries.first() == self.log.compacted.index.next()
             && self.entries.next() == self.log.last.next()
-            && self.entries.iter().all(|(_, location)| *location != Location::HOLE)
+            && self
+                .entries
+                .iter()
+                .all(|(index, location)| *location != Location::HOLE || self.rotten.contains_key(&index))
+    }
+}
+
+impl Rot {
+    fn at(location: Location) -> Self {
+        let what = "the checksum of an entry does not hold";
+        Self { segment: location.segment, offset: u64::from(location.spot.offset), what }
     }
 }
 

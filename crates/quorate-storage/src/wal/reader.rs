@@ -10,7 +10,7 @@ use quorate_core::{Entry, GroupId, LogIndex};
 use super::body::decode_item;
 use super::index::{Index, Location};
 use super::segment::Segment;
-use crate::error::LogError;
+use crate::error::{DamagedEntries, LogError};
 use crate::log_store::{GroupState, LogReader};
 
 /// Entries this close to each other are fetched with one read, in bytes.
@@ -47,6 +47,11 @@ impl WalReader {
         let mut bytes = 0;
         for at in (range.start.0..range.end.0).map(LogIndex) {
             let location = *found.entries.get(at).ok_or_else(|| out_of_range(at))?;
+            if location == Location::HOLE
+                && let Some(damaged) = index.state(group).and_then(|state| state.damaged)
+            {
+                return Err(LogError::DamagedEntries(damaged));
+            }
             bytes += u64::from(location.spot.bytes);
             if bytes > bytes_max && !spans.is_empty() {
                 break;
@@ -69,6 +74,15 @@ impl WalReader {
         }
         Ok(spans)
     }
+
+    /// Remembers damage, so that whoever opens the group the next time knows of it.
+    fn note(&self, group: GroupId, unread: Unread) -> LogError {
+        let Unread { at, location, error } = unread;
+        let LogError::Damaged(damage) = error else { return error };
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.note_rot(group, at, location, damage.what);
+        LogError::DamagedEntries(DamagedEntries { group, first: at, last: at, damage })
+    }
 }
 
 impl LogReader for WalReader {
@@ -78,15 +92,22 @@ impl LogReader for WalReader {
         }
         let mut entries = Vec::new();
         for span in self.locate(group, &range, bytes_max)? {
-            span.read(&mut entries)?;
+            span.read(&mut entries).map_err(|unread| self.note(group, unread))?;
         }
         Ok(entries)
     }
 
     fn state(&self, group: GroupId) -> Option<GroupState> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.groups.get(&group).map(|found| found.log.state(group))
+        index.state(group)
     }
+}
+
+/// An entry that could not be read.
+struct Unread {
+    at: LogIndex,
+    location: Location,
+    error: LogError,
 }
 
 impl Location {
@@ -107,12 +128,15 @@ impl Span {
             && next.end() - self.start <= READ_BYTES_MAX
     }
 
-    fn read(&self, entries: &mut Vec<Entry>) -> Result<(), LogError> {
-        let bytes = read_exact(&self.segment, self.start, self.end - self.start)?;
+    fn read(&self, entries: &mut Vec<Entry>) -> Result<(), Unread> {
+        let unread = |(at, location): (LogIndex, Location), error| Unread { at, location, error };
+        let first = self.entries.first().copied().unwrap_or((LogIndex(0), Location::HOLE));
+        let bytes = read_exact(&self.segment, self.start, self.end - self.start);
+        let bytes = bytes.map_err(|error| unread(first, error))?;
         for (index, location) in &self.entries {
             let from = super::segment::index(location.start() - self.start);
             let item = bytes.slice(from..from + location.spot.bytes as usize);
-            let damaged = |what| self.segment.damaged(location.start(), what);
+            let damaged = |what| unread((*index, *location), self.segment.damaged(location.start(), what));
             let entry = decode_item(&item).map_err(damaged)?;
             if entry.index() != *index {
                 return Err(damaged("an entry with another index is here"));

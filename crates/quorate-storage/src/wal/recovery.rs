@@ -16,14 +16,18 @@
 //! unless the power failed before the mark reached the disk (it is not synced by itself): in that
 //! window alone, damage to the last write cannot be told from a torn tail.
 //!
+//! A damaged record whose header is whole may be damaged in its entries alone: then what it says is used
+//! but for them, and the damage is that of a group, not of the log (see `salvage`).
+//!
 //! What is kept is durable before anything is built on it. It may have been in memory only, and after a
 //! failed sync even marked clean there, so that another sync would do nothing: what no record vouches
 //! for is written again, then synced.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_core::GroupId;
 
 use super::body::{LoggedWrite, decode_batch, decode_move};
 use super::index::Index;
@@ -48,6 +52,8 @@ pub struct RecoveryReport {
     /// Where in the last segment records that were not whole, or stood behind one, were dropped, as
     /// far as they could still be recognised.
     pub torn_at: Option<u64>,
+    /// Records in which entries, and nothing else, are damaged. Whose, the groups' states say.
+    pub records_damaged: u64,
 }
 
 /// Reads every segment in `numbers` (ascending, not empty).
@@ -109,13 +115,16 @@ fn missing(directory: &SegmentDirectory, number: u64) -> LogError {
 }
 
 #[derive(Default)]
-struct Scan {
-    index: Index,
-    floor: u64,
+pub(super) struct Scan {
+    pub(super) index: Index,
+    pub(super) floor: u64,
     next_sequence: u64,
     /// Records of the segment that no record says were synced: sequence and offset.
     unproven: VecDeque<(u64, u64)>,
-    report: RecoveryReport,
+    /// Groups that moves with damaged entries spoke of: segment and offset of the first of these, and of how
+    /// many not even the index is known.
+    pub(super) holes: BTreeMap<GroupId, ((u64, u64), u64)>,
+    pub(super) report: RecoveryReport,
 }
 
 struct End {
@@ -133,11 +142,21 @@ impl Scan {
             if successor.is_some_and(|next| u64::from(next.previous_end) == end.offset) {
                 break;
             }
-            let found = walk.record(&mut window, end.offset)?;
+            let found = walk.framed(&mut window, end.offset)?;
             let fits = found.filter(|record| {
                 record.header.previous == end.chain && record.header.sequence == self.next_sequence
             });
             let Some(record) = fits else { break };
+            if !record.is_whole {
+                let witness = successor.is_some() || {
+                    let rest = walk.rest(&mut window, end.offset)?;
+                    rest.durable >= self.next_sequence
+                };
+                // More than entries is damaged: what follows finds the words for it.
+                if !witness || self.salvage(walk.segment, &record, end.offset).is_err() {
+                    break;
+                }
+            }
             if record.header.kind == RecordKind::Seal {
                 if successor.is_none() {
                     return Err(walk
@@ -146,7 +165,9 @@ impl Scan {
                 }
                 break;
             }
-            self.apply(walk.segment, &record, end.offset)?;
+            if record.is_whole {
+                self.apply(walk.segment, &record, end.offset)?;
+            }
             while self.unproven.front().is_some_and(|(sequence, _)| *sequence <= record.header.durable) {
                 self.unproven.pop_front();
             }
@@ -198,33 +219,12 @@ impl Scan {
 
     /// Decides what the end of the last segment means (see the head of this file) and cleans it up.
     fn settle_tail(&mut self, walk: &Walk<'_>, window: &mut Window<'_>, end: u64) -> Result<(), LogError> {
-        let mut erase_to = end;
-        let mut at = end;
-        while at + HEADER_BYTES as u64 <= walk.segment.bytes {
-            if at + ZEROS.len() as u64 <= walk.segment.bytes
-                && window.bytes(at, ZEROS.len() as u64)? == ZEROS.as_slice()
-            {
-                // A header that begins at the very end of them is looked at in the next round.
-                at += (ZEROS.len() - HEADER_BYTES) as u64;
-                continue;
-            }
-            let bytes = window.bytes(at, HEADER_BYTES as u64)?;
-            let place = Place { segment_crc: walk.segment_crc, offset: at };
-            // Cheap tests first: nearly everything here is zeros or an older life of the file.
-            if bytes[32] != 0
-                && let Some((header, _)) = RecordHeader::decode(bytes, place)
-            {
-                if header.durable >= self.next_sequence {
-                    return Err(walk
-                        .segment
-                        .damaged(end, "a record is damaged and acknowledged records follow it"));
-                }
-                erase_to = at + header.framed_bytes();
-            }
-            at += ALIGNMENT;
+        let rest = walk.rest(window, end)?;
+        if rest.durable >= self.next_sequence {
+            return Err(walk.segment.damaged(end, "a record is damaged and acknowledged records follow it"));
         }
-        if erase_to > end {
-            let count = erase_to.min(walk.segment.bytes) - end;
+        if rest.end > end {
+            let count = rest.end.min(walk.segment.bytes) - end;
             let zeros = vec![0; index(count)];
             walk.segment
                 .file
@@ -250,7 +250,10 @@ impl Scan {
     }
 
     /// What must hold once everything is read.
-    fn check(&self, directory: &SegmentDirectory, numbers: &[u64]) -> Result<(), LogError> {
+    fn check(&mut self, directory: &SegmentDirectory, numbers: &[u64]) -> Result<(), LogError> {
+        for (group, (place, nameless)) in std::mem::take(&mut self.holes) {
+            self.index.fill_holes(group, place, nameless);
+        }
         let first = numbers.first().copied().unwrap_or(1);
         if first > self.floor.max(1) {
             return Err(missing(directory, first - 1));
@@ -271,6 +274,16 @@ pub(super) struct Record {
     pub(super) header: RecordHeader,
     pub(super) crc: u32,
     pub(super) body: Bytes,
+    /// Whether the checksum of the body holds.
+    is_whole: bool,
+}
+
+/// What is behind the first record that does not fit.
+struct Rest {
+    /// The latest record that some header there says was synced.
+    durable: u64,
+    /// Where the last of those records ends, as far as they can be recognised.
+    end: u64,
 }
 
 pub(super) struct Walk<'a> {
@@ -279,9 +292,40 @@ pub(super) struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Searches everything from `start` on for headers of records.
+    fn rest(&self, window: &mut Window<'_>, start: u64) -> Result<Rest, LogError> {
+        let mut rest = Rest { durable: 0, end: start };
+        let mut at = start;
+        while at + HEADER_BYTES as u64 <= self.segment.bytes {
+            if at + ZEROS.len() as u64 <= self.segment.bytes
+                && window.bytes(at, ZEROS.len() as u64)? == ZEROS.as_slice()
+            {
+                // A header that begins at the very end of them is looked at in the next round.
+                at += (ZEROS.len() - HEADER_BYTES) as u64;
+                continue;
+            }
+            let bytes = window.bytes(at, HEADER_BYTES as u64)?;
+            let place = Place { segment_crc: self.segment_crc, offset: at };
+            // Cheap tests first: nearly everything here is zeros or an older life of the file.
+            if bytes[32] != 0
+                && let Some((header, _)) = RecordHeader::decode(bytes, place)
+            {
+                rest.durable = rest.durable.max(header.durable);
+                rest.end = at + header.framed_bytes();
+            }
+            at += ALIGNMENT;
+        }
+        Ok(rest)
+    }
+
     /// The record at `offset` if header and body are whole; an error only if the disk cannot be
     /// read.
     pub(super) fn record(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
+        Ok(self.framed(window, offset)?.filter(|record| record.is_whole))
+    }
+
+    /// The record at `offset` if its header is whole, whatever its body.
+    fn framed(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
         let body_at = offset + HEADER_BYTES as u64;
         if body_at > self.segment.bytes {
             return Ok(None);
@@ -296,7 +340,8 @@ impl Walk<'_> {
             return Ok(None);
         }
         let body = Bytes::copy_from_slice(window.bytes(body_at, body_bytes)?);
-        Ok((crc32c::crc32c(&body) == header.body_crc).then_some(Record { header, crc, body }))
+        let is_whole = crc32c::crc32c(&body) == header.body_crc;
+        Ok(Some(Record { header, crc, body, is_whole }))
     }
 }
 

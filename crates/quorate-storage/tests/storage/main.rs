@@ -5,6 +5,7 @@
 mod conformance;
 mod crash_points;
 mod damage;
+mod damaged_groups;
 mod data_dir;
 mod formats;
 mod known_peers;

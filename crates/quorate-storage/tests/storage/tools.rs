@@ -205,7 +205,7 @@ fn two_damages_are_both_named_and_what_is_between_them_is_dumped() {
 #[test]
 fn verifying_and_opening_agree_on_every_damage() {
     let (disk, _) = Written::three_segments().stop();
-    let (mut damaged, mut clean) = (0, 0);
+    let (mut damaged, mut of_groups, mut clean) = (0, 0, 0);
     for (name, whole) in image(&disk) {
         let path = Path::new(WAL).join(&name);
         for at in (0..whole.len()).step_by(7) {
@@ -218,10 +218,17 @@ fn verifying_and_opening_agree_on_every_damage() {
                 disk.overwrite(&path, bytes.clone());
                 let found = verify(&disk, Path::new(WAL));
                 assert!(disk.contents(&path).unwrap() == bytes, "verifying writes nothing");
-                match (open(&disk).map(drop), found) {
-                    (Ok(()), Ok(found)) => {
+                let opened = open(&disk).map(|wal| wal.recovery().records_damaged);
+                match (opened, found) {
+                    (Ok(0), Ok(found)) => {
                         assert!(found.is_clean(), "byte {at} of {name} {how}: {found:?}");
                         clean += 1;
+                    }
+                    // Damage of one group, which does not keep the log from being opened.
+                    (Ok(_), Ok(found)) => {
+                        let named = found.damages.iter().any(|damage| damage.path == path);
+                        assert!(named, "byte {at} of {name} {how}: {found:?}");
+                        of_groups += 1;
                     }
                     (Err(LogError::Damaged(said)), Ok(found)) => {
                         let named = found.damages.iter().any(|damage| damage.path == said.path);
@@ -234,7 +241,7 @@ fn verifying_and_opening_agree_on_every_damage() {
             }
         }
     }
-    assert!(damaged > 1000 && clean > 100, "both happen: {damaged} and {clean}");
+    assert!(damaged > 500 && of_groups > 500 && clean > 100, "all happen: {damaged}, {of_groups}, {clean}");
 }
 
 #[test]

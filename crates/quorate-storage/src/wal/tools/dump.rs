@@ -217,7 +217,7 @@ fn whole(opened: &Opened, offset: u64, record: &Record) -> Vec<DumpItem> {
 }
 
 fn of_batch(logged: LoggedWrite) -> DumpedGroup {
-    let LoggedWrite { write, spots } = logged;
+    let LoggedWrite { write, spots, .. } = logged;
     let entries = write.entries.into_iter().zip(spots).map(|(entry, spot)| DumpedEntry {
         offset: u64::from(spot.offset),
         bytes: u64::from(spot.bytes),

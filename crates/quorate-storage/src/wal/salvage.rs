@@ -1,0 +1,94 @@
+//! Records of which only entries are damaged: what they say of everything else is used.
+//!
+//!   body    g1: term, vote  ▏entry 7 ▏entry 8 ▏ g2: entry 3
+//!                             ▓▓▓▓▓ damaged        whole
+//!   index   g1: 7 is rotten, 8 is there           g2: as if nothing had happened
+//!
+//! * `body` has proved by the checksums that nothing but the bytes of those entries is damaged. Here they
+//!   get their places: the index from their neighbours or from what the group's log holds before them, a
+//!   term that does not fall. Neither is believed by anyone: whoever opens the group is told of the damage.
+//! * Where not even the place can be told, nothing is salvaged, and the log is damaged as a whole.
+//! * Only records that were synced come here. What was never acknowledged is a torn tail (see `recovery`).
+
+use quorate_core::{LogId, LogIndex, Term};
+
+use super::body::{LoggedWrite, salvage_batch, salvage_move};
+use super::index::Index;
+use super::record::{HEADER_BYTES, RecordKind};
+use super::recovery::{Record, Scan};
+use super::segment::Segment;
+
+impl Scan {
+    /// Does what a damaged record says, but for its damaged entries.
+    ///
+    /// # Errors
+    /// More than entries is damaged, or what is there contradicts the records before it.
+    pub(super) fn salvage(
+        &mut self,
+        segment: &Segment,
+        record: &Record,
+        offset: u64,
+    ) -> Result<(), &'static str> {
+        let (body_at, body_crc) = (offset + HEADER_BYTES as u64, record.header.body_crc);
+        match record.header.kind {
+            RecordKind::Batch => {
+                let mut writes = salvage_batch(&record.body, body_at, body_crc)?;
+                // All or nothing: a batch is atomic.
+                for write in &mut writes {
+                    place_holes(&self.index, write)?;
+                }
+                for write in &writes {
+                    self.index.apply(write, segment.number)?;
+                }
+            }
+            RecordKind::Move => {
+                let (floor, groups) = salvage_move(&record.body, body_at, body_crc)?;
+                for moved in groups {
+                    if let Some((_, spot)) = moved.holes.first() {
+                        let place = (segment.number, u64::from(spot.offset));
+                        let nameless = moved.holes.iter().filter(|(index, _)| index.is_none()).count();
+                        self.holes.entry(moved.group).or_insert((place, 0)).1 += nameless as u64;
+                    }
+                    self.index.apply_move(moved, segment.number)?;
+                }
+                self.floor = self.floor.max(floor);
+            }
+            RecordKind::Mark | RecordKind::Seal => return Err("a record without a body is damaged"),
+        }
+        self.report.records_damaged += 1;
+        Ok(())
+    }
+}
+
+/// Gives the entries that cannot be read the positions they must have had.
+fn place_holes(index: &Index, logged: &mut LoggedWrite) -> Result<(), &'static str> {
+    let LoggedWrite { write, holes, .. } = logged;
+    if holes.is_empty() {
+        return Ok(());
+    }
+    let known = index.groups.get(&write.group).filter(|group| group.is_known);
+    let whole = (0..write.entries.len()).find(|number| !holes.contains(number));
+    let neighbour = whole.and_then(|number| {
+        let entry = write.entries.get(number)?;
+        Some((LogIndex(entry.index().0.checked_sub(number as u64)?), entry.term()))
+    });
+    let after = match (&write.reset_to, write.truncate_from, known) {
+        (Some((position, _, _)), _, _) => Some(position.index),
+        (None, Some(from), Some(group)) => Some(from.previous().min(group.log.last)),
+        (None, None, Some(group)) => Some(group.log.last),
+        // The write that creates the group.
+        (None, None, None) if write.replica.is_some() => Some(LogIndex(0)),
+        (None, _, None) => None,
+    };
+    let first = neighbour.map(|(first, _)| first).or(after.map(LogIndex::next));
+    let first = first.ok_or("an entry is damaged, and nothing says which")?;
+    let before = known.and_then(|group| group.log.term_at(first.previous()));
+    let mut term = before.or(neighbour.map(|(_, term)| term)).unwrap_or(Term(1));
+    for (number, entry) in (0_u64..).zip(&mut write.entries) {
+        if holes.contains(&usize::try_from(number).unwrap_or(usize::MAX)) {
+            entry.id = LogId { term, index: LogIndex(first.0 + number) };
+        }
+        term = entry.term();
+    }
+    Ok(())
+}
