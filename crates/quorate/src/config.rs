@@ -1,6 +1,7 @@
 //! The configuration of a node: what it is, where its data lives, how it talks to its peers.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -195,6 +196,12 @@ impl NodeConfig {
         if advertise.is_some_and(|address| address.is_empty() || address.len() > ADDRESS_BYTES_MAX) {
             return wrong("peer_advertise", "host:port of at most 1024 bytes");
         }
+        if is_unspecified(advertise.unwrap_or(&self.peer_listen)) {
+            return wrong(
+                "peer_advertise",
+                "an address that others can dial: nobody can be dialled everywhere",
+            );
+        }
         let transport = &self.transport;
         if transport.frame_bytes_max < 4 << 20 || transport.frame_bytes_max > 1 << 30 {
             return wrong("transport.frame_bytes_max", "between 4 MiB and 1 GiB");
@@ -256,5 +263,29 @@ pub(crate) struct FrameLimit {
 impl From<FrameLimit> for ConfigError {
     fn from(limit: FrameLimit) -> Self {
         Self { field: limit.field, must: limit.must.to_owned() }
+    }
+}
+
+/// Whether this is `0.0.0.0` or `[::]`: good to listen on, and nowhere to go to.
+fn is_unspecified(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_nobody_can_dial_is_refused() {
+        let at = |listen: &str, advertise: Option<&str>| {
+            let (peer_listen, peer_advertise) = (listen.to_owned(), advertise.map(str::to_owned));
+            let config = NodeConfig { node: NodeId(1), peer_listen, peer_advertise, ..NodeConfig::default() };
+            config.validate().map_err(|error| error.field)
+        };
+        assert_eq!(at("127.0.0.1:7001", None), Ok(()));
+        assert_eq!(at("0.0.0.0:7001", None), Err("peer_advertise"));
+        assert_eq!(at("[::]:7001", None), Err("peer_advertise"));
+        assert_eq!(at("0.0.0.0:7001", Some("0.0.0.0:7001")), Err("peer_advertise"));
+        assert_eq!(at("0.0.0.0:7001", Some("node-1:7001")), Ok(()));
     }
 }
