@@ -323,7 +323,7 @@ fn wal_config(swarm: &Swarm) -> WalConfig {
         segment_bytes: swarm.segment_bytes,
         recycled_segments_max: 1,
         move_bytes_max: 2_000,
-        segments_max: 6,
+        log_bytes_max: 6 * swarm.segment_bytes,
         fill_ahead_bytes: 4_096,
         salt: 1,
     }

@@ -137,6 +137,8 @@ pub struct LogStats {
     pub syncs: u64,
     /// Bytes handed to the disk, framing included.
     pub bytes_written: u64,
+    /// Bytes of entries that were written again so that old files could go.
+    pub bytes_moved: u64,
     /// Bytes on disk now.
     pub bytes_on_disk: u64,
     /// Segments on disk now.

@@ -58,9 +58,9 @@ pub struct WalConfig {
     /// time than have this much live data together, in bytes.
     pub move_bytes_max: u64,
     /// A log whose live data is at most a quarter of it is shortened from the front at the cost of
-    /// moving what is live there; with more segments than this, one whose live data is at most half
-    /// of it.
-    pub segments_max: u64,
+    /// moving what is live there (the entries of groups that lag); one that takes more than this, in bytes,
+    /// already when its live data is at most half of it.
+    pub log_bytes_max: u64,
     /// New segments are filled with zeros this far ahead of the end, in bytes, so that a sync need
     /// not write file system metadata.
     pub fill_ahead_bytes: u64,
@@ -76,7 +76,7 @@ impl Default for WalConfig {
             segment_bytes: 64 << 20,
             recycled_segments_max: 2,
             move_bytes_max: 4 << 20,
-            segments_max: 32,
+            log_bytes_max: 2 << 30,
             fill_ahead_bytes: 1 << 20,
             salt: 0,
         }

@@ -8,10 +8,12 @@
 //! harmless. The last move carries the floor: the segments below it are not needed once it is
 //! durable, and only then are they dropped, oldest first.
 //!
-//! Which segments: those at the front that are live to a quarter at most. Failing that, the oldest,
-//! however much of it is live, when the whole log is: to a quarter, or to a half if there are more
-//! than [`super::WalConfig::segments_max`]. So a log takes about four times what is live in it, or
-//! four segments, and moving costs a fraction of what is written.
+//! Which segments: those at the front in which no entry is live or, in a log of [`SEGMENTS_MIN`] segments, that are
+//! live to a quarter at most. Failing that, the oldest,
+//! however much of it is live, when the whole log is: to a quarter, or to a half if it takes more
+//! than [`super::WalConfig::log_bytes_max`]. So a log takes about four times what is live in it, or
+//! four segments, and moving costs at most as many bytes as were written since the last time. What busy groups
+//! write is compacted before it gets to the front, and is not moved.
 //!
 //! * A step moves at most [`STEP_BYTES_MAX`] and never makes a new segment: it takes the room that
 //!   is left.
@@ -115,22 +117,26 @@ impl Wal {
     fn choose(&mut self) {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let config = &self.config;
+        let bytes: u64 = index.segments.values().map(|used| used.segment.bytes).sum();
+        let is_large = bytes > config.log_bytes_max;
+        let is_long = index.segments.len() >= SEGMENTS_MIN;
         let mut through = None;
         let mut live_bytes = 0;
         for used in index.segments.values() {
             live_bytes += used.live_bytes;
-            let is_worth_it =
-                used.live_bytes <= used.segment.bytes / 4 && live_bytes <= config.move_bytes_max;
+            // What a busy group has just written is compacted soon: in a short log nothing is moved but states.
+            let is_worth_it = live_bytes == 0
+                || ((is_long || is_large)
+                    && used.live_bytes <= used.segment.bytes / 4
+                    && live_bytes <= config.move_bytes_max);
             if used.segment.number == self.tail.segment.number || !is_worth_it {
                 break;
             }
             through = Some(used.segment.number);
         }
-        if through.is_none() && index.segments.len() >= SEGMENTS_MIN {
+        if through.is_none() && is_long {
             let live_bytes: u64 = index.segments.values().map(|used| used.live_bytes).sum();
-            let bytes: u64 = index.segments.values().map(|used| used.segment.bytes).sum();
-            let has_too_many = index.segments.len() as u64 > config.segments_max;
-            if live_bytes <= bytes / if has_too_many { 2 } else { 4 } {
+            if live_bytes <= bytes / if is_large { 2 } else { 4 } {
                 through = index.segments.keys().next().copied();
             }
         }
@@ -188,6 +194,7 @@ impl Wal {
         for group in &mut moved {
             for (_, spot) in &mut group.entries {
                 spot.offset = spot.offset.saturating_add(base);
+                self.stats.bytes_moved += u64::from(spot.bytes);
             }
         }
         for group in moved {

@@ -129,3 +129,61 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u64::from_le_bytes(*chunk))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use quorate_core::{Entry, EntryPayload, GroupId, LogId, Membership};
+
+    use super::*;
+    use crate::{Disk, GroupWrite, LogBatch, MemDisk, Wal, WalConfig, write_now};
+
+    /// A segment whose file was another one before: everything that stood in it is still there, byte for byte, behind
+    /// the few records that were written since. None of it validates in its new life, at any offset, though all
+    /// of it did in the old one.
+    #[test]
+    fn what_an_earlier_life_of_a_file_left_behind_never_validates() {
+        let disk = MemDisk::new();
+        let config = WalConfig { segment_bytes: 4096, fill_ahead_bytes: 4096, ..WalConfig::default() };
+        let open = || Wal::open(Arc::new(disk.clone()), Path::new("wal"), config).unwrap();
+        let mut wal = open();
+        let mut lives: Vec<(u64, u32)> = Vec::new();
+        let mut index = 0;
+        // Files are given a second life from the third segment on, and a third one.
+        while wal.tail.segment.number < 12 || wal.tail.offset > 1000 {
+            index += 1;
+            let id = LogId::new(1, index);
+            let command = EntryPayload::Command(Bytes::from(vec![7; 100]));
+            let write = GroupWrite {
+                group: GroupId(1),
+                entries: vec![Entry { id, payload: command }],
+                compact_to: Some((id, LogId::default(), Arc::new(Membership::default()))),
+                ..GroupWrite::default()
+            };
+            write_now(&mut wal, LogBatch { groups: vec![write] }, true).unwrap();
+            if lives.last().is_none_or(|(number, _)| *number != wal.tail.segment.number) {
+                lives.push((wal.tail.segment.number, wal.tail.segment_crc));
+            }
+        }
+        let (path, end) = (wal.tail.segment.path.clone(), wal.tail.offset);
+        let contents = disk.contents(&path).unwrap();
+        let valid = |segment_crc: u32| {
+            let offsets = (end..contents.len() as u64 - HEADER_BYTES as u64).step_by(8);
+            let headers = offsets.filter_map(|offset| {
+                let bytes = contents.get(usize::try_from(offset).ok()?..)?;
+                RecordHeader::decode(bytes, Place { segment_crc, offset })
+            });
+            headers.count()
+        };
+        let (newest, earlier) = lives.split_last().unwrap();
+        assert!(earlier.iter().map(|(_, crc)| valid(*crc)).max() > Some(5), "an earlier life is still there");
+        assert_eq!(valid(newest.1), 0, "and nothing of it counts");
+        drop(wal);
+        let wal = open();
+        assert_eq!((wal.tail.segment.path.clone(), wal.recovery().torn_at), (path, None));
+        assert!(disk.exists(Path::new("wal")).unwrap());
+    }
+}

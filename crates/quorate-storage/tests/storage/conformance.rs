@@ -13,7 +13,7 @@ use quorate_storage::{
 fn tiny() -> WalConfig {
     WalConfig {
         segment_bytes: 4096,
-        segments_max: 6,
+        log_bytes_max: 6 * 4096,
         fill_ahead_bytes: 1024,
         salt: 7,
         ..WalConfig::default()
@@ -98,7 +98,7 @@ fn wal_is_what_the_model_says_through_thousands_of_random_batches() {
     for seed in 0..8 {
         let disk = MemDisk::new();
         let config = WalConfig {
-            segments_max: 2 + seed % 7,
+            log_bytes_max: (2 + seed % 7) * 4096,
             move_bytes_max: 256 << (seed % 8),
             recycled_segments_max: usize::from(seed % 2 == 0),
             fill_ahead_bytes: seed % 5 * 300,

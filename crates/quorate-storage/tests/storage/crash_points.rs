@@ -19,7 +19,7 @@ fn config() -> WalConfig {
     WalConfig {
         segment_bytes: 4096,
         recycled_segments_max: 1,
-        segments_max: 3,
+        log_bytes_max: 3 * 4096,
         fill_ahead_bytes: 600,
         salt: 0x5a17,
         ..WalConfig::default()

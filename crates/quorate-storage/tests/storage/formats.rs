@@ -88,6 +88,8 @@ fn segments_are_what_the_fixtures_say() {
         segment_bytes: 4096,
         fill_ahead_bytes: 0,
         salt: 0x1122_3344_5566_7788,
+        // Moves what is live out of its first segment as soon as there is a second one.
+        log_bytes_max: 0,
         ..WalConfig::default()
     };
     let open = |disk: &MemDisk| Wal::open(Arc::new(disk.clone()), Path::new("wal"), config).unwrap();

@@ -152,6 +152,45 @@ fn idle_groups_do_not_hold_old_segments() {
     model.compare(&open(&disk)).unwrap();
 }
 
+/// A group lags, and its entries lie between those of a busy one in many segments: the log stays a small multiple of
+/// what is live in it; moving costs a fraction of what is written; and of the busy group nothing is ever moved.
+#[test]
+fn lagging_group_costs_a_bounded_multiple_of_what_it_holds() {
+    let disk = MemDisk::new();
+    let (mut wal, mut model) = (open(&disk), LogModel::default());
+    let (mut live, mut written) = (0, 0);
+    for index in 1..=900 {
+        if index <= 60 {
+            write_one(&mut wal, &mut model, entries(9, 1, index..=index, 400)).unwrap();
+            live += 440;
+        }
+        write_one(&mut wal, &mut model, entries(1, 1, index..=index, 400)).unwrap();
+        written += 440;
+        if index > 5 {
+            write_one(&mut wal, &mut model, compaction(1, 1, index - 5)).unwrap();
+        }
+        let stats = wal.stats();
+        assert!(stats.bytes_on_disk <= 4 * live + 8 * 8192, "{live} live after {index}: {stats:?}");
+        assert!(stats.bytes_moved <= written, "{written} written: {stats:?}");
+    }
+    let moved = wal.stats().bytes_moved;
+    assert!(moved >= live, "what lags was moved: {moved}");
+    model.compare(&wal).unwrap();
+    drop(wal);
+    model.compare(&open(&disk)).unwrap();
+
+    let disk = MemDisk::new();
+    let (mut wal, mut model) = (open(&disk), LogModel::default());
+    for index in 1..=300 {
+        write_one(&mut wal, &mut model, entries(1, 1, index..=index, 400)).unwrap();
+        if index > 5 {
+            write_one(&mut wal, &mut model, compaction(1, 1, index - 5)).unwrap();
+        }
+    }
+    assert_eq!(wal.stats().bytes_moved, 0, "nobody lags: {:?}", wal.stats());
+    assert!(wal.stats().segments < 5, "{:?}", wal.stats());
+}
+
 #[test]
 fn a_batch_larger_than_a_segment_gets_its_own() {
     let disk = MemDisk::new();
