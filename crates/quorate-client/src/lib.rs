@@ -16,6 +16,25 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! What cannot be done in time is an error that says whether it may have happened:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use quorate_client::{Client, ClientError, ClientOptions};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Nobody listens here any more.
+//! let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+//! let options = ClientOptions { deadline: Duration::from_millis(100), ..ClientOptions::default() };
+//! let client = Client::connect([nobody.to_string()], options)?;
+//! let error = client.put("motto", "small steps").await.unwrap_err();
+//! assert!(matches!(error, ClientError::NotApplied { .. }), "{error}");
+//! # Ok(())
+//! # }
+//! ```
 
 mod answer;
 mod client;

@@ -1,4 +1,22 @@
 //! The Quorate key-value server: HTTP/1.1 and gRPC on one port, over Raft groups.
+//!
+//! ```
+//! use quorate_client::{Client, ClientOptions};
+//! use quorate_server::{NodeId, Server, ServerConfig, StartMode};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! let config = ServerConfig::new(NodeId(1), directory.path().join("node-1"), StartMode::Bootstrap);
+//! let server = Server::start(config).await?;
+//! let client = Client::connect([server.client_address().to_string()], ClientOptions::default())?;
+//! let written = client.put("motto", "small steps").await?;
+//! let found = client.get("motto").await?.expect("it was just written");
+//! assert_eq!((&found.value[..], found.version), (&b"small steps"[..], written.version));
+//! server.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod announce;
 mod certificates;

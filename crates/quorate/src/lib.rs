@@ -5,6 +5,46 @@
 #![doc = include_str!("../examples/kv_40_lines.rs")]
 #![doc = "```"]
 //!
+//! For a first try one node in memory is enough, which is a majority of itself:
+//!
+//! ```
+//! use std::{error::Error, io::Read, time::Duration};
+//! use quorate::*;
+//!
+//! /// How many bytes were said so far.
+//! #[derive(Default)]
+//! struct Said(usize);
+//!
+//! impl StateMachine for Said {
+//!     fn apply(&mut self, command: Command<'_>) -> Result<Bytes, MachineError> {
+//!         self.0 += command.data.len();
+//!         Ok(self.0.to_string().into())
+//!     }
+//!     fn query(&self, _: &[u8]) -> Result<Bytes, MachineError> {
+//!         Ok(self.0.to_string().into())
+//!     }
+//!     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
+//!         Ok(Box::new(BytesSnapshot::new(self.0.to_string())))
+//!     }
+//!     fn restore(&mut self, content: &mut dyn Read, _: BatchEnd<'_>) -> Result<(), MachineError> {
+//!         let text = std::io::read_to_string(content)?;
+//!         self.0 = text.parse().map_err(|error| MachineError::with("a number was stored", error))?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn Error>> {
+//!     let config = NodeConfig { node: NodeId(1), ..NodeConfig::default() };
+//!     let (node, raft) = Node::builder(config).start_alone(Said::default()).await?;
+//!     raft.wait_leader_ready(Duration::from_secs(10)).await?;
+//!     assert_eq!(raft.apply("hello").await?.response, "5");
+//!     assert_eq!(raft.query("", Consistency::Linearizable).await?.response, "5");
+//!     node.shutdown().await;
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # What there is
 //!
 //! ```text

@@ -109,3 +109,23 @@ fn links(text: &str) -> Vec<String> {
     }
     found
 }
+
+/// Every library's front page shows it at work, in an example that the tests run.
+#[test]
+fn every_front_page_has_an_example_that_runs() {
+    let mut seen = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).expect("crates") {
+        let page = entry.expect("a crate").path().join("src/lib.rs");
+        let Ok(text) = fs::read_to_string(&page) else { continue };
+        seen += 1;
+        // Fences come in pairs; one that opens without a word is Rust to be run.
+        let mut fences = text.lines().filter_map(|line| line.strip_prefix("//! ```"));
+        let opening = std::iter::from_fn(|| {
+            let opening = fences.next();
+            fences.next();
+            opening
+        });
+        assert!(opening.into_iter().any(str::is_empty), "{}: no example that runs", page.display());
+    }
+    assert_eq!(seen, 8);
+}
