@@ -9,7 +9,6 @@
 //! Previous: `quorate-host/src/log_writer.rs`. Next: `quorate-kv/src/data/state_machine.rs`.
 
 use crate::event::{RaftEvent, ReadFailure, RoleReason};
-use crate::log::Fit;
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta};
 use crate::raw_node::{ReadError, Rejected};
 use crate::read::PassedOn;
@@ -136,10 +135,8 @@ impl Follower {
     }
 
     fn on_append(&mut self, shared: &mut Shared, from: ReplicaId, append: &Append) {
-        match shared.log.fit(append) {
-            Fit::Follows => {}
-            Fit::ContradictsCommitted => unreachable!("the gate refuses what contradicts commits"),
-            Fit::Gap => return Self::refuse(shared, from, append.prev),
+        if !shared.log.reaches(append.prev) {
+            return Self::refuse(shared, from, append.prev);
         }
         let Append { prev, entries, commit, read_round } = append;
         let end = entries.last().map_or(prev.index, |entry| entry.index());

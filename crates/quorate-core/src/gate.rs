@@ -10,7 +10,6 @@
 //! Not here: what depends on the role (who leads, what was asked).
 
 use crate::entry::{Entry, EntryPayload};
-use crate::log::Fit;
 use crate::membership::Membership;
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta};
 use crate::raw_node::Rejected;
@@ -35,49 +34,30 @@ pub(crate) fn check(shared: &Shared, from: ReplicaId, message: &Message) -> Resu
         return Err(Rejected::OldEpoch);
     }
     check_body(message.term, &message.body)?;
-    check_kind(shared, &message.body)?;
-    // A message of an older term is answered, not examined.
-    if message.term < shared.term {
-        return Ok(());
-    }
-    match &message.body {
-        MessageBody::Append(append) if shared.log.fit(append) == Fit::ContradictsCommitted => {
-            Err(Rejected::ContradictsCommitted)
-        }
-        MessageBody::InstallSnapshot(meta) if contradicts(shared, meta) => {
-            Err(Rejected::ContradictsCommitted)
-        }
-        MessageBody::Append(_)
-        | MessageBody::InstallSnapshot(_)
-        | MessageBody::PreVote(_)
-        | MessageBody::PreVoteReply { .. }
-        | MessageBody::Vote(_)
-        | MessageBody::VoteReply { .. }
-        | MessageBody::AppendReply(_)
-        | MessageBody::Heartbeat { .. }
-        | MessageBody::HeartbeatReply { .. }
-        | MessageBody::Quiesce { .. }
-        | MessageBody::RequestSnapshot { .. }
-        | MessageBody::TimeoutNow
-        | MessageBody::ReadIndex { .. }
-        | MessageBody::ReadIndexReply { .. } => Ok(()),
-    }
+    check_contents(shared, message)
 }
 
-/// A witness has entries without their commands, everybody else has them whole, and the members agree.
-fn check_kind(shared: &Shared, body: &MessageBody) -> Result<(), Rejected> {
+/// What is to be taken over must agree with what is here: the members with who is a witness, entries with whether they
+/// may have their commands, and both with what is committed.
+fn check_contents(shared: &Shared, message: &Message) -> Result<(), Rejected> {
     let (id, witness) = (shared.id(), shared.is_witness());
     let agrees = |membership: &Membership| {
         if membership.says_otherwise(id, witness) { Err(Rejected::InvalidMembership) } else { Ok(()) }
     };
-    match body {
-        MessageBody::Append(append) => append.entries.iter().try_for_each(|entry| match &entry.payload {
-            EntryPayload::Membership(membership) => agrees(membership),
-            EntryPayload::Withheld if !witness => Err(Rejected::MalformedEntries),
-            EntryPayload::Command(_) if witness => Err(Rejected::MalformedEntries),
-            EntryPayload::Withheld | EntryPayload::Noop | EntryPayload::Command(_) => Ok(()),
-        }),
-        MessageBody::InstallSnapshot(meta) => agrees(&meta.membership),
+    let contradicts = match &message.body {
+        MessageBody::Append(append) => {
+            append.entries.iter().try_for_each(|entry| match &entry.payload {
+                EntryPayload::Membership(membership) => agrees(membership),
+                EntryPayload::Withheld if !witness => Err(Rejected::MalformedEntries),
+                EntryPayload::Command(_) if witness => Err(Rejected::MalformedEntries),
+                EntryPayload::Withheld | EntryPayload::Noop | EntryPayload::Command(_) => Ok(()),
+            })?;
+            shared.log.contradicts_committed(append)
+        }
+        MessageBody::InstallSnapshot(meta) => {
+            agrees(&meta.membership)?;
+            contradicts(shared, meta)
+        }
         MessageBody::PreVote(_)
         | MessageBody::PreVoteReply { .. }
         | MessageBody::Vote(_)
@@ -89,8 +69,10 @@ fn check_kind(shared: &Shared, body: &MessageBody) -> Result<(), Rejected> {
         | MessageBody::RequestSnapshot { .. }
         | MessageBody::TimeoutNow
         | MessageBody::ReadIndex { .. }
-        | MessageBody::ReadIndexReply { .. } => Ok(()),
-    }
+        | MessageBody::ReadIndexReply { .. } => false,
+    };
+    // A message of an older term is answered, not examined.
+    if contradicts && message.term >= shared.term { Err(Rejected::ContradictsCommitted) } else { Ok(()) }
 }
 
 /// Whether nobody could ever say this in term 0, in which there is no leader and no candidate.

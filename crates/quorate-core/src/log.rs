@@ -50,17 +50,6 @@ pub(crate) struct Log {
     persisted: LogIndex,
 }
 
-/// What is the matter with an append, seen from the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fit {
-    /// `prev` is there (or covered by the snapshot).
-    Follows,
-    /// `prev` is not there.
-    Gap,
-    /// It differs from what is committed.
-    ContradictsCommitted,
-}
-
 /// The bytes an entry counts for in every limit: its encoding.
 pub(crate) fn entry_bytes(entry: &Entry) -> u64 {
     encoded_entry_len(entry) as u64
@@ -179,20 +168,18 @@ impl Log {
         (self.compacted.index <= bound.index && self.compacted.term <= bound.term).then_some(self.compacted)
     }
 
-    /// How `append` fits. Entries at or below the compacted position are taken to be equal: they
-    /// are committed, and their terms are gone.
-    pub(crate) fn fit(&self, append: &Append) -> Fit {
+    /// Whether `append` differs from what is committed. Entries at or below the compacted position
+    /// are taken to be equal: they are committed, and their terms are gone.
+    pub(crate) fn contradicts_committed(&self, append: &Append) -> bool {
         let differs =
             |id: LogId| id.index <= self.commit && self.term_at(id.index).is_some_and(|t| t != id.term);
         let mut committed = append.entries.iter().take_while(|entry| entry.index() <= self.commit);
-        if differs(append.prev) || committed.any(|entry| differs(entry.id)) {
-            return Fit::ContradictsCommitted;
-        }
-        if append.prev.index < self.compacted.index || self.contains(append.prev) {
-            Fit::Follows
-        } else {
-            Fit::Gap
-        }
+        differs(append.prev) || committed.any(|entry| differs(entry.id))
+    }
+
+    /// Whether entries may follow `prev` here: it is in the log, or covered by the snapshot.
+    pub(crate) fn reaches(&self, prev: LogId) -> bool {
+        prev.index < self.compacted.index || self.contains(prev)
     }
 
     /// Appends the entry after the last one.

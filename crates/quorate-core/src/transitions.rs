@@ -11,6 +11,7 @@ use crate::types::ReplicaId;
 
 impl RawNode {
     /// The one place where a role changes.
+    #[inline]
     pub(crate) fn become_next(&mut self, next: Transition) {
         if !matches!(next, Transition::Stay) {
             self.change_role(next);
