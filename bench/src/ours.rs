@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::{
     Config, Entry, LogId, LogIndex, Member, MemberRole, Membership, Message, MonoTime, NodeId, RawNode,
-    Restored, RoleName,
+    Ready, Restored, RoleName,
 };
 
 use crate::{COMPACT_EVERY, Group};
@@ -14,6 +14,7 @@ struct Replica {
     core: RawNode,
     disk: Vec<Entry>,
     applied: LogIndex,
+    ready: Ready,
 }
 
 /// See the module.
@@ -29,8 +30,8 @@ pub struct Ours {
 impl Replica {
     /// Does everything there is to do, and puts what it says on the wire.
     fn drain(&mut self, now: MonoTime, wire: &mut Vec<Message>) {
-        while self.core.has_ready() {
-            let mut ready = self.core.ready();
+        while self.core.ready_into(&mut self.ready) {
+            let ready = &mut self.ready;
             wire.append(&mut ready.send);
             if let Some(persist) = ready.persist.take() {
                 self.disk.extend_from_slice(&persist.entries);
@@ -40,7 +41,6 @@ impl Replica {
                 self.applied = last.index();
                 self.core.on_applied(now, self.applied);
             }
-            self.core.recycle(ready);
             if self.disk.len() as u64 > COMPACT_EVERY * 2 {
                 let through = self.disk.drain(..usize::try_from(COMPACT_EVERY).expect("small")).next_back();
                 let through = through.map_or(LogId::default(), |entry| entry.id);
@@ -88,7 +88,7 @@ impl Group for Ours {
             let restored = Restored { memberships, ..Restored::default() };
             let core =
                 RawNode::new(Config::new(id), restored, now).expect("nothing is wrong with an empty log");
-            Replica { core, disk: Vec::new(), applied: LogIndex(0) }
+            Replica { core, disk: Vec::new(), applied: LogIndex(0), ready: Ready::default() }
         };
         let replicas = members.voters().map(replica).collect();
         let mut group =

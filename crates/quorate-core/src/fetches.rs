@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::entry::Entry;
 use crate::log::Log;
-use crate::ready::Fetch;
+use crate::ready::{Fetch, exchange};
 use crate::types::{LogIndex, MonoTime, ReplicaId};
 
 /// See the module.
@@ -78,7 +78,8 @@ impl Fetches {
         self.queued.is_empty()
     }
 
-    pub(crate) fn take(&mut self) -> Vec<Fetch> {
-        std::mem::take(&mut self.queued)
+    /// What is to be asked of the caller goes into `list`.
+    pub(crate) fn take_into(&mut self, list: &mut Vec<Fetch>) {
+        exchange(&mut self.queued, list);
     }
 }

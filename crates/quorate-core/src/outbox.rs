@@ -6,16 +6,14 @@
 //!   that repeats itself cannot fill the memory.
 //! * When the term changes, held messages of older terms are dropped: nobody needs them.
 
-use crate::aside::Aside;
 use crate::message::{AppendReply, Message, MessageBody};
-use crate::ready::PersistToken;
+use crate::ready::{PersistToken, exchange};
 use crate::types::Term;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Outbox {
     free: Vec<Message>,
-    spare: Aside<Vec<Message>>,
     held: Vec<(PersistToken, Message)>,
 }
 
@@ -49,13 +47,9 @@ impl Outbox {
         self.free.is_empty()
     }
 
-    pub(crate) fn take(&mut self) -> Vec<Message> {
-        self.spare.swap(&mut self.free)
-    }
-
-    /// A list that was taken comes back.
-    pub(crate) fn recycle(&mut self, list: Vec<Message>) {
-        self.spare.put(list);
+    /// What may leave goes into `list`, whose room is used again.
+    pub(crate) fn take_into(&mut self, list: &mut Vec<Message>) {
+        exchange(&mut self.free, list);
     }
 }
 

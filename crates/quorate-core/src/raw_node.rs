@@ -20,12 +20,12 @@ use crate::follower::Follower;
 use crate::gate;
 use crate::membership::Membership;
 use crate::message::{Message, SnapshotMeta};
-use crate::ready::{PersistToken, ReadTicket, Ready};
+use crate::ready::{PersistToken, ReadTicket, Ready, exchange};
 use crate::receiving::without_entries;
 use crate::rng::SplitMix64;
 use crate::role::{Role, Transition};
 use crate::shared::Shared;
-use crate::status::{ProgressStatus, Status};
+use crate::status::{Core, ProgressStatus, Status};
 use crate::types::{HardState, LogId, LogIndex, MonoTime, ReplicaId, Term};
 
 /// What a replica knew when it stopped, as read back from its log and snapshot.
@@ -475,31 +475,35 @@ impl RawNode {
 
     /// Takes everything there is to do now. May be called again before earlier lanes completed.
     pub fn ready(&mut self) -> Ready {
+        let mut ready = Ready::default();
+        self.take_into(&mut ready);
+        ready
+    }
+
+    /// As [`ready`](Self::ready), into one whose lanes were drained (`ready.send.drain(..)`): its lists are used again,
+    /// so that a busy core allocates nothing; what is still in it is forgotten. Says whether there was anything; if not,
+    /// `ready` is left alone.
+    pub fn ready_into(&mut self, ready: &mut Ready) -> bool {
+        let anything = self.has_ready();
+        if anything {
+            self.take_into(ready);
+        }
+        anything
+    }
+
+    fn take_into(&mut self, ready: &mut Ready) {
         if let Role::Leader(leader) = &mut self.role {
             leader.replicate(&mut self.shared);
         }
         let shared = &mut self.shared;
         shared.event(RaftEvent::ReadyTaken);
-        let persist = shared.writes.take(shared.hard_state(), &mut shared.log);
-        let restore = shared.take_restore();
-        let apply = shared.take_apply();
-        Ready {
-            persist,
-            send: shared.outbox.take(),
-            restore,
-            apply,
-            reads: shared.spare_reads.swap(&mut shared.reads),
-            fetch: shared.fetches.take(),
-            events: shared.spare_events.swap(&mut shared.events),
-        }
-    }
-
-    /// Takes back a `Ready` whose lanes were drained (`ready.send.drain(..)`), to use its lists
-    /// again; what is still in them is forgotten. Optional: it saves allocations, nothing else.
-    pub fn recycle(&mut self, ready: Ready) {
-        self.shared.outbox.recycle(ready.send);
-        self.shared.spare_reads.put(ready.reads);
-        self.shared.spare_events.put(ready.events);
+        ready.persist = shared.writes.take(shared.hard_state(), &mut shared.log);
+        ready.restore = shared.take_restore();
+        ready.apply = shared.take_apply();
+        shared.outbox.take_into(&mut ready.send);
+        exchange(&mut shared.reads, &mut ready.reads);
+        shared.fetches.take_into(&mut ready.fetch);
+        exchange(&mut shared.events, &mut ready.events);
     }
 
     /// A view of the replica.
@@ -510,10 +514,10 @@ impl RawNode {
             Role::Leader(leader) => Some(leader),
             Role::Follower(_) | Role::Candidate(_) => None,
         };
-        let (reads_waiting, patience_ends) = match &self.role {
-            Role::Leader(leader) => (leader.rounds.len(), leader.quorum_deadline(shared)),
-            Role::Follower(follower) => (follower.reads_waiting(), follower.deadline),
-            Role::Candidate(candidate) => (0, Some(candidate.deadline)),
+        let reads_waiting = match &self.role {
+            Role::Leader(leader) => leader.rounds.len(),
+            Role::Follower(follower) => follower.reads_waiting(),
+            Role::Candidate(_) => 0,
         };
         Status {
             id: shared.config.id,
@@ -531,13 +535,11 @@ impl RawNode {
             membership_id: *membership_id,
             transfer_to: leading.and_then(|leader| leader.transfer.map(|transfer| transfer.to)),
             quiescent: self.is_quiescent(),
-            lease_until: leading.and_then(|leader| leader.lease_until(shared)),
             uncommitted_bytes: leading.map_or(0, |leader| leader.uncommitted_bytes),
-            may_campaign: shared.may_campaign(),
             reads_waiting,
             read_round: leading.map_or(0, |leader| leader.rounds.newest()),
-            patience_ends,
             unapplied_bytes: leading.map_or(0, |leader| leader.unapplied_bytes),
+            core: Core(self),
         }
     }
 

@@ -2,8 +2,8 @@
 //! parallel, and reports each lane's completion; messages that promise something stay inside the
 //! core until the write that makes the promise true is reported (`RawNode::on_persisted`).
 //!
-//! Entries are shared between lanes and used again by themselves; the lists come back by
-//! `RawNode::recycle`. A caller that gives them back makes a busy core allocate nothing.
+//! Entries are shared between lanes and used again by themselves; the lists are when the caller fills the same `Ready` again
+//! (`RawNode::ready_into`). Such a caller makes a busy core allocate nothing.
 
 use std::sync::Arc;
 
@@ -99,4 +99,19 @@ pub enum Fetch {
         /// The log starts after this; an older snapshot does not help.
         at_least: LogIndex,
     },
+}
+
+/// A longer list is not kept inside, so that one burst does not cost memory for ever.
+const ROOM_MAX: usize = 1024;
+
+/// Hands out what is in `inside`, and keeps the room of `outside` to fill; what is still in that is forgotten.
+pub(crate) fn exchange<T>(inside: &mut Vec<T>, outside: &mut Vec<T>) {
+    outside.clear();
+    if inside.is_empty() {
+        return;
+    }
+    std::mem::swap(inside, outside);
+    if inside.capacity() > ROOM_MAX {
+        *inside = Vec::new();
+    }
 }

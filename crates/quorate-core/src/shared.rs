@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use crate::apply::Apply;
-use crate::aside::Aside;
 use crate::config::Config;
 use crate::entries::Entries;
 use crate::entry::{Entry, EntryPayload};
@@ -54,8 +53,6 @@ pub(crate) struct Shared {
     pub(crate) next_request: u64,
     pub(crate) reads: Vec<ReadOutcome>,
     pub(crate) events: Vec<RaftEvent>,
-    pub(crate) spare_reads: Aside<Vec<ReadOutcome>>,
-    pub(crate) spare_events: Aside<Vec<RaftEvent>>,
 }
 
 impl Shared {
@@ -93,8 +90,6 @@ impl Shared {
             next_request: lives.next(),
             reads: Vec::new(),
             events: Vec::new(),
-            spare_reads: Aside::default(),
-            spare_events: Aside::default(),
             log,
             config,
         })

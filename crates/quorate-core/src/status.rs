@@ -1,9 +1,12 @@
 //! A view of the core for people and policies. Borrows; allocates nothing.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::event::RoleName;
 use crate::membership::Membership;
+use crate::raw_node::RawNode;
+use crate::role::Role;
 use crate::types::{LogId, LogIndex, MonoTime, ReplicaId, Term};
 
 /// What the core looks like now.
@@ -39,21 +42,50 @@ pub struct Status<'a> {
     pub transfer_to: Option<ReplicaId>,
     /// Whether it rests (`Config::quiesce_after`).
     pub quiescent: bool,
-    /// Until when this leader may serve reads from its lease, if it may now.
-    pub lease_until: Option<MonoTime>,
     /// Payload bytes proposed and not committed (on a leader).
     pub uncommitted_bytes: u64,
-    /// Whether it would campaign: a voter that holds everything it ever acknowledged.
-    pub may_campaign: bool,
     /// Reads that wait for an answer here.
     pub reads_waiting: usize,
     /// The newest round of reads in this term (on a leader; 0: none yet).
     pub read_round: u64,
-    /// When it acts, if nothing is heard until then: a follower or candidate campaigns; a leader that
-    /// checks its quorum steps down (`None` if it does not).
-    pub patience_ends: Option<MonoTime>,
     /// Payload bytes that this leader proposed, committed and not yet applied and durable here.
     pub unapplied_bytes: u64,
+    pub(crate) core: Core<'a>,
+}
+
+/// The replica itself, for what is worked out only when somebody asks.
+#[derive(Clone, Copy)]
+pub(crate) struct Core<'a>(pub(crate) &'a RawNode);
+
+impl fmt::Debug for Core<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RawNode")
+    }
+}
+
+impl Status<'_> {
+    /// Until when this leader may serve reads from its lease, if it may now.
+    pub fn lease_until(&self) -> Option<MonoTime> {
+        match &self.core.0.role {
+            Role::Leader(leader) => leader.lease_until(&self.core.0.shared),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    /// Whether it would campaign: a voter that holds everything it ever acknowledged.
+    pub fn may_campaign(&self) -> bool {
+        self.core.0.shared.may_campaign()
+    }
+
+    /// When it acts, if nothing is heard until then: a follower or candidate campaigns; a leader that
+    /// checks its quorum steps down (`None` if it does not).
+    pub fn patience_ends(&self) -> Option<MonoTime> {
+        match &self.core.0.role {
+            Role::Leader(leader) => leader.quorum_deadline(&self.core.0.shared),
+            Role::Follower(follower) => follower.deadline,
+            Role::Candidate(candidate) => Some(candidate.deadline),
+        }
+    }
 }
 
 /// What a leader knows of one member.

@@ -146,10 +146,10 @@ impl Writes {
 
     /// The write collected so far, if there is any.
     pub(crate) fn take(&mut self, now: HardState, log: &mut Log) -> Option<Persist> {
-        if !self.is_waiting(now, log) {
+        let must_sync = self.must_sync(now, log);
+        if !must_sync && !self.hint_due {
             return None;
         }
-        let must_sync = self.must_sync(now, log);
         let token = self.next_token();
         self.handed = token;
         if self.vote_changed(now) {

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quorate_core::{
-    Config, LogId, LogIndex, Member, MemberRole, Membership, Message, MonoTime, NodeId, RawNode, Restored,
+    Config, LogId, LogIndex, Member, MemberRole, Membership, Message, MonoTime, NodeId, RawNode, Ready,
+    Restored,
 };
 
 struct Counting;
@@ -46,6 +47,7 @@ struct Group {
     now: MonoTime,
     replicas: Vec<RawNode>,
     applied: Vec<LogIndex>,
+    ready: Ready,
     wire: Vec<Message>,
     arriving: Vec<Message>,
 }
@@ -68,7 +70,8 @@ impl Group {
         };
         let replicas: Vec<RawNode> = members.voters().map(replica).collect();
         let applied = vec![LogIndex(0); replicas.len()];
-        let mut group = Self { now, replicas, applied, wire: Vec::new(), arriving: Vec::new() };
+        let mut group =
+            Self { now, replicas, applied, ready: Ready::default(), wire: Vec::new(), arriving: Vec::new() };
         group.replicas[0].campaign(now);
         group.settle();
         group
@@ -78,8 +81,8 @@ impl Group {
     fn settle(&mut self) {
         loop {
             for (replica, applied) in self.replicas.iter_mut().zip(&mut self.applied) {
-                while replica.has_ready() {
-                    let mut ready = replica.ready();
+                while replica.ready_into(&mut self.ready) {
+                    let ready = &mut self.ready;
                     self.wire.append(&mut ready.send);
                     if let Some(persist) = ready.persist.take() {
                         replica.on_persisted(self.now, persist.token);
@@ -88,7 +91,6 @@ impl Group {
                         *applied = last.index();
                         replica.on_applied(self.now, *applied);
                     }
-                    replica.recycle(ready);
                 }
             }
             if self.wire.is_empty() {

@@ -173,7 +173,7 @@ impl World {
         for (id, node) in &self.nodes {
             let status = node.core.status();
             self.rested += u64::from(status.quiescent);
-            if status.lease_until.is_some() {
+            if status.lease_until().is_some() {
                 assert!(!status.quiescent, "{id:?} rests with a lease");
                 self.leased += 1;
                 assert_eq!(status.commit, newest, "{id:?} holds a lease at {} ms: {status:?}", self.millis);

@@ -130,8 +130,8 @@ fn a_status_says_what_is_on_its_way_and_who_waits() {
     assert_eq!((busy.paused, busy.inflight_messages, busy.pending_snapshot), (true, 1, None));
     assert!(busy.inflight_bytes > 3 && busy.recently_active && !busy.departing);
     assert_eq!((status.reads_waiting, status.read_round, status.commit), (1, 1, LogIndex(1)));
-    assert!(status.uncommitted_bytes > 3 && status.may_campaign);
-    assert!(status.patience_ends.is_some_and(|end| end > pair.now()), "it checks its quorum");
+    assert!(status.uncommitted_bytes > 3 && status.may_campaign());
+    assert!(status.patience_ends().is_some_and(|end| end > pair.now()), "it checks its quorum");
 
     pair.run(100, |_| false);
     assert_eq!((progress(&pair).inflight_messages, pair.leader.status().uncommitted_bytes), (0, 0));

@@ -358,7 +358,7 @@ impl Cluster {
         let (core, ticket) = (&mut self.nodes.get_mut(&id).unwrap().core, ReadTicket(self.next_read));
         core.tick(now);
         let status = core.status();
-        self.leased += u64::from(leased && status.lease_until.is_some());
+        self.leased += u64::from(leased && status.lease_until().is_some());
         let asked = if leased { core.read_lease(now, ticket) } else { core.read(now, ticket) };
         if asked.is_ok() {
             self.reads.insert(self.next_read, newest);
@@ -504,7 +504,7 @@ impl Cluster {
         (self.loss, self.isolated) = (0, None);
         // Who waits for a snapshot does not campaign; where all do, only a restart ends that.
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-            if !self.nodes[&id].core.status().may_campaign {
+            if !self.nodes[&id].core.status().may_campaign() {
                 self.crash(id);
             }
         }

@@ -16,7 +16,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::{Entry, Fetch, GroupId, LogIndex, MonoTime, NodeId, RawNode, ReplicaId, RoleName, Term};
+use quorate_core::{
+    Entry, Fetch, GroupId, LogIndex, MonoTime, NodeId, RawNode, Ready, ReplicaId, RoleName, Term,
+};
 use quorate_storage::SnapshotInfo;
 
 use crate::config::GroupConfig;
@@ -46,6 +48,8 @@ pub(crate) struct Replica {
     pub(crate) group: GroupId,
     pub(crate) id: ReplicaId,
     pub(crate) core: RawNode,
+    /// Filled by the core again and again.
+    ready: Ready,
     pub(crate) config: GroupConfig,
     pub(crate) durable_machine: bool,
     /// Replies to replicas that the membership does not know (yet) go here.
@@ -102,6 +106,7 @@ impl Replica {
             group: setup.group,
             id: setup.replica,
             core,
+            ready: Ready::default(),
             config: setup.config,
             durable_machine: setup.durable_machine,
             seeds: setup.seeds.into_iter().map(|(id, node, address)| (id, (node, address))).collect(),
@@ -186,8 +191,9 @@ impl Replica {
 
     /// Moves everything the core wants done into the lanes.
     pub(crate) fn drain(&mut self, now: Now, work: &mut Work) {
-        while self.core.has_ready() {
-            let mut ready = self.core.ready();
+        // Its lists are used again.
+        let mut ready = std::mem::take(&mut self.ready);
+        while self.core.ready_into(&mut ready) {
             if let Some(persist) = ready.persist.take() {
                 self.persist(now, persist, work);
             }
@@ -212,9 +218,9 @@ impl Replica {
                 self.on_fetch(now, fetch, work);
             }
             work.events.extend(ready.events.drain(..).map(|event| (self.group, event)));
-            self.core.recycle(ready);
             self.note_leadership(now);
         }
+        self.ready = ready;
         self.release_reads(work);
         self.watch_transfer(now, work);
         self.watch_forwarded(now, work);

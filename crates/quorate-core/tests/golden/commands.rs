@@ -473,7 +473,7 @@ impl Script {
             lines.iter().for_each(|line| self.cluster.say(line));
         } else {
             let now = self.cluster.now();
-            let left = |node: &Node| Some((node.config.id, node.core.status().lease_until?));
+            let left = |node: &Node| Some((node.config.id, node.core.status().lease_until()?));
             let leases: Vec<_> = self.cluster.nodes.values().filter_map(left).collect();
             for (id, until) in &leases {
                 self.cluster.say(format!("{id} has a lease for {} ms", until.since(now).as_millis()));

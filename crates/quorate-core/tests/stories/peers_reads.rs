@@ -162,7 +162,7 @@ fn nebula_2723_time_that_goes_back_gives_no_lease() {
     let early = group.now();
     group.isolate(1);
     group.run(950);
-    let until = group.core(1).status().lease_until;
+    let until = group.core(1).status().lease_until();
     group.core(1).tick(early);
     let now = group.now();
     assert!(until.is_none_or(|until| until <= now), "the lease outlives its voters' promise");
@@ -181,7 +181,7 @@ fn etcd_6005_a_lease_ends_before_any_voter_forgets_it() {
     let sent_by = group.now();
     group.isolate(1);
     group.run(10);
-    let until = group.core(1).status().lease_until.unwrap();
+    let until = group.core(1).status().lease_until().unwrap();
     let timeout = Config::new(ReplicaId(1)).election_timeout;
     assert!(until < sent_by + timeout, "{until:?}");
     assert!(until + Duration::from_millis(100) <= sent_by + timeout, "the drift is not taken off: {until:?}");
