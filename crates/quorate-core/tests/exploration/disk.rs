@@ -120,6 +120,7 @@ impl Disk {
             last: self.last(),
             memberships,
             applied: self.compacted().index,
+            ..Restored::default()
         }
     }
 }
