@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use quorate_core::{
-    ChangeError, LogId, MembershipChange, MembershipTransition, ProposeError, RoleName, TransferError,
+    ChangeError, LogId, MembershipChange, MembershipTransition, ProposeError, ReplicaId, RoleName,
+    TransferError,
 };
 
 use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
@@ -31,6 +32,12 @@ impl Replica {
                 self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
             }
             Request::OpenSession => self.propose(now, ticket, LoggedKind::Open)?,
+            Request::ProposeVersion { version, command, dedupe } => {
+                self.check_sizes(&command, &dedupe)?;
+                self.check_space()?;
+                self.admit_version(now, version)?;
+                self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
+            }
             Request::AtLeader(request) if self.core.status().role == RoleName::Leader => {
                 return self.on_request(now, ticket, request.into(), work);
             }
@@ -65,14 +72,7 @@ impl Replica {
                 let id = left.map_err(|error| self.change_refused(error))?;
                 self.wait(id, Waiting::Membership { ticket, replicas: Vec::new() });
             }
-            Request::TransferLeadership { to } => {
-                self.core.transfer_leadership(now.mono, to).map_err(|error| self.transfer_refused(&error))?;
-                let until = now.mono + self.config.core.election_timeout * 3;
-                let earlier = self.transferring.replace(Transferring { ticket, to, until });
-                // The core had given the earlier one up.
-                let superseded = Err(RequestError::Transfer { what: "another transfer was asked for" });
-                work.replies.extend(earlier.map(|earlier| (earlier.ticket, superseded)));
-            }
+            Request::TransferLeadership { to } => self.transfer(now, ticket, to, work)?,
             Request::AbortTransfer => {
                 let to = self.core.abort_transfer(now.mono);
                 if to.is_some() {
@@ -116,6 +116,22 @@ impl Replica {
         let id = proposed.map_err(|error| self.refused(error))?;
         self.wait(id, Waiting::Command(ticket));
         self.maybe_sample(now, id);
+        Ok(())
+    }
+
+    fn transfer(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        to: Option<ReplicaId>,
+        work: &mut Work,
+    ) -> Result<(), RequestError> {
+        self.core.transfer_leadership(now.mono, to).map_err(|error| self.transfer_refused(&error))?;
+        let until = now.mono + self.config.core.election_timeout * 3;
+        let earlier = self.transferring.replace(Transferring { ticket, to, until });
+        // The core had given the earlier one up.
+        let superseded = Err(RequestError::Transfer { what: "another transfer was asked for" });
+        work.replies.extend(earlier.map(|earlier| (earlier.ticket, superseded)));
         Ok(())
     }
 
@@ -166,7 +182,7 @@ impl Replica {
         Ok(())
     }
 
-    fn refused(&self, error: ProposeError) -> RequestError {
+    pub(crate) fn refused(&self, error: ProposeError) -> RequestError {
         match error {
             ProposeError::NotLeader { .. } => self.not_leader(),
             ProposeError::Transferring { .. } => {

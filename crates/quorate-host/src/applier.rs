@@ -120,7 +120,8 @@ impl RecoveredMachine {
             ApplyTask::Apply { group, entries } => self.apply(group, &entries),
             ApplyTask::Restore { group, snapshot } => {
                 self.restore(snapshots, &snapshot)?;
-                Ok(Applied::Restored { group, last: self.applied })
+                let active_version = self.sessions.active_version();
+                Ok(Applied::Restored { group, last: self.applied, active_version })
             }
             ApplyTask::Query { group, ticket, request } => self.query(group, ticket, &request),
             ApplyTask::Capture { group, meta } => self.capture(group, meta),
@@ -157,7 +158,8 @@ impl RecoveredMachine {
         };
         self.machine.commit(BatchEnd { applied: self.applied, records: &records })?;
         let through = entries.last().map_or(self.applied.index, Entry::index);
-        Ok(Applied::Entries { group, through, responses, bytes })
+        let active_version = self.sessions.active_version();
+        Ok(Applied::Entries { group, through, responses, bytes, active_version })
     }
 
     /// The answer to one command, or why the machine failed.
@@ -178,6 +180,11 @@ impl RecoveredMachine {
         self.sessions.advance(logged.unix_millis);
         let (dedupe, data) = match logged.kind {
             LoggedKind::Open => return Ok(Ok(self.sessions.open(id))),
+            LoggedKind::Gate { version } => {
+                self.sessions.open_gate(version);
+                self.check_version()?;
+                return Ok(Ok(Answer::Applied { id, response: Bytes::new() }));
+            }
             LoggedKind::Command { dedupe, command } => (dedupe, command),
         };
         if let Verdict::Answer(answer) = self.sessions.check(id, &dedupe) {
@@ -187,6 +194,18 @@ impl RecoveredMachine {
         let response = self.machine.apply(Command { id, unix_millis, data: &data })?;
         self.sessions.keep(id, &dedupe, &response);
         Ok(Ok(Answer::Applied { id, response }))
+    }
+
+    /// Whether the machine understands what the group uses.
+    pub(crate) fn check_version(&self) -> Result<(), MachineError> {
+        let (active, supported) = (self.sessions.active_version(), self.machine.supported_version());
+        if active > supported {
+            return Err(MachineError::new(format!(
+                "the group uses commands of version {active}, the state machine of this build understands {supported}: \
+                 start a newer build on this node"
+            )));
+        }
+        Ok(())
     }
 
     fn query(&self, group: GroupId, ticket: Ticket, request: &[u8]) -> Result<Applied, MachineError> {
@@ -223,6 +242,7 @@ impl RecoveredMachine {
             .map_err(|error| MachineError::with(format!("snapshot at {last} cannot be read"), error))?;
         self.sessions = Sessions::from_records(self.sessions_config.clone(), &stored)
             .map_err(|error| MachineError::with(format!("sessions of the snapshot at {last}"), error))?;
+        self.check_version()?;
         let records: Vec<_> = stored.into_iter().map(|(key, value)| (key, Some(value))).collect();
         self.machine.restore(&mut content, BatchEnd { applied: last, records: &records })?;
         self.applied = last;

@@ -6,6 +6,8 @@
 //!     1 session   session:u64 · sequence:u64 · acked_below:u64 · command…
 //!     2 key       fingerprint:u64 · key (u8 length) · command…
 //!     3 open
+//!   version:u8 = 2 · kind:u8 · unix_millis:u64 · by kind:
+//!     4 gate      version of commands:u32
 //! ```
 //!
 //! A new kind is a new version: a replica that does not know it stops.
@@ -17,10 +19,12 @@ use crate::bytes_reader::{BytesReader, put_u64};
 use crate::request::{Dedupe, SessionId};
 
 const VERSION: u8 = 1;
+const GATE_VERSION: u8 = 2;
 const PLAIN: u8 = 0;
 const SESSION: u8 = 1;
 const KEY: u8 = 2;
 const OPEN: u8 = 3;
+const GATE: u8 = 4;
 
 /// The longest idempotency key in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 255;
@@ -38,20 +42,31 @@ pub(crate) struct LoggedCommand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LoggedKind {
     Open,
-    Command { dedupe: Dedupe, command: Bytes },
+    /// From here on commands may have this version.
+    Gate {
+        version: u32,
+    },
+    Command {
+        dedupe: Dedupe,
+        command: Bytes,
+    },
 }
 
 impl LoggedCommand {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(40 + self.command_len());
-        out.push(VERSION);
+        out.push(if let LoggedKind::Gate { .. } = self.kind { GATE_VERSION } else { VERSION });
         out.push(match &self.kind {
             LoggedKind::Open => OPEN,
+            LoggedKind::Gate { .. } => GATE,
             LoggedKind::Command { dedupe: Dedupe::None, .. } => PLAIN,
             LoggedKind::Command { dedupe: Dedupe::Session { .. }, .. } => SESSION,
             LoggedKind::Command { dedupe: Dedupe::Key { .. }, .. } => KEY,
         });
         put_u64(&mut out, self.unix_millis);
+        if let LoggedKind::Gate { version } = &self.kind {
+            out.extend_from_slice(&version.to_le_bytes());
+        }
         if let LoggedKind::Command { dedupe, command } = &self.kind {
             match dedupe {
                 Dedupe::None => {}
@@ -73,7 +88,7 @@ impl LoggedCommand {
 
     fn command_len(&self) -> usize {
         match &self.kind {
-            LoggedKind::Open => 0,
+            LoggedKind::Open | LoggedKind::Gate { .. } => 0,
             LoggedKind::Command { command, .. } => command.len() + KEY_BYTES_MAX,
         }
     }
@@ -81,17 +96,26 @@ impl LoggedCommand {
     /// The version of a command that a newer build wrote. Passing over it would make this replica differ from
     /// those that understand it.
     pub(crate) fn newer_version(bytes: &Bytes) -> Option<u8> {
-        bytes.first().copied().filter(|version| *version > VERSION)
+        bytes.first().copied().filter(|version| *version > GATE_VERSION)
     }
 
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = BytesReader::new(bytes);
-        if reader.u8("a command")? != VERSION {
-            return Err(DecodeError { offset: 0, expected: "a command of version 1" });
+        let version = reader.u8("a command")?;
+        if version != VERSION && version != GATE_VERSION {
+            return Err(DecodeError { offset: 0, expected: "a command of version 1 or 2" });
         }
         let kind = reader.u8("the kind of a command")?;
         let unix_millis = reader.u64("a clock")?;
         let dedupe = match kind {
+            GATE if version == GATE_VERSION => {
+                let version = reader.u32("a version of commands")?;
+                reader.end()?;
+                return Ok(Self { unix_millis, kind: LoggedKind::Gate { version } });
+            }
+            _ if version != VERSION => {
+                return Err(DecodeError { offset: 1, expected: "the kind of a command" });
+            }
             PLAIN => Dedupe::None,
             SESSION => Dedupe::Session {
                 session: SessionId(reader.u64("a session")?),
@@ -140,6 +164,10 @@ mod tests {
             ),
             (command(1, key, b""), b"\x01\x02\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x01k"),
             (LoggedCommand { unix_millis: 0, kind: LoggedKind::Open }, b"\x01\x03\0\0\0\0\0\0\0\0"),
+            (
+                LoggedCommand { unix_millis: 1, kind: LoggedKind::Gate { version: 3 } },
+                b"\x02\x04\x01\0\0\0\0\0\0\0\x03\0\0\0",
+            ),
         ]
     }
 
@@ -163,8 +191,8 @@ mod tests {
         fn garbage_is_refused_or_means_exactly_itself(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut bytes = bytes;
             if bytes.len() > 1 {
-                bytes[0] = VERSION;
-                bytes[1] %= 5;
+                bytes[0] = VERSION + bytes[0] % 2;
+                bytes[1] %= 6;
             }
             let bytes = Bytes::from(bytes);
             if let Ok(command) = LoggedCommand::decode(&bytes) {

@@ -200,6 +200,8 @@ pub enum Applied {
         responses: Vec<(LogId, Result<Answer, RequestError>)>,
         /// Payload bytes applied.
         bytes: u64,
+        /// The newest version that commands may have now.
+        active_version: u32,
     },
     /// A snapshot is the state now.
     Restored {
@@ -207,6 +209,8 @@ pub enum Applied {
         group: GroupId,
         /// What it covers.
         last: LogId,
+        /// The newest version that commands may have now.
+        active_version: u32,
     },
     /// A question was answered.
     Query {

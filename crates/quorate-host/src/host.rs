@@ -22,6 +22,7 @@ use crate::reconfiguring::with_envelope;
 use crate::replica::Replica;
 use crate::request::{Request, RequestError, Ticket};
 use crate::snapshotter::drop_view;
+use crate::versions::MachineVersions;
 
 /// What a host needs to run a replica; made by [`crate::recover_group`].
 pub struct GroupSetup {
@@ -37,6 +38,8 @@ pub struct GroupSetup {
     pub snapshot: Option<SnapshotInfo>,
     /// Whether the machine keeps its own state (`StateMachine::is_durable`).
     pub durable_machine: bool,
+    /// Which versions of commands its machine understands, and its group uses.
+    pub versions: MachineVersions,
     /// Replicas known before the first membership arrives (a joining learner): where to answer to.
     pub seeds: Vec<(ReplicaId, NodeId, String)>,
 }
@@ -99,6 +102,11 @@ pub struct GroupStatus {
     pub membership_id: LogId,
     /// On a leader: how far each member is.
     pub progress: Vec<(ReplicaId, ProgressStatus)>,
+    /// The newest version that commands of the group may have, as far as applied here.
+    pub active_version: u32,
+    /// On a leader: the newest version that the machines of all members understand, as far as they have said so.
+    /// Elsewhere the active one.
+    pub supported_version: u32,
     /// Where the time of commands went while it led. Not followed by `watch`es.
     pub latencies: Arc<StageLatencies>,
 }
@@ -384,6 +392,11 @@ impl Host {
                     replica.on_forward_reply(reply, &mut self.work);
                 }
             }
+            PeerBody::Version(note) => {
+                if replica.vouches(from, note.from) {
+                    replica.on_version_note(from, note, &mut self.work);
+                }
+            }
             PeerBody::SnapshotAck(ack) => {
                 if ack.to == replica.id && replica.vouches(from, ack.from) {
                     replica.on_stream_ack(now, &ack, &mut self.work);
@@ -524,6 +537,8 @@ impl Host {
             membership: Arc::clone(status.membership),
             membership_id: status.membership_id,
             progress: replica.core.progress().collect(),
+            active_version: replica.versions.active(),
+            supported_version: replica.supported_version(),
             latencies: Arc::clone(&replica.latencies),
         })
     }
@@ -559,6 +574,7 @@ mod tests {
             restored: Restored::default(),
             snapshot: None,
             durable_machine: false,
+            versions: MachineVersions::default(),
             seeds: Vec::new(),
         }
     }

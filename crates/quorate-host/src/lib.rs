@@ -149,6 +149,7 @@ mod snapshots;
 mod snapshotter;
 mod state_machine;
 mod streams;
+mod versions;
 mod waiting;
 
 pub use applier::{Applier, RecoveredMachine};
@@ -160,7 +161,7 @@ pub use log_fetcher::LogFetcher;
 pub use log_writer::LogWriter;
 pub use peer::{
     Forward, ForwardReply, ForwardVerdict, Lane, PeerBody, PeerMessage, SnapshotAck, SnapshotChunk,
-    SnapshotVerdict, decode_peer_message, encode_peer_message,
+    SnapshotVerdict, VersionNote, decode_peer_message, encode_peer_message,
 };
 pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, recover_group, recover_log};
 pub use request::{
@@ -170,3 +171,4 @@ pub use snapshot_content::SnapshotContent;
 pub use snapshot_trigger::{SnapshotDue, SnapshotTrigger};
 pub use snapshotter::Snapshotter;
 pub use state_machine::{BatchEnd, Command, MachineError, Recovered, SnapshotSource, StateMachine};
+pub use versions::MachineVersions;

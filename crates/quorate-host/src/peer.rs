@@ -32,6 +32,23 @@ pub enum PeerBody {
     Forward(Forward),
     /// Its answer.
     ForwardReply(ForwardReply),
+    /// Which versions of commands a member's state machine understands.
+    Version(VersionNote),
+}
+
+/// A member tells its leader which versions of commands it understands, or the leader that it has heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VersionNote {
+    /// The sender.
+    pub from: ReplicaId,
+    /// The receiver.
+    pub to: ReplicaId,
+    /// The leader's term.
+    pub term: Term,
+    /// The newest version that the member understands.
+    pub supported: u32,
+    /// Whether the leader says this.
+    pub is_answer: bool,
 }
 
 /// A request that a follower passes on to the leader of a term.
@@ -180,7 +197,7 @@ impl PeerMessage {
                 | quorate_core::MessageBody::ReadIndex { .. }
                 | quorate_core::MessageBody::ReadIndexReply { .. } => Lane::Control,
             },
-            PeerBody::SnapshotAck(_) => Lane::Control,
+            PeerBody::SnapshotAck(_) | PeerBody::Version(_) => Lane::Control,
             PeerBody::SnapshotChunk(_) => Lane::Bulk,
             PeerBody::Forward(_) | PeerBody::ForwardReply(_) => Lane::Append,
         }
@@ -192,6 +209,7 @@ const SNAPSHOT_CHUNK: u8 = 2;
 const SNAPSHOT_ACK: u8 = 3;
 const FORWARD: u8 = 4;
 const FORWARD_REPLY: u8 = 5;
+const VERSION_NOTE: u8 = 6;
 
 /// Appends the encoding of `message` to `out`: kind, group, and by kind the core's message or the
 /// fields of a piece or an answer in order.
@@ -202,6 +220,7 @@ pub fn encode_peer_message(message: &PeerMessage, out: &mut Vec<u8>) {
         PeerBody::SnapshotAck(_) => SNAPSHOT_ACK,
         PeerBody::Forward(_) => FORWARD,
         PeerBody::ForwardReply(_) => FORWARD_REPLY,
+        PeerBody::Version(_) => VERSION_NOTE,
     });
     put_u64(out, message.group.0);
     match &message.body {
@@ -231,6 +250,12 @@ pub fn encode_peer_message(message: &PeerMessage, out: &mut Vec<u8>) {
         }
         PeerBody::Forward(forward) => put_forward(forward, out),
         PeerBody::ForwardReply(reply) => put_forward_reply(reply, out),
+        PeerBody::Version(note) => {
+            for number in [note.from.0, note.to.0, note.term.0, u64::from(note.supported)] {
+                put_u64(out, number);
+            }
+            out.push(u8::from(note.is_answer));
+        }
     }
 }
 
@@ -281,6 +306,16 @@ pub fn decode_peer_message(bytes: &Bytes) -> Result<PeerMessage, DecodeError> {
         }
         FORWARD => PeerBody::Forward(read_forward(&mut reader)?),
         FORWARD_REPLY => PeerBody::ForwardReply(read_forward_reply(&mut reader)?),
+        VERSION_NOTE => {
+            let from = ReplicaId(reader.u64("the sender")?);
+            let to = ReplicaId(reader.u64("the receiver")?);
+            let term = Term(reader.u64("a term")?);
+            let supported = u32::try_from(reader.u64("a version")?);
+            let supported = supported.map_err(|_large| reader.fail("a version"))?;
+            let is_answer = reader.flag("whether it is an answer")?;
+            reader.end()?;
+            PeerBody::Version(VersionNote { from, to, term, supported, is_answer })
+        }
         _ => return Err(DecodeError { offset: 0, expected: "the kind of a peer message" }),
     };
     Ok(PeerMessage { group, body })
@@ -364,7 +399,8 @@ mod tests {
         ];
         let reply =
             move |verdict| PeerBody::ForwardReply(ForwardReply { from: to, to: from, number: 6, verdict });
-        requests.into_iter().chain(verdicts.map(reply))
+        let note = VersionNote { from, to, term: Term(3), supported: 2, is_answer: true };
+        requests.into_iter().chain(verdicts.map(reply)).chain([PeerBody::Version(note)])
     }
 
     #[test]
@@ -412,7 +448,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..7) {
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..8) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

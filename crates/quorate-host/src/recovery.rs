@@ -34,6 +34,7 @@ use crate::host::GroupSetup;
 use crate::sessions::Sessions;
 use crate::snapshot_content::ContentReader;
 use crate::state_machine::{MachineError, StateMachine};
+use crate::versions::MachineVersions;
 
 /// What the log, the snapshots and the machine say together after a restart.
 #[derive(Debug)]
@@ -65,7 +66,11 @@ impl RecoveredGroup {
     ) -> (GroupSetup, RecoveredMachine) {
         let Self { restored, replica, snapshot, durable_machine, machine, log_fix: _, damaged: _ } = self;
         let group = machine.group;
-        (GroupSetup { group, replica, config, restored, snapshot, durable_machine, seeds }, machine)
+        let versions = MachineVersions {
+            supported: machine.machine.supported_version(),
+            active: machine.sessions.active_version(),
+        };
+        (GroupSetup { group, replica, config, restored, snapshot, durable_machine, versions, seeds }, machine)
     }
 }
 
@@ -131,6 +136,7 @@ pub fn recover_group(
         sessions_config: sessions.clone(),
         applied: recovered.applied,
     };
+    machine.check_version()?;
     let mut listed =
         snapshots.list(group).map_err(|error| RecoverError::Snapshot { group, what: describe(&error) })?;
     let wanted = |snapshot: &SnapshotInfo| {

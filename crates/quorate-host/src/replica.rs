@@ -30,6 +30,7 @@ use crate::reads::Reads;
 use crate::request::{Answer, LeaderHint, RequestError, Ticket};
 use crate::snapshots::SnapshotState;
 use crate::streams::Streaming;
+use crate::versions::Versions;
 use crate::waiting::Waiting;
 
 /// The most replicas outside the membership whose node is remembered.
@@ -60,6 +61,7 @@ pub(crate) struct Replica {
     pub(crate) waiting_count: usize,
     pub(crate) reads: Reads,
     pub(crate) forwarding: Forwarding,
+    pub(crate) versions: Versions,
     pub(crate) transferring: Option<Transferring>,
     /// The term this replica leads in.
     pub(crate) leading: Option<Term>,
@@ -115,6 +117,7 @@ impl Replica {
             waiting_count: 0,
             reads: Reads::new(),
             forwarding: Forwarding::new(core_term),
+            versions: Versions::new(setup.versions),
             transferring: None,
             leading: None,
             heard_leader: None,
@@ -225,13 +228,15 @@ impl Replica {
         self.watch_transfer(now, work);
         self.watch_forwarded(now, work);
         self.watch_sample(now);
+        self.watch_versions(now, work);
     }
 
     // ---- completions ----------------------------------------------------------------------------
 
     pub(crate) fn on_applied(&mut self, now: Now, applied: Applied, work: &mut Work) {
         match applied {
-            Applied::Entries { through, responses, bytes, .. } => {
+            Applied::Entries { through, responses, bytes, active_version, .. } => {
+                self.versions.on_active(active_version);
                 self.entries_since += through.0.saturating_sub(self.applied.0);
                 self.bytes_since += bytes;
                 self.applied = self.applied.max(through);
@@ -240,7 +245,8 @@ impl Replica {
                 self.uncovered_since = self.uncovered_since.or(Some(now.mono));
                 self.maybe_snapshot(now, work);
             }
-            Applied::Restored { last, .. } => {
+            Applied::Restored { last, active_version, .. } => {
+                self.versions.on_active(active_version);
                 self.applied = self.applied.max(last.index);
                 self.core.on_applied(now.mono, last.index);
                 // What waited for a position that the snapshot covers was decided somewhere else.
@@ -292,6 +298,7 @@ impl Replica {
             .chain(self.blocked)
             .chain(self.forwarding.deadline())
             .chain(self.snapshot_deadline())
+            .chain(self.versions_deadline())
             .fold(self.core.next_deadline(), MonoTime::min)
     }
 

@@ -73,6 +73,15 @@ pub enum Request {
         /// See there.
         dedupe: Dedupe,
     },
+    /// Replicate and apply a command of this version of commands, if every member's state machine understands it.
+    ProposeVersion {
+        /// The version.
+        version: u32,
+        /// The command.
+        command: Bytes,
+        /// See there.
+        dedupe: Dedupe,
+    },
     /// Open a client session.
     OpenSession,
     /// Do this here if this replica leads, otherwise have the leader do it. What is applied then is applied at the
@@ -277,6 +286,14 @@ pub enum RequestError {
     /// The entry is no command that any build would write. Changed nothing, anywhere.
     #[error("the entry is not a command")]
     Malformed,
+    /// Not every member's state machine understands commands of this version: upgrade the others first.
+    #[error("commands of version {version} are not understood by every member, those of {supported} are")]
+    Unsupported {
+        /// The command's version.
+        version: u32,
+        /// The newest version that all members are known to understand.
+        supported: u32,
+    },
     /// The membership change was refused.
     #[error("membership change refused: {0:?}")]
     Change(ChangeError),
@@ -324,6 +341,7 @@ impl RequestError {
             | Self::AlreadyAcknowledged
             | Self::KeyReused
             | Self::Malformed
+            | Self::Unsupported { .. }
             | Self::Change(_)
             | Self::Transfer { .. }
             | Self::Snapshot { .. }

@@ -18,6 +18,7 @@
 //! ```text
 //!   key                           value, after version:u8 = 1
 //!   "t"                           unix_millis:u64
+//!   "v"                           the version that commands may have:u64 (from 2 on)
 //!   "s" session:u64be             acked_below:u64 used_millis:u64 used_index:u64
 //!   "r" session:u64be number:u64be  answer
 //!   "k" key…                      fingerprint:u64 used_millis:u64 answer
@@ -32,6 +33,7 @@ use quorate_core::{DecodeError, LogId};
 use crate::bytes_reader::{BytesReader, put_log_id, put_u64};
 use crate::config::SessionConfig;
 use crate::request::{Answer, Dedupe, RequestError, SessionId};
+use crate::versions::FIRST_VERSION;
 
 /// What one entry costs besides the bytes it holds. Part of the replicated rules: never change it
 /// without a new record version.
@@ -48,6 +50,8 @@ pub(crate) type Records = Vec<(Bytes, Option<Bytes>)>;
 pub(crate) struct Sessions {
     config: SessionConfig,
     unix_millis: u64,
+    /// The newest version that commands of the group may have.
+    active_version: u32,
     bytes: u64,
     sessions: BTreeMap<SessionId, Session>,
     keys: BTreeMap<Bytes, KeyUse>,
@@ -127,6 +131,7 @@ impl Sessions {
         Self {
             config,
             unix_millis: 0,
+            active_version: FIRST_VERSION,
             bytes: 0,
             sessions: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -139,6 +144,19 @@ impl Sessions {
     /// The group's clock.
     pub(crate) const fn unix_millis(&self) -> u64 {
         self.unix_millis
+    }
+
+    /// The newest version that commands of the group may have.
+    pub(crate) const fn active_version(&self) -> u32 {
+        self.active_version
+    }
+
+    /// Commands may have this version from now on.
+    pub(crate) fn open_gate(&mut self, version: u32) {
+        if version > self.active_version {
+            self.active_version = version;
+            self.changed.insert(version_record());
+        }
     }
 
     /// The group's clock moves on, which may end sessions and keys. Call before every command.
@@ -304,6 +322,9 @@ impl Sessions {
         if self.unix_millis > 0 {
             keys.push(time_record());
         }
+        if self.active_version > FIRST_VERSION {
+            keys.push(version_record());
+        }
         keys.sort_unstable();
         keys.into_iter().filter_map(|key| self.record(&key).map(|value| (key, value))).collect()
     }
@@ -313,6 +334,7 @@ impl Sessions {
         let mut out = vec![VERSION];
         match parse_key(key).ok()? {
             RecordKey::Time => put_u64(&mut out, self.unix_millis),
+            RecordKey::Version => put_u64(&mut out, u64::from(self.active_version)),
             RecordKey::Session(id) => {
                 let session = self.sessions.get(&id)?;
                 for number in [session.acked_below, session.used_millis, session.used_index] {
@@ -348,6 +370,10 @@ impl Sessions {
             }
             match parse_key(&key)? {
                 RecordKey::Time => table.unix_millis = reader.u64("a time")?,
+                RecordKey::Version => {
+                    let version = u32::try_from(reader.u64("a version")?);
+                    table.active_version = version.map_err(|_large| reader.fail("a version"))?;
+                }
                 RecordKey::Session(id) => table.insert_session(id, &mut reader)?,
                 RecordKey::Answer(id, sequence) => answers.push((id, sequence, Kept::decode(&mut reader)?)),
                 RecordKey::Key(key) => {
@@ -385,6 +411,7 @@ impl Sessions {
 
 enum RecordKey {
     Time,
+    Version,
     Session(SessionId),
     Answer(SessionId, u64),
     Key(Bytes),
@@ -394,6 +421,7 @@ fn parse_key(key: &Bytes) -> Result<RecordKey, DecodeError> {
     let mut reader = BytesReader::new(key);
     let parsed = match reader.u8("a record's kind")? {
         b't' => RecordKey::Time,
+        b'v' => RecordKey::Version,
         b's' => RecordKey::Session(SessionId(reader.u64_big_endian("a session")?)),
         b'r' => RecordKey::Answer(
             SessionId(reader.u64_big_endian("a session")?),
@@ -407,6 +435,9 @@ fn parse_key(key: &Bytes) -> Result<RecordKey, DecodeError> {
 
 const fn time_record() -> Bytes {
     Bytes::from_static(b"t")
+}
+const fn version_record() -> Bytes {
+    Bytes::from_static(b"v")
 }
 fn session_record(id: SessionId) -> Bytes {
     Bytes::from([&b"s"[..], &id.0.to_be_bytes()].concat())

@@ -307,9 +307,9 @@ fn command_of_a_newer_version_stops_the_replica_and_garbage_does_not() {
         let entries = vec![Entry { id: LogId::new(1, 1), payload }];
         applier.step(ApplyTask::Apply { group: GroupId(1), entries: entries.into() }).pop()
     };
-    let Some(Event::Applied(Applied::Failed { reason, .. })) = apply(b"\x02anything") else { panic!() };
-    assert!(reason.contains("1@t1 is a command of version 2: this node needs a newer build"), "{reason}");
-    for garbage in [&b""[..], b"\x00garbage", b"\x01\x09garbage"] {
+    let Some(Event::Applied(Applied::Failed { reason, .. })) = apply(b"\x03anything") else { panic!() };
+    assert!(reason.contains("1@t1 is a command of version 3: this node needs a newer build"), "{reason}");
+    for garbage in [&b""[..], b"\x00garbage", b"\x01\x09garbage", b"\x02\x01garbage"] {
         let Some(Event::Applied(Applied::Entries { responses, .. })) = apply(garbage) else { panic!() };
         assert_eq!(responses, [(LogId::new(1, 1), Err(RequestError::Malformed))]);
     }

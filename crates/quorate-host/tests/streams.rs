@@ -57,7 +57,10 @@ impl Wire {
                     seen.acked = ack.next_offset;
                     seen.gaps += usize::from(ack.verdict == SnapshotVerdict::Gap);
                 }
-                PeerBody::Raft(_) | PeerBody::Forward(_) | PeerBody::ForwardReply(_) => return false,
+                PeerBody::Raft(_)
+                | PeerBody::Forward(_)
+                | PeerBody::ForwardReply(_)
+                | PeerBody::Version(_) => return false,
             }
             count += 1;
             loses(count)

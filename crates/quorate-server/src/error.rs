@@ -202,7 +202,9 @@ impl From<RequestError> for ApiError {
             RequestError::Snapshot { .. } | RequestError::NoGroup | RequestError::Stopped { .. } => {
                 ErrorCode::Unavailable
             }
-            RequestError::Malformed | RequestError::Config { .. } => ErrorCode::InvalidArgument,
+            RequestError::Malformed | RequestError::Unsupported { .. } | RequestError::Config { .. } => {
+                ErrorCode::InvalidArgument
+            }
             RequestError::DeadlinePassed { .. } | _ => return Self::outcome_unknown(&message),
         };
         Self::new(code, message)

@@ -197,6 +197,7 @@ fn in_words(request: &Request) -> String {
         },
         Request::OpenSession
         | Request::AtLeader(_)
+        | Request::ProposeVersion { .. }
         | Request::ReadIndex { .. }
         | Request::VerifyLeader
         | Request::Barrier

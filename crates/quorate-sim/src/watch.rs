@@ -52,7 +52,8 @@ impl World {
             PeerBody::SnapshotChunk(_)
             | PeerBody::SnapshotAck(_)
             | PeerBody::Forward(_)
-            | PeerBody::ForwardReply(_) => None,
+            | PeerBody::ForwardReply(_)
+            | PeerBody::Version(_) => None,
         });
         let messages: Vec<(GroupId, &Message)> = messages.collect();
         let mut known: Option<(GroupId, Durable)> = None;

@@ -273,6 +273,24 @@ impl Raft {
         outcomes
     }
 
+    /// [`Raft::apply_with`] for a command that state machines understand from this version on
+    /// ([`StateMachine::supported_version`](crate::StateMachine::supported_version)): while a newer build is rolled out, it is refused before it gets
+    /// into the log. The first one that is taken opens the gate for good: from then on no older build can be a member. Ask a leader; `GroupStatus::supported_version` tells what
+    /// would be taken.
+    ///
+    /// # Errors
+    /// `Unsupported`: not all members understand it, or they have not said so yet. Others as for `apply_with`.
+    pub async fn apply_version(
+        &self,
+        version: u32,
+        command: impl Into<Bytes>,
+        dedupe: Dedupe,
+    ) -> Result<Applied, RequestError> {
+        let request = Request::ProposeVersion { version, command: command.into(), dedupe };
+        let Answer::Applied { id, response } = self.ask(request).await? else { return Err(unexpected()) };
+        Ok(Applied { id, response })
+    }
+
     /// Opens a client session for [`Dedupe::Session`].
     ///
     /// # Errors
@@ -579,9 +597,9 @@ fn request_bytes(request: &Request) -> usize {
     const HEADER: usize = 128;
     HEADER
         + match request {
-            Request::Propose { command, .. } | Request::AtLeader(LeaderRequest::Propose { command, .. }) => {
-                command.len()
-            }
+            Request::Propose { command, .. }
+            | Request::ProposeVersion { command, .. }
+            | Request::AtLeader(LeaderRequest::Propose { command, .. }) => command.len(),
             Request::Query { request, .. } => request.len(),
             Request::OpenSession
             | Request::AtLeader(LeaderRequest::OpenSession)

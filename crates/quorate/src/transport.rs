@@ -156,7 +156,7 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
             | MessageBody::ReadIndexReply { .. } => 0,
         },
         PeerBody::SnapshotChunk(chunk) => chunk.data.len(),
-        PeerBody::SnapshotAck(_) => 0,
+        PeerBody::SnapshotAck(_) | PeerBody::Version(_) => 0,
         PeerBody::Forward(forward) => match &forward.request {
             LeaderRequest::Propose { command, .. } => command.len(),
             LeaderRequest::OpenSession => 0,

@@ -128,3 +128,8 @@ fn a_log_store_of_ones_own_conforms_and_carries_a_node() {
 fn a_state_machine_with_a_file_is_given_only_what_it_lacks() {
     ends_well("on_disk_state_machine");
 }
+
+#[test]
+fn new_commands_wait_until_every_node_has_been_upgraded() {
+    ends_well("rolling_upgrade");
+}

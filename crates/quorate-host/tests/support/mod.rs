@@ -30,6 +30,8 @@ pub const GROUP: GroupId = GroupId(1);
 pub struct Journal {
     commands: Vec<Bytes>,
     disk: Option<Arc<Mutex<Stored>>>,
+    /// What it understands.
+    version: u32,
 }
 
 /// What an on-disk journal has on its disk.
@@ -56,6 +58,9 @@ impl Journal {
 }
 
 impl StateMachine for Journal {
+    fn supported_version(&self) -> u32 {
+        self.version.max(1)
+    }
     fn apply(&mut self, command: Command<'_>) -> Result<Bytes, MachineError> {
         assert!(&command.data[..] != b"panic", "told to");
         let response = format!("{} {}", self.commands.len(), String::from_utf8_lossy(command.data));
@@ -229,6 +234,8 @@ pub struct Cluster {
     /// Whether logs are WALs, each on a disk in memory.
     pub wal: bool,
     next_ticket: u64,
+    /// The version that each node's machine understands, if not 1.
+    pub builds: BTreeMap<NodeId, u32>,
     /// How many snapshots were written.
     pub saves: usize,
     /// What the nodes told.
@@ -268,6 +275,7 @@ impl Cluster {
             wal: false,
             next_ticket: 1,
             saves: 0,
+            builds: BTreeMap::new(),
             events: Vec::new(),
             config,
             host_config: HostConfig::default(),
@@ -341,7 +349,8 @@ impl Cluster {
     ) -> GroupSetup {
         let snapshots = node.data.snapshots.clone();
         let disk = node.data.journal.clone();
-        let machine = Box::new(Journal { disk, ..Journal::default() });
+        let version = *self.builds.get(&node.host.node()).unwrap_or(&1);
+        let machine = Box::new(Journal { disk, version, ..Journal::default() });
         let mut recovered = recover_group(state, &snapshots, machine, &self.config.sessions).unwrap();
         node.writer.submit(recovered.log_fix.take().into_iter().collect());
         node.writer.step();

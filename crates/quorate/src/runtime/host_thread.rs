@@ -444,6 +444,8 @@ fn differs(a: &GroupStatus, b: &GroupStatus) -> bool {
         || a.membership_id != b.membership_id
         || a.membership != b.membership
         || a.progress != b.progress
+        || a.active_version != b.active_version
+        || a.supported_version != b.supported_version
 }
 
 fn group_of(event: &Event) -> Option<GroupId> {
