@@ -42,6 +42,30 @@ impl StateMachine for Fragile {
     }
 }
 
+/// A leader that only learners could hear was verified, in microseconds.
+#[tokio::test]
+async fn t1_a_leader_is_not_verified_by_learners() {
+    let mut cluster = Cluster::start(3, memory(), |_| {}).await;
+    let leader = cluster.leader().await;
+    let raft = cluster.rafts[&leader].clone();
+    for id in [4, 5] {
+        cluster.start_node(id).await;
+        let added = raft.add_learner(NodeId(id), cluster.address(id), "").await.unwrap().replica;
+        let seeds = vec![(raft.status().replica, raft.node(), cluster.address(leader))];
+        cluster.open(id, Start::Join { replica: added, seeds }).await;
+        assert_eq!(cluster.caught_up(id).await, "");
+    }
+    raft.verify_leader().await.unwrap();
+    let Wire::Memory(network) = &cluster.wire else { unreachable!() };
+    for voter in (1..=3).filter(|id| *id != leader) {
+        network.block(NodeId(leader), NodeId(voter));
+        network.block(NodeId(voter), NodeId(leader));
+    }
+    let alone = tokio::time::timeout(PATIENCE, raft.verify_leader()).await.unwrap();
+    assert!(matches!(alone, Err(RequestError::NotLeader { .. })), "{alone:?}");
+    cluster.shutdown().await;
+}
+
 /// A follower's state machine failed in the middle of a snapshot from its leader: an error of one request, and the next
 /// entries were applied to what was half restored. Here the replica stops and says why; nothing is asked of that machine
 /// again. With one that works, the replica goes on from its snapshot.
