@@ -30,7 +30,7 @@ use quorate_storage::{
 };
 
 use crate::config::ClusterId;
-use crate::stores::{LogStoreKind, SnapshotStoreKind, StorePlace};
+use crate::stores::{LogStoreKind, SnapshotStoreKind, StorePlace, named};
 
 /// A data directory cannot be looked at or recovered. Unless the disk failed under the recovery itself, nothing has
 /// changed.
@@ -294,7 +294,7 @@ impl Offline {
 
     /// Takes the directory for whoever it belongs to.
     fn take(&self, disk: &Arc<dyn Disk>) -> Result<DataDir, OfflineError> {
-        let nobodys = || OfflineError::Nobodys(self.root.clone().unwrap_or_default());
+        let nobodys = || OfflineError::Nobodys(named(self.root.as_deref()));
         let (identity, kind) = DataDir::read(&**disk)?.ok_or_else(nobodys)?;
         Ok(DataDir::open_with(Arc::clone(disk), identity, kind)?)
     }

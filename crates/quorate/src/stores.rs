@@ -272,6 +272,11 @@ impl StoreChoice {
     }
 }
 
+/// A data directory as errors name it.
+pub(crate) fn named(root: Option<&Path>) -> PathBuf {
+    root.map_or_else(|| PathBuf::from("(the given disk)"), Path::to_owned)
+}
+
 /// What is to be opened, and where.
 pub(crate) struct StorePlan {
     disk: Arc<dyn Disk>,
@@ -290,7 +295,7 @@ impl StorePlan {
     pub(crate) fn open(self) -> Result<Stores, StoreError> {
         let incarnation =
             getrandom::u64().map_err(|error| StoreError::Random(std::io::Error::other(error)))?;
-        let path = self.root.clone().unwrap_or_default();
+        let path = named(self.root.as_deref());
         let failed = |source| StoreError::Directory { path: path.clone(), source };
         let identity = Identity { incarnation, ..self.identity };
         let directory = DataDir::open_with(self.disk, identity, self.kind).map_err(failed)?;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate::{
-    Consistency, LogStoreKind, MemDisk, MemoryNetwork, Node, NodeBuilder, NodeConfig, NodeId, Raft, RoleName,
-    SnapshotStoreKind, StartError, Storage, StoreError,
+    Consistency, LogStoreKind, MemDisk, MemoryNetwork, Node, NodeBuilder, NodeConfig, NodeId, Offline, Raft,
+    RequestError, RoleName, SnapshotStoreKind, StartError, Storage, StoreError,
 };
 use quorate_storage::{
     DataDirError, GroupState, LogBatch, LogError, LogReader, LogStats, LogStore, MemLogStore,
@@ -76,9 +76,11 @@ async fn content(raft: &Raft) -> String {
     String::from_utf8(answer.response.to_vec()).unwrap()
 }
 
-/// Starts what `build` builds three times in this process; each finds what the ones before it have written.
+/// Starts what `build` builds three times in this process; each finds what the ones before it have written. Whoever
+/// still holds a node that was stopped, or a handle of it, is in nobody's way.
 async fn survives_restarts(build: impl Fn() -> NodeBuilder) {
     let mut expected = String::new();
+    let mut stopped = Vec::new();
     for command in ["first", "second", "third"] {
         let (node, raft) = start(build()).await;
         assert_eq!(content(&raft).await, expected);
@@ -88,6 +90,12 @@ async fn survives_restarts(build: impl Fn() -> NodeBuilder) {
         }
         expected = format!("{expected}{command}\n");
         node.shutdown().await;
+        stopped.push((node, raft));
+    }
+    for (node, raft) in stopped {
+        let late = raft.apply("late").await.unwrap_err();
+        assert!(matches!(late, RequestError::Stopped { .. }), "{late}");
+        assert_eq!(node.id(), NodeId(1));
     }
 }
 
@@ -101,6 +109,8 @@ async fn a_node_in_a_directory_survives_a_restart_in_the_same_process() {
 async fn a_node_on_a_disk_in_memory_survives_a_restart() {
     let disk = Arc::new(MemDisk::new());
     survives_restarts(|| Node::builder(config(Storage::Memory)).disk(disk.clone())).await;
+    let found = Offline::on(disk).inspect().unwrap();
+    assert_eq!((found.node, found.groups.len(), found.groups[0].snapshots.len()), (NodeId(1), 1, 1));
 }
 
 #[tokio::test]
