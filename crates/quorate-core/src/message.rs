@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::entries::Entries;
+use crate::entry::Entry;
 use crate::membership::Membership;
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
 
@@ -20,6 +21,36 @@ pub struct Message {
     pub epoch: u64,
     /// What it says.
     pub body: MessageBody,
+}
+
+impl Message {
+    /// Whom the sender gives its vote in `term` by saying this: a candidate itself, a voter the candidate.
+    #[must_use]
+    pub const fn vote(&self) -> Option<ReplicaId> {
+        match self.body {
+            MessageBody::Vote(_) => Some(self.from),
+            MessageBody::VoteReply { granted: true } => Some(self.to),
+            MessageBody::VoteReply { granted: false }
+            | MessageBody::PreVote(_)
+            | MessageBody::PreVoteReply { .. }
+            | MessageBody::Append(_)
+            | MessageBody::AppendReply(_)
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::HeartbeatReply { .. }
+            | MessageBody::InstallSnapshot(_)
+            | MessageBody::Quiesce { .. }
+            | MessageBody::RequestSnapshot { .. }
+            | MessageBody::TimeoutNow
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::ReadIndexReply { .. } => None,
+        }
+    }
+
+    /// The entries it carries: those of an append.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        if let MessageBody::Append(append) = &self.body { &append.entries } else { &[] }
+    }
 }
 
 /// The content of a [`Message`], one variant per kind and only the fields that kind has.

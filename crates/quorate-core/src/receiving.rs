@@ -127,21 +127,10 @@ const fn leads(body: &MessageBody) -> bool {
 
 /// What an event tells of a refused message.
 pub(crate) fn without_entries(message: &Message) -> Message {
-    let body = match &message.body {
-        MessageBody::Append(append) => MessageBody::Append(Append { entries: Entries::new(), ..*append }),
-        MessageBody::PreVote(_)
-        | MessageBody::PreVoteReply { .. }
-        | MessageBody::Vote(_)
-        | MessageBody::VoteReply { .. }
-        | MessageBody::AppendReply(_)
-        | MessageBody::Heartbeat { .. }
-        | MessageBody::HeartbeatReply { .. }
-        | MessageBody::InstallSnapshot(_)
-        | MessageBody::Quiesce { .. }
-        | MessageBody::RequestSnapshot { .. }
-        | MessageBody::TimeoutNow
-        | MessageBody::ReadIndex { .. }
-        | MessageBody::ReadIndexReply { .. } => message.body.clone(),
+    let body = if let MessageBody::Append(append) = &message.body {
+        MessageBody::Append(Append { entries: Entries::new(), ..*append })
+    } else {
+        message.body.clone()
     };
     Message { body, ..*message }
 }

@@ -296,7 +296,7 @@ impl Invariants {
 
     /// A message leaves a node: what it promises must be on its disk.
     pub(crate) fn on_send(&mut self, group: GroupId, message: &Message, durable: &Durable) -> Checked {
-        let vote = vote_in(message);
+        let vote = message.vote();
         if let Some(candidate) = vote {
             let voted = self.group(group).votes.entry((message.from, message.term)).or_insert(candidate);
             require!(
@@ -365,27 +365,6 @@ impl Invariants {
     }
 }
 
-/// Whom the sender votes for by sending `message`.
-fn vote_in(message: &Message) -> Option<ReplicaId> {
-    match &message.body {
-        MessageBody::VoteReply { granted: true } => Some(message.to),
-        MessageBody::Vote(_) => Some(message.from),
-        MessageBody::PreVote(_)
-        | MessageBody::PreVoteReply { .. }
-        | MessageBody::VoteReply { .. }
-        | MessageBody::Append(_)
-        | MessageBody::AppendReply(_)
-        | MessageBody::Heartbeat { .. }
-        | MessageBody::HeartbeatReply { .. }
-        | MessageBody::InstallSnapshot(_)
-        | MessageBody::Quiesce { .. }
-        | MessageBody::RequestSnapshot { .. }
-        | MessageBody::TimeoutNow
-        | MessageBody::ReadIndex { .. }
-        | MessageBody::ReadIndexReply { .. } => None,
-    }
-}
-
 /// Checks what `message` says about its sender against the sender's disk.
 pub(crate) fn promised(message: &Message, durable: &Durable) -> Checked {
     let asks_only = matches!(
@@ -404,7 +383,7 @@ pub(crate) fn promised(message: &Message, durable: &Durable) -> Checked {
         hard.term,
         message.body
     );
-    if let Some(candidate) = vote_in(message) {
+    if let Some(candidate) = message.vote() {
         require!(
             hard.term > message.term || hard.vote == Some(candidate),
             "promised before durable",

@@ -35,7 +35,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use quorate_core::{EntryPayload, MessageBody, NodeId};
+use quorate_core::{EntryPayload, NodeId};
 use quorate_host::{LeaderRequest, Outbound, PeerBody, PeerMessage};
 use quorate_storage::KnownPeers;
 
@@ -139,22 +139,7 @@ pub struct PeerStatus {
 pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
     const HEADER: usize = 96;
     let body = match &message.body {
-        PeerBody::Raft(raft) => match &raft.body {
-            MessageBody::Append(append) => append.entries.iter().map(entry_bytes).sum(),
-            MessageBody::PreVote(_)
-            | MessageBody::PreVoteReply { .. }
-            | MessageBody::Vote(_)
-            | MessageBody::VoteReply { .. }
-            | MessageBody::AppendReply(_)
-            | MessageBody::Heartbeat { .. }
-            | MessageBody::HeartbeatReply { .. }
-            | MessageBody::InstallSnapshot(_)
-            | MessageBody::Quiesce { .. }
-            | MessageBody::RequestSnapshot { .. }
-            | MessageBody::TimeoutNow
-            | MessageBody::ReadIndex { .. }
-            | MessageBody::ReadIndexReply { .. } => 0,
-        },
+        PeerBody::Raft(raft) => raft.entries().iter().map(entry_bytes).sum(),
         PeerBody::SnapshotChunk(chunk) => chunk.data.len(),
         PeerBody::SnapshotAck(_) | PeerBody::Version(_) => 0,
         PeerBody::Forward(forward) => match &forward.request {

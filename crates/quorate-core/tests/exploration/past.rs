@@ -1,8 +1,6 @@
 //! What has happened once and may never be contradicted: who led which term, who voted for whom, what
 //! was committed. Part of the state of the search: two states are one only if they also share this.
 
-use quorate_core::MessageBody;
-
 use crate::facts::{Facts, Link};
 use crate::parcel::Parcel;
 
@@ -49,23 +47,7 @@ impl Past {
     /// `parcel` was said.
     pub(crate) fn heard(&mut self, parcel: &Parcel) -> Result<(), String> {
         let message = &parcel.message;
-        let candidate = match message.body {
-            MessageBody::Vote(_) => message.from.0,
-            MessageBody::VoteReply { granted: true } => message.to.0,
-            MessageBody::VoteReply { granted: false }
-            | MessageBody::PreVote(_)
-            | MessageBody::PreVoteReply { .. }
-            | MessageBody::Append(_)
-            | MessageBody::AppendReply(_)
-            | MessageBody::Heartbeat { .. }
-            | MessageBody::HeartbeatReply { .. }
-            | MessageBody::InstallSnapshot(_)
-            | MessageBody::Quiesce { .. }
-            | MessageBody::RequestSnapshot { .. }
-            | MessageBody::TimeoutNow
-            | MessageBody::ReadIndex { .. }
-            | MessageBody::ReadIndexReply { .. } => return Ok(()),
-        };
+        let Some(candidate) = message.vote().map(|candidate| candidate.0) else { return Ok(()) };
         let (term, voter) = (message.term.0, message.from.0);
         match self.votes.iter().find(|(t, v, _)| (*t, *v) == (term, voter)) {
             Some((.., other)) if *other != candidate => {
