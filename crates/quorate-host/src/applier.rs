@@ -95,9 +95,7 @@ impl Applier {
     fn drop_machine(&mut self, group: GroupId) {
         let machine = self.machines.remove(&group);
         // Even dropping may panic in a machine that is already broken; the others go on.
-        if catch_unwind(AssertUnwindSafe(|| drop(machine))).is_err() {
-            self.machines.remove(&group);
-        }
+        drop(catch_unwind(AssertUnwindSafe(|| drop(machine))));
     }
 }
 

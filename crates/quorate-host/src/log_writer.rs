@@ -201,6 +201,8 @@ mod tests {
     struct Inner {
         store: MemLogStore,
         full: bool,
+        /// Batches are dropped, with their completions.
+        forgets: bool,
         batches: Vec<LogBatch>,
         flushes: usize,
     }
@@ -225,6 +227,9 @@ mod tests {
         fn write(&mut self, batch: LogBatch, must_sync: bool, done: WriteDone) {
             let mut inner = self.inner();
             inner.batches.push(batch.clone());
+            if inner.forgets {
+                return;
+            }
             match inner.full {
                 true => done(Err(LogError::NoSpace { context: "told to".to_owned() })),
                 false => inner.store.write(batch, must_sync, done),
@@ -323,6 +328,19 @@ mod tests {
         store.inner().full = false;
         writer.submit(vec![append(1, 1, &[(1, 3)])]);
         assert_eq!(outcomes(&writer.step()), "g1:1 ok");
+    }
+
+    /// A promise may leave only when somebody vouches for it: a flush that says yes is not enough.
+    #[test]
+    fn a_write_whose_completion_was_never_called_is_not_believed() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        store.inner().forgets = true;
+        writer.submit(vec![append(1, 1, &[(1, 1)])]);
+        let [Event::LogWritten(written)] = &writer.step()[..] else { panic!("one write, one completion") };
+        assert!(matches!(written.result, Err(LogError::Failed { .. })), "{:?}", written.result);
+        let now = writer.write_now(&append(2, 1, &[(1, 1)]));
+        assert!(matches!(now, Err(LogError::Failed { .. })), "{now:?}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use quorate_core::{
 };
 use quorate_storage::{
     DamagedEntries, GroupState, GroupWrite, LogBatch, LogError, SnapshotError, SnapshotInfo, SnapshotStore,
+    read_to_end,
 };
 
 use crate::applier::{RecoveredMachine, describe};
@@ -32,7 +33,6 @@ use crate::damage;
 use crate::event::LogTask;
 use crate::host::GroupSetup;
 use crate::sessions::Sessions;
-use crate::snapshot_content::ContentReader;
 use crate::state_machine::{MachineError, StateMachine};
 use crate::versions::MachineVersions;
 
@@ -227,7 +227,7 @@ pub fn recover_log(
 }
 
 fn verify(snapshots: &dyn SnapshotStore, snapshot: &SnapshotInfo) -> Result<(), SnapshotError> {
-    ContentReader::new(snapshots.open(snapshot)?).verify()
+    read_to_end(snapshots.open(snapshot)?)
 }
 
 /// Whether the log holds `id`.

@@ -9,7 +9,7 @@
 use std::io::{self, Read};
 
 use bytes::Bytes;
-use quorate_storage::{SnapshotError, SnapshotReader};
+use quorate_storage::SnapshotReader;
 
 use crate::bytes_reader::{BytesReader, put_bytes};
 use crate::state_machine::{MachineError, SnapshotSource};
@@ -84,18 +84,6 @@ pub(crate) struct ContentReader {
 impl ContentReader {
     pub(crate) fn new(reader: Box<dyn SnapshotReader>) -> Self {
         Self { reader, offset: 0 }
-    }
-
-    /// Reads everything, so that damage is found before a machine sees any of it.
-    pub(crate) fn verify(&mut self) -> Result<(), SnapshotError> {
-        let mut buffer = vec![0; 256 << 10];
-        let mut offset = 0;
-        loop {
-            match self.reader.read_at(offset, &mut buffer)? {
-                0 => return Ok(()),
-                count => offset += count as u64,
-            }
-        }
     }
 }
 

@@ -23,13 +23,12 @@ use std::sync::Arc;
 
 use quorate_core::NodeId;
 
-use crate::disk::{Disk, DiskLock};
+use crate::disk::{Disk, DiskLock, replace_file};
 use crate::known_peers::KnownPeers;
 use crate::log_kind::LogKind;
 
 const LOCK: &str = "LOCK";
 const NODE: &str = "NODE";
-const NODE_NEW: &str = "NODE.tmp";
 const MAGIC: &[u8; 8] = b"QUORNODE";
 /// The kind of log is not written: it is the WAL.
 const VERSION_WAL: u32 = 1;
@@ -209,7 +208,8 @@ impl DataDir {
                     disk.create_dir_all(Path::new(directory)).map_err(failed("creating directories"))?;
                 }
                 // Last: a directory with NODE has everything else.
-                write_node(&*disk, identity, &kind)?;
+                replace_file(&*disk, Path::new(NODE), &encode(identity, &kind))
+                    .map_err(failed("writing NODE"))?;
                 identity
             }
         };
@@ -344,20 +344,6 @@ fn refuse_lost_log(disk: &dyn Disk, kind: &LogKind) -> Result<(), DataDirError> 
     let has_log = !disk.list(log).map_err(failed("looking around"))?.is_empty();
     let snapshots = disk.list(Path::new(DataDir::SNAPSHOTS)).unwrap_or_default();
     if has_log || snapshots.is_empty() { Ok(()) } else { Err(DataDirError::LostLog { directory }) }
-}
-
-fn write_node(disk: &dyn Disk, identity: Identity, kind: &LogKind) -> Result<(), DataDirError> {
-    let (new, node) = (Path::new(NODE_NEW), Path::new(NODE));
-    if disk.exists(new).map_err(failed("writing NODE"))? {
-        disk.remove(new).map_err(failed("writing NODE"))?;
-    }
-    let written = disk.create(new).and_then(|file| {
-        file.write_at(&encode(identity, kind), 0)?;
-        file.sync_data()?;
-        disk.rename(new, node)?;
-        disk.sync_dir(Path::new(""))
-    });
-    written.map_err(failed("writing NODE"))
 }
 
 fn encode(identity: Identity, kind: &LogKind) -> Vec<u8> {

@@ -40,6 +40,20 @@ pub trait Disk: Send + Sync {
     }
 }
 
+/// Makes `bytes` the content of the file `path`, durably: after a crash or an error the file is there whole or as it
+/// was. They are written under a temporary name first, so that nothing depends on what a failed attempt left.
+pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("tmp");
+    if disk.exists(&new)? {
+        disk.remove(&new)?;
+    }
+    let file = disk.create(&new)?;
+    file.write_at(bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(&new, path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new("")))
+}
+
 /// A lock that is held while this value lives.
 pub trait DiskLock: Send + Sync {}
 

@@ -23,10 +23,9 @@ use std::sync::Arc;
 use quorate_core::NodeId;
 
 use crate::data_dir::DataDirError;
-use crate::disk::Disk;
+use crate::disk::{Disk, replace_file};
 
 const PEERS: &str = "PEERS";
-const PEERS_NEW: &str = "PEERS.tmp";
 const MAGIC: &[u8; 8] = b"QUORPEER";
 const FORMAT_VERSION: u32 = 1;
 const HEADER_BYTES: usize = 16;
@@ -103,23 +102,11 @@ impl KnownPeers {
             return Err(RecogniseError::Full);
         }
         self.incarnations.insert(node, incarnation);
-        if let Err(error) = self.write() {
+        if let Err(error) = replace_file(&*self.disk, Path::new(PEERS), &encode(&self.incarnations)) {
             self.incarnations.remove(&node);
             return Err(error.into());
         }
         Ok(())
-    }
-
-    fn write(&self) -> io::Result<()> {
-        let (new, peers) = (Path::new(PEERS_NEW), Path::new(PEERS));
-        if self.disk.exists(new)? {
-            self.disk.remove(new)?;
-        }
-        let file = self.disk.create(new)?;
-        file.write_at(&encode(&self.incarnations), 0)?;
-        file.sync_data()?;
-        self.disk.rename(new, peers)?;
-        self.disk.sync_dir(Path::new(""))
     }
 }
 

@@ -78,6 +78,6 @@ pub use os_disk::OsDisk;
 pub use overlay_disk::OverlayDisk;
 #[cfg(feature = "redb")]
 pub use redb_log_store::{RedbConfig, RedbLogStore};
-pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter};
+pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter, read_to_end};
 pub use wal::tools as wal_tools;
 pub use wal::{RecoveryReport, Wal, WalConfig};

@@ -49,8 +49,11 @@ pub trait SnapshotStore: Send + Sync {
     }
 }
 
-/// Reading is verifying.
-pub(crate) fn read_to_end(mut reader: Box<dyn SnapshotReader>) -> Result<(), SnapshotError> {
+/// Reads a snapshot to its end, which finds any damage: reading is verifying.
+///
+/// # Errors
+/// `Damaged`, or what else keeps it from being read.
+pub fn read_to_end(mut reader: Box<dyn SnapshotReader>) -> Result<(), SnapshotError> {
     let (mut offset, mut piece) = (0, vec![0; 256 << 10]);
     loop {
         let count = reader.read_at(offset, &mut piece)?;

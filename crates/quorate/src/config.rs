@@ -92,7 +92,9 @@ impl Default for NodeConfig {
 /// Limits of the TCP transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransportConfig {
-    /// The largest frame that is sent or accepted. Default 64 MiB.
+    /// The largest frame that is sent or accepted. One that is still arriving is held by its connection, of which a
+    /// node that was met has two: a slow sender holds up nobody else, and this times two a node is the most memory
+    /// that takes. Default 64 MiB.
     pub frame_bytes_max: usize,
     /// The most bytes waiting for one peer, per connection; beyond it the newest appends and
     /// snapshot pieces, and the oldest control messages, are dropped and counted. Default 32 MiB.

@@ -27,6 +27,8 @@ pub trait Fabric {
 
 /// How long a check waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// More than any test lets arrive before it looks; beyond it messages are refused, as a full node refuses them.
+const SEEN_MAX: usize = 16_384;
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 
@@ -149,22 +151,22 @@ async fn a_stopped_transport_is_silent<F: Fabric>(fabric: &mut F) {
 
 /// What arrived, and who could not be reached.
 struct Seen {
-    messages: mpsc::UnboundedReceiver<(NodeId, PeerMessage)>,
-    unreachable: mpsc::UnboundedReceiver<NodeId>,
+    messages: mpsc::Receiver<(NodeId, PeerMessage)>,
+    unreachable: mpsc::Receiver<NodeId>,
 }
 
 struct Recorder {
-    messages: mpsc::UnboundedSender<(NodeId, PeerMessage)>,
-    unreachable: mpsc::UnboundedSender<NodeId>,
+    messages: mpsc::Sender<(NodeId, PeerMessage)>,
+    unreachable: mpsc::Sender<NodeId>,
 }
 
 impl Inbound for Recorder {
     fn received(&self, from: NodeId, message: PeerMessage) -> bool {
-        self.messages.send((from, message)).is_ok()
+        self.messages.try_send((from, message)).is_ok()
     }
     fn unreachable(&self, node: NodeId) {
         // Nobody looks any more when the check is over.
-        self.unreachable.send(node).unwrap_or_default();
+        self.unreachable.try_send(node).unwrap_or_default();
     }
 }
 
@@ -187,8 +189,8 @@ impl Seen {
 
 async fn start<F: Fabric>(fabric: &mut F, node: NodeId) -> (Arc<dyn Transport>, Seen) {
     let transport = fabric.transport(node).await;
-    let (messages, seen_messages) = mpsc::unbounded_channel();
-    let (unreachable, seen_unreachable) = mpsc::unbounded_channel();
+    let (messages, seen_messages) = mpsc::channel(SEEN_MAX);
+    let (unreachable, seen_unreachable) = mpsc::channel(SEEN_MAX);
     transport.start(Arc::new(Recorder { messages, unreachable }));
     (transport, Seen { messages: seen_messages, unreachable: seen_unreachable })
 }
