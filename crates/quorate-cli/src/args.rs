@@ -49,6 +49,11 @@ pub(crate) enum Command {
     /// Moves leadership
     #[command(subcommand)]
     Leader(LeaderCommand),
+    /// Looks at the log in a data directory, and cuts a damaged one by consent
+    #[command(subcommand)]
+    Wal(WalCommand),
+    /// Lets one node go on alone after a majority of the nodes is lost for good
+    Recover(RecoverArgs),
     /// Runs the cluster's code in a simulator that breaks disks, networks and clocks
     Sim(SimArgs),
     /// Shows which settings are in effect, or checks them
@@ -150,6 +155,63 @@ pub(crate) enum LeaderCommand {
         /// The node
         id: Option<u64>,
     },
+}
+
+/// `wal`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalCommand {
+    /// Prints the log record by record, entry by entry, beyond damage too
+    Dump {
+        /// The data directory of a node, running or not
+        dir: PathBuf,
+        /// Only what is said of this group
+        #[arg(long, value_name = "N")]
+        group: Option<u64>,
+    },
+    /// Checks every byte that counts and names all damage
+    Verify {
+        /// The data directory of a node, running or not
+        dir: PathBuf,
+    },
+    /// Says what is live, per segment and per group
+    Stats {
+        /// The data directory of a node, running or not
+        dir: PathBuf,
+    },
+    /// Cuts a damaged log at the first damage, and loses what is behind it
+    Repair {
+        /// The data directory of a node that does not run
+        dir: PathBuf,
+        /// Consent to lose what it names; without it, the command says what that is
+        #[arg(long, value_name = "CONSENT")]
+        consent: Option<quorate_server::offline::RepairConsent>,
+    },
+}
+
+/// `recover`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecoverArgs {
+    /// The data directory of the one that goes on; without any flag, what is in it is printed
+    pub(crate) dir: PathBuf,
+    /// The nodes that are lost for good
+    #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "members")]
+    pub(crate) lost: Vec<u64>,
+    /// A node that is there and is left out, and the last entry in its log (as `recover DIR` prints it there)
+    #[arg(long, value_name = "N=INDEX@tTERM", value_parser = crate::recover::left_out, conflicts_with = "members")]
+    pub(crate) left_out: Vec<(u64, quorate_server::offline::LogId)>,
+    /// A list of members with the one that goes on: all others are lost. In the form of peers.json, or TOML if the name
+    /// ends with .toml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) members: Option<PathBuf>,
+    /// Go on although one that is left out has a longer log, or this node never voted
+    #[arg(long)]
+    pub(crate) accept_more_loss: bool,
+    /// Do it; without this, only what it would do is printed
+    #[arg(long, requires = "backup")]
+    pub(crate) for_good: bool,
+    /// Copies the log here first; nothing may be there yet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) backup: Option<PathBuf>,
 }
 
 /// `config`.

@@ -1,7 +1,7 @@
 //! The `quorate` program: a demo, a server, and the commands to use and to run a cluster.
 //!
 //! ```text
-//!   args ──► config (flags, environment, file) ──► serve │ demo │ data │ admin ──► output, exit code
+//!   args ──► config (flags, environment, file) ──► serve │ demo │ data │ admin │ wal ──► output, exit code
 //! ```
 //!
 //! No logic of its own: whatever decides something lives in the libraries, where the simulator and
@@ -16,9 +16,11 @@ mod demo;
 mod failure;
 mod output;
 mod parent;
+mod recover;
 mod serve;
 mod settings;
 mod sim;
+mod wal;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -55,6 +57,12 @@ fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Completions { shell } => completions::run(shell),
         Command::Sim(args) => sim::run(&args),
+        Command::Wal(command) => {
+            wal::run(command, ClientConfig::resolve(&Layers::read(flags, path)?)?.output)
+        }
+        Command::Recover(args) => {
+            recover::run(&args, ClientConfig::resolve(&Layers::read(flags, path)?)?.output)
+        }
         Command::Config(ConfigCommand::Print(serve)) => {
             flags.extend(serve.0);
             output::bytes(config::print(&Layers::read(flags, path)?).as_bytes())

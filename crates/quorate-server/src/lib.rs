@@ -32,6 +32,7 @@ mod json;
 mod listener;
 mod members;
 mod metrics;
+pub mod offline;
 mod origin;
 mod query;
 mod room;

@@ -44,7 +44,7 @@ use crate::service::Service;
 use crate::startup::{self, Advertised};
 
 /// The group that holds all keys.
-const GROUP: GroupId = GroupId(1);
+pub(crate) const GROUP: GroupId = GroupId(1);
 /// How often snapshots are read to see whether they still can be.
 const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_hours(6);
 

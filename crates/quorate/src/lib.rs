@@ -95,13 +95,14 @@ mod runtime;
 mod state;
 mod stored_snapshot;
 mod stores;
+mod survivor;
 mod transport;
 mod typed;
 
 pub use builder::{NodeBuilder, StartGroupError};
 pub use bytes_snapshot::BytesSnapshot;
 pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, TransportConfig};
-pub use members_file::{MembersFileError, members_from_json};
+pub use members_file::{MembersFileError, members_from_json, members_from_toml};
 pub use node::{Node, NodeStats, OpenError, RemoveError, Start, StartError};
 pub use offline::{
     GroupInspection, Inspection, Offline, OfflineError, RecoverOptions, has_existing_state, inspect,
@@ -111,6 +112,7 @@ pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
 pub use state::{LeaderChanges, LeaderInfo, Leadership, RaftState, RaftStats};
 pub use stored_snapshot::{ReadSnapshotError, StoredSnapshot};
 pub use stores::{LogStoreKind, SnapshotStoreKind, StoreError, StorePlace};
+pub use survivor::{SurvivorError, recovery_with};
 pub use transport::{
     AddressResolver, HandshakeError, Identity, Inbound, MemoryNetwork, MemoryTransport, PeerStatus, Refusal,
     TcpTransport, Transport, TransportStats,
@@ -136,8 +138,8 @@ pub use quorate_host::{
 #[cfg(feature = "redb")]
 pub use quorate_storage::RedbConfig;
 pub use quorate_storage::{
-    Damage, DataDirError, Disk, KnownPeers, LogError, LogKind, LogStats, LogStore, MemDisk, SnapshotError,
-    SnapshotStore, WalConfig,
+    Damage, DataDir, DataDirError, Disk, KnownPeers, LogError, LogKind, LogStats, LogStore, MemDisk, OsDisk,
+    SnapshotError, SnapshotStore, WalConfig, wal_tools,
 };
 
 /// The README's example, compiled.

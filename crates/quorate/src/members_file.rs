@@ -1,9 +1,10 @@
-//! The first members of a group from a file in the form that HashiCorp Raft calls `peers.json`.
+//! Members of a group from a file: in the form that HashiCorp Raft calls `peers.json`, or the same in TOML.
 //!
 //! ```text
-//!   [ {"id": "1", "address": "10.0.0.1:7001"},
-//!     {"id": "2", "address": "10.0.0.2:7001", "client_address": "10.0.0.2:8001"},
-//!     {"id": "3", "address": "10.0.0.3:7001", "non_voter": true} ]
+//!   [ {"id": "1", "address": "10.0.0.1:7001"},                          [[member]]
+//!     {"id": "2", "address": "10.0.0.2:7001",                           id = 1
+//!      "client_address": "10.0.0.2:8001"},                              address = "10.0.0.1:7001"
+//!     {"id": "3", "address": "10.0.0.3:7001", "non_voter": true} ]      …
 //! ```
 //!
 //! * An id is the number of a node, as text or as a number; `client_address` is ours, and optional.
@@ -20,6 +21,12 @@ pub enum MembersFileError {
     /// It is not JSON.
     #[error("not JSON: {0}")]
     Json(String),
+    /// It is not TOML.
+    #[error("not TOML: {0}")]
+    Toml(String),
+    /// It has something else than members.
+    #[error("must have nothing but members: [[member]] with id = 1 and address = \"host:port\"")]
+    NotMembers,
     /// It is not a list of objects.
     #[error("must be a list like [{{\"id\": \"1\", \"address\": \"host:port\", \"non_voter\": false}}]")]
     NotAList,
@@ -47,6 +54,25 @@ pub enum MembersFileError {
 pub fn members_from_json(text: &str) -> Result<Vec<Member>, MembersFileError> {
     let value = serde_json::from_str(text).map_err(|error| MembersFileError::Json(error.to_string()))?;
     let Value::Array(list) = value else { return Err(MembersFileError::NotAList) };
+    members(list)
+}
+
+/// Reads a list of members, as [`members_from_json`], from TOML: a table `[[member]]` for each.
+///
+/// # Errors
+/// See [`MembersFileError`].
+pub fn members_from_toml(text: &str) -> Result<Vec<Member>, MembersFileError> {
+    // The first line of the message says where; the others draw it.
+    let wrong = |error: toml::de::Error| MembersFileError::Toml(error.message().to_owned());
+    let mut value: Map<String, Value> = toml::from_str(text).map_err(wrong)?;
+    let list = value.remove("member");
+    let Some(Value::Array(list)) = list.filter(|_| value.is_empty()) else {
+        return Err(MembersFileError::NotMembers);
+    };
+    members(list)
+}
+
+fn members(list: Vec<Value>) -> Result<Vec<Member>, MembersFileError> {
     let mut members = Vec::with_capacity(list.len());
     for (number, item) in (1..).zip(list) {
         let Value::Object(fields) = item else { return Err(MembersFileError::NotAList) };
@@ -102,6 +128,25 @@ mod tests {
             client_address: "b:2".to_owned(),
         };
         assert_eq!(members, [Member::voter(NodeId(1), "a:1"), learner, Member::voter(NodeId(3), "c:1")]);
+    }
+
+    #[test]
+    fn toml_says_the_same_as_json() {
+        let json = r#"[{"id": "1", "address": "a:1"},
+            {"id": 2, "address": "b:1", "non_voter": true, "client_address": "b:2"}]"#;
+        let toml = "# The members.\n[[member]]\nid = \"1\"\naddress = \"a:1\"\n\n[[member]]\nid = 2\n\
+            address = \"b:1\"\nnon_voter = true\nclient_address = \"b:2\"\n";
+        assert_eq!(members_from_toml(toml), members_from_json(json));
+        let says = |text: &str| members_from_toml(text).unwrap_err().to_string();
+        assert!(says("[[member").starts_with("not TOML: "), "{}", says("[[member"));
+        assert!(says("").starts_with("must have nothing but members"));
+        assert!(says("member = 1").starts_with("must have nothing but members"));
+        assert!(says("x = 1\n[[member]]\nid = 1\naddress = \"a:1\"").starts_with("must have nothing but"));
+        assert_eq!(says("[[member]]\nid = 1"), "member 1: address must be host:port of the node");
+        assert_eq!(
+            says("[[member]]\nid = 1\naddress = \"a:1\"\nvoter = true"),
+            "member 1: voter must be id, address, non_voter or client_address"
+        );
     }
 
     #[test]

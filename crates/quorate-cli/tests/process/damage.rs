@@ -26,7 +26,7 @@ fn files_with(dir: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 /// A stopped node that has acknowledged values `damage-me-0` to `damage-me-9`, one by one.
-fn stopped_node() -> Cluster {
+pub(crate) fn stopped_node() -> Cluster {
     let mut cluster = Cluster::new();
     cluster.start(1, &["--bootstrap", "--log", "off"]);
     put_values(&cluster, "damage-me", 0..10);
@@ -44,7 +44,7 @@ fn put_values(cluster: &Cluster, value: &str, numbers: std::ops::Range<u32>) {
 }
 
 /// The log file of node 1 that holds a value, and where in it.
-fn find_in_log(cluster: &Cluster, needle: &str) -> (PathBuf, usize) {
+pub(crate) fn find_in_log(cluster: &Cluster, needle: &str) -> (PathBuf, usize) {
     find_in_log_of(cluster, 1, needle)
 }
 
@@ -151,7 +151,7 @@ fn stopped_node_with_a_snapshot() -> (Cluster, PathBuf) {
     (cluster, snapshot)
 }
 
-fn flip(path: &Path, at: usize) -> Vec<u8> {
+pub(crate) fn flip(path: &Path, at: usize) -> Vec<u8> {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[at] ^= 0x10;
     std::fs::write(path, &bytes).unwrap();

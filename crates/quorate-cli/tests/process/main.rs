@@ -11,5 +11,6 @@ mod demo;
 mod exits;
 mod harness;
 mod misuse;
+mod offline;
 mod replace;
 mod storm;

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use quorate::{
-    ClusterId, ForcedRecovery, LogKind, Node, NodeId, Offline, OfflineError, RecoverOptions, RecoveryRefused,
-    ReplicaId, RequestError, RoleName, Start, has_existing_state, inspect, recover_cluster,
+    ClusterId, ForcedRecovery, LogKind, Member, Node, NodeId, Offline, OfflineError, RecoverOptions,
+    RecoveryRefused, ReplicaId, RequestError, RoleName, Start, SurvivorError, has_existing_state, inspect,
+    members_from_json, members_from_toml, recover_cluster, recovery_with,
 };
 
 use crate::harness::{Cluster, GROUP, Lines, PATIENCE, Wire, lines, numbers};
@@ -93,6 +94,18 @@ async fn a_survivor_goes_on_alone_and_who_was_not_recovered_stays_out() {
     }
     let (directory, backup) = (cluster.directory(1), cluster.directory(1001));
     let asked = two_of_three_are_lost();
+    // The same, said with a list of who is left.
+    let inspection = inspect(&directory).unwrap();
+    let listed = |list: Vec<Member>| recovery_with(&inspection.groups[0], &list);
+    let (one, two) = (r#"{"id": 1, "address": "a:1"}"#, r#"{"id": 2, "address": "b:1"}"#);
+    assert_eq!(
+        listed(members_from_toml("[[member]]\nid = 1\naddress = \"a:1\"").unwrap()),
+        Ok(asked.clone())
+    );
+    let both = listed(members_from_json(&format!("[{one}, {two}]")).unwrap());
+    assert_eq!(both, Err(SurvivorError::NotAlone(NodeId(1))));
+    let other = listed(members_from_json(&format!("[{two}]")).unwrap());
+    assert_eq!(other, Err(SurvivorError::NotHere(NodeId(1))));
     let before = everything(&directory);
     let recover =
         |asked: &ForcedRecovery, options| recover_cluster(&directory, GROUP, asked.clone(), &options);
