@@ -325,6 +325,7 @@ fn wal_config(swarm: &Swarm) -> WalConfig {
         move_bytes_max: 2_000,
         log_bytes_max: 6 * swarm.segment_bytes,
         fill_ahead_bytes: 4_096,
+        reserve_bytes: 0,
         salt: 1,
     }
 }

@@ -145,4 +145,6 @@ pub struct LogStats {
     pub segments: u64,
     /// Entries known to be damaged now, of all groups.
     pub damaged_entries: u64,
+    /// The disk is full and the reserve was released: no entries are taken until there is space for it again.
+    pub is_full: bool,
 }

@@ -16,8 +16,8 @@
 //!
 //! Files: `record` (frames), `body` (contents), `segment` (files), `tail` (the end of the log),
 //! `flush` (one round of batches), `index` (what is live), `cleaning` (dropping segments),
-//! `recovery` (opening), `salvage` (damaged entries), `reader` (reads), `tools` (looking from outside,
-//! repair).
+//! `reserve` (space for a full disk), `recovery` (opening), `salvage` (damaged entries), `reader` (reads),
+//! `tools` (looking from outside, repair).
 
 mod body;
 mod cleaning;
@@ -26,6 +26,7 @@ mod index;
 mod reader;
 mod record;
 mod recovery;
+mod reserve;
 mod salvage;
 mod segment;
 mod tail;
@@ -40,6 +41,7 @@ use self::cleaning::Cleaner;
 use self::flush::Queued;
 use self::index::Index;
 use self::reader::WalReader;
+use self::reserve::Reserve;
 use self::segment::{SegmentDirectory, SegmentHeader};
 use self::tail::Tail;
 use crate::disk::Disk;
@@ -64,6 +66,10 @@ pub struct WalConfig {
     /// New segments are filled with zeros this far ahead of the end, in bytes, so that a sync need
     /// not write file system metadata.
     pub fill_ahead_bytes: u64,
+    /// A file of this size is put by for a full disk, in bytes; 0: none. When there is no space for a new segment it is
+    /// released, and no entries are taken until there is space for it again; terms, votes and compaction go on, in the
+    /// space that became free, and so does whatever else frees space. Brought up to the length of a segment.
+    pub reserve_bytes: u64,
     /// Anything that differs between data directories (their incarnation): makes the log's
     /// checksums unguessable for those who choose what is stored, and worthless in another
     /// directory.
@@ -78,6 +84,7 @@ impl Default for WalConfig {
             move_bytes_max: 4 << 20,
             log_bytes_max: 2 << 30,
             fill_ahead_bytes: 1 << 20,
+            reserve_bytes: 0,
             salt: 0,
         }
     }
@@ -93,6 +100,7 @@ pub struct Wal {
     /// Set once, by the first write or sync that fails.
     failed: Option<LogError>,
     cleaner: Cleaner,
+    reserve: Reserve,
     stats: LogStats,
     report: RecoveryReport,
 }
@@ -117,6 +125,11 @@ impl Wal {
         } else {
             recovery::recover(&directory, &numbers)?
         };
+        let reserve_bytes = match config.reserve_bytes {
+            0 => 0,
+            bytes => bytes.max(config.segment_bytes),
+        };
+        let reserve = Reserve::open(&directory, reserve_bytes)?;
         let mut wal = Self {
             config,
             directory,
@@ -125,6 +138,7 @@ impl Wal {
             queue: Vec::new(),
             failed: None,
             cleaner: Cleaner::Idle,
+            reserve,
             stats: LogStats::default(),
             report,
         };
@@ -160,7 +174,8 @@ impl LogStore for Wal {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let segments = index.segments.values().map(|used| used.segment.bytes);
         LogStats {
-            bytes_on_disk: segments.sum::<u64>() + self.directory.free_bytes(),
+            bytes_on_disk: segments.sum::<u64>() + self.directory.free_bytes() + self.reserve.held_bytes(),
+            is_full: self.reserve.is_spent(),
             segments: index.segments.len() as u64,
             damaged_entries: index.rotten_entries(),
             ..self.stats

@@ -8,7 +8,8 @@
 //! * A batch that is refused keeps its place in the order of completions.
 //! * A batch that finds no space for a new segment is refused, and with it every later batch of the
 //!   same flush that touches one of its groups, so that nothing overtakes. Batches without entries
-//!   may still use the reserve at the end of the segment: compaction works on a full disk.
+//!   may still use the room kept at the end of the segment, and the space of the reserve file (`reserve`):
+//!   terms, votes and compaction work on a full disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -43,6 +44,8 @@ struct Round {
     must_sync: bool,
     /// Groups a batch of which found no space in this flush.
     starved: BTreeSet<GroupId>,
+    /// It was tried in this flush to take the reserve back.
+    resumed: bool,
 }
 
 /// What a batch came to, until its turn to be completed.
@@ -74,7 +77,12 @@ impl Wal {
         if self.stats.syncs == syncs_before && self.is_waiting_to_drop() {
             self.sync_rest()?;
         }
-        self.clean()
+        self.clean()?;
+        if self.reserve.is_spent() {
+            let removed = self.directory.remove_free();
+            removed.inspect_err(|error| self.failed = Some(error.clone()))?;
+        }
+        Ok(())
     }
 
     /// Checks a batch against everything before it and frames its record, or gives it its refusal.
@@ -139,6 +147,9 @@ impl Wal {
 
     /// Sees to it that a record of `framed` bytes fits behind what is staged.
     fn make_room(&mut self, round: &mut Round, framed: u64, may_use_reserve: bool) -> Result<(), LogError> {
+        if !may_use_reserve {
+            self.resume(round)?;
+        }
         let reserve = self.reserve_bytes();
         if framed + reserve <= self.tail.room_bytes() {
             return Ok(());
@@ -147,10 +158,29 @@ impl Wal {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        match self.rotate(framed, reserve) {
-            Err(LogError::NoSpace { .. }) if may_use_reserve && framed <= self.tail.room_bytes() => Ok(()),
-            outcome => outcome,
+        let Err(error) = self.rotate(framed, reserve) else { return Ok(()) };
+        if !matches!(error, LogError::NoSpace { .. }) {
+            return Err(error);
         }
+        self.reserve.release(&self.directory)?;
+        match may_use_reserve {
+            true if framed <= self.tail.room_bytes() => Ok(()),
+            true => self.rotate(framed, reserve),
+            false => Err(error),
+        }
+    }
+
+    /// While the reserve is spent nothing with entries is taken; first there must be space for it again.
+    fn resume(&mut self, round: &mut Round) -> Result<(), LogError> {
+        if !self.reserve.is_spent() {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut round.resumed, true) && self.reserve.hold(&self.directory)? {
+            return Ok(());
+        }
+        Err(LogError::NoSpace {
+            context: "no entries are taken before there is space for the reserve".to_owned(),
+        })
     }
 
     /// At the end of every segment some room is kept for compaction on a full disk.

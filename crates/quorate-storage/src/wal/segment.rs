@@ -120,7 +120,7 @@ pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> LogError {
 }
 
 /// The same, unless the disk is just full and nothing that matters was touched.
-fn failed_or_full(doing: &str, path: &Path, source: io::Error) -> LogError {
+pub(super) fn failed_or_full(doing: &str, path: &Path, source: io::Error) -> LogError {
     if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         LogError::NoSpace { context: format!("{doing} {}", path.display()) }
     } else {
@@ -268,6 +268,17 @@ impl SegmentDirectory {
 
     fn sync_names(&self) -> Result<(), LogError> {
         self.disk.sync_dir(&self.directory).map_err(|source| failed("syncing", &self.directory, source))
+    }
+
+    /// Removes the files kept for reuse.
+    pub(super) fn remove_free(&mut self) -> Result<(), LogError> {
+        if self.free.is_empty() {
+            return Ok(());
+        }
+        for path in self.free.drain(..) {
+            self.disk.remove(&path).map_err(|source| failed("removing", &path, source))?;
+        }
+        self.sync_names()
     }
 
     /// Bytes in files kept for reuse.

@@ -75,6 +75,83 @@ fn full_disk_refuses_batches_until_compaction_makes_room() {
     model.compare(&open(&disk)).unwrap();
 }
 
+fn vote(term: u64) -> GroupWrite {
+    let hard_state = Some(HardState { term: Term(term), ..HardState::default() });
+    GroupWrite { group: GroupId(1), hard_state, ..GroupWrite::default() }
+}
+
+/// A full disk with a reserve: entries are refused and everything that must go on does, however long it lasts. When
+/// space returns, the log takes entries again by itself.
+#[test]
+fn full_disk_means_no_entries_until_there_is_space_for_the_reserve_again() {
+    let disk = MemDisk::new();
+    let (reserve, other) = (Path::new("wal/reserve"), Path::new("other"));
+    disk.set_capacity(Some(5 * 8192));
+    let config = WalConfig { reserve_bytes: 1, ..config() };
+    let open = || Wal::open(Arc::new(disk.clone()), Path::new("wal"), config).unwrap();
+    let (mut wal, mut model) = (open(), LogModel::default());
+    assert_eq!(disk.contents(reserve).unwrap().len(), 8192, "at least a segment");
+    let mut index = 1;
+    let refused = loop {
+        match write_one(&mut wal, &mut model, entries(1, 1, index..=index, 900)) {
+            Ok(()) => index += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, LogError::NoSpace { .. }), "{refused}");
+    assert!(wal.stats().is_full && !disk.exists(reserve).unwrap());
+    // What the reserve gave is there for others: a snapshot takes half of it, which keeps the reserve away.
+    let file = disk.create(other).unwrap();
+    file.allocate(4096).unwrap();
+    let small = write_one(&mut wal, &mut model, entries(1, 1, index..=index, 1));
+    assert!(matches!(small, Err(LogError::NoSpace { .. })), "not even a small one: {small:?}");
+    disk.remove(other).unwrap();
+    // Terms and votes for as long as it lasts, more than fit behind the entries.
+    for term in 2..60 {
+        write_one(&mut wal, &mut model, vote(term)).unwrap();
+        if term == 30 {
+            drop(wal);
+            wal = open();
+        }
+    }
+    let still = write_one(&mut wal, &mut model, entries(1, 1, index..=index, 1));
+    assert!(matches!(still, Err(LogError::NoSpace { .. })), "{still:?}");
+    model.compare(&wal).unwrap();
+    // Compaction makes room by itself.
+    write_one(&mut wal, &mut model, compaction(1, 1, index - 1)).unwrap();
+    while wal.stats().segments > 2 {
+        wal.flush().unwrap();
+    }
+    write_one(&mut wal, &mut model, entries(1, 1, index..=index, 900)).unwrap();
+    assert!(!wal.stats().is_full && disk.exists(reserve).unwrap());
+    // Nobody wants it any more: the space is given back.
+    drop(wal);
+    model.compare(&self::open(&disk)).unwrap();
+    assert!(!disk.exists(reserve).unwrap());
+}
+
+/// Space that somebody else has freed is enough.
+#[test]
+fn log_takes_entries_again_when_somebody_frees_space() {
+    let disk = MemDisk::new();
+    disk.set_capacity(Some(2 * 8192));
+    let config = WalConfig { reserve_bytes: 8192, ..config() };
+    let mut wal = Wal::open(Arc::new(disk.clone()), Path::new("wal"), config).unwrap();
+    let mut model = LogModel::default();
+    let large = || entries(1, 1, 1..=1, 6000);
+    assert!(write_one(&mut wal, &mut model, large()).is_ok());
+    let second = || entries(1, 1, 2..=2, 6000);
+    for _ in 0..3 {
+        let full = write_one(&mut wal, &mut model, second());
+        assert!(matches!(full, Err(LogError::NoSpace { .. })), "{full:?}");
+        assert!(wal.stats().is_full);
+    }
+    disk.set_capacity(Some(3 * 8192));
+    write_one(&mut wal, &mut model, second()).unwrap();
+    assert!(!wal.stats().is_full && wal.stats().bytes_on_disk == 3 * 8192);
+    model.compare(&wal).unwrap();
+}
+
 /// A batch that found no space is not overtaken by later ones of its group; other groups' small
 /// batches may use the reserve.
 #[test]
