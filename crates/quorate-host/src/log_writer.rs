@@ -11,17 +11,22 @@
 //! * Out of space: everything in the round fails, and until the first failed write of a group is submitted
 //!   again, its later ones fail too, so that nothing overtakes it.
 //! * A write that breaks the rules fails alone; its batch is written again without it.
-//! * Removing a group ends a round (what follows may create it anew).
+//! * Removing a group ends a round (what follows may create it anew), and so do [`ROUND_BYTES_MAX`]: however much
+//!   waits, a batch needs no more memory than that, and no record of the log is longer (one task always fits).
 //!
 //! Previous: `quorate-core/src/leader.rs`. Next: `quorate-core/src/follower.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
 
-use quorate_core::{GroupId, PersistToken};
+use quorate_core::{Entry, EntryPayload, GroupId, PersistToken};
 use quorate_storage::{GroupWrite, LogBatch, LogError, LogStats, LogStore, write_now};
 
 use crate::event::{Event, LogTask, LogWritten};
+
+/// The most payload bytes of a round with more than one task: far more than it takes for a sync to cost little
+/// beside what it syncs.
+const ROUND_BYTES_MAX: usize = 16 << 20;
 
 /// Turns everything that waits into one batch and one sync.
 pub struct LogWriter {
@@ -48,7 +53,7 @@ impl LogWriter {
         let mut events = Vec::new();
         let mut waiting = std::mem::take(&mut self.waiting);
         while !waiting.is_empty() {
-            let (round, rest) = take_round(waiting);
+            let (round, rest) = take_round(waiting, ROUND_BYTES_MAX);
             waiting = rest;
             self.write_round(round, &mut events);
         }
@@ -143,15 +148,29 @@ fn completion(task: &LogTask, result: Result<(), LogError>) -> Event {
     Event::LogWritten(LogWritten { group: task.write.group, token: task.token, result })
 }
 
+fn task_bytes(write: &GroupWrite) -> usize {
+    let bytes = |entry: &Entry| match &entry.payload {
+        EntryPayload::Command(command) => command.len(),
+        EntryPayload::Noop | EntryPayload::Membership(_) | EntryPayload::Withheld => 0,
+    };
+    write.entries.iter().map(bytes).sum()
+}
+
 /// Cuts off what may be written in one batch: a removal, or a write that names the replica, stands
-/// alone for its group.
-fn take_round(tasks: Vec<LogTask>) -> (Vec<LogTask>, Vec<LogTask>) {
+/// alone for its group; and no more than `bytes_max`.
+fn take_round(tasks: Vec<LogTask>, bytes_max: usize) -> (Vec<LogTask>, Vec<LogTask>) {
+    let mut bytes = 0;
     let mut seen = BTreeSet::new();
     let mut closed = BTreeSet::new();
     let (mut round, mut rest) = (Vec::new(), Vec::new());
     for task in tasks {
         let group = task.write.group;
         let alone = task.write.remove || task.write.replica.is_some();
+        bytes += task_bytes(&task.write);
+        if bytes > bytes_max && !round.is_empty() {
+            rest.push(task);
+            continue;
+        }
         if closed.contains(&group) || (alone && seen.contains(&group)) {
             closed.insert(group);
             rest.push(task);
@@ -192,7 +211,7 @@ fn merge(earlier: &mut GroupWrite, later: GroupWrite) {
 mod tests {
     use std::sync::{Arc, Mutex, MutexGuard};
 
-    use quorate_core::{Entry, EntryPayload, HardState, LogId, LogIndex, ReplicaId, Term};
+    use quorate_core::{HardState, LogId, LogIndex, ReplicaId, Term};
     use quorate_storage::{GroupState, LogReader, MemLogStore, WriteDone};
 
     use super::*;
@@ -282,6 +301,30 @@ mod tests {
         assert_eq!(store.inner().batches.len(), 1);
         assert_eq!(store.inner().flushes, 1);
         assert_eq!(store.state(7).last, LogIndex(3));
+    }
+
+    /// A disk hangs, and the writes of many groups pile up behind it.
+    #[test]
+    fn what_piled_up_is_written_in_batches_of_bounded_size_and_in_order() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        let large = |group: u64, token: u64| {
+            let mut task = append(group, token, &[(1, token)]);
+            task.write.entries[0].payload = EntryPayload::Command(vec![0; ROUND_BYTES_MAX / 3].into());
+            task
+        };
+        writer.submit((1..=4).flat_map(|token| [large(1, token), large(2, token)]).collect());
+        let mut too_large = large(3, 1);
+        too_large.write.entries[0].payload = EntryPayload::Command(vec![0; ROUND_BYTES_MAX + 1].into());
+        writer.submit(vec![too_large, large(3, 2)]);
+        let events = writer.step();
+        let expected =
+            "g1:1 ok, g2:1 ok, g1:2 ok, g2:2 ok, g1:3 ok, g2:3 ok, g1:4 ok, g2:4 ok, g3:1 ok, g3:2 ok";
+        assert_eq!(outcomes(&events), expected);
+        let bytes = |batch: &LogBatch| batch.groups.iter().map(task_bytes).sum();
+        let sizes: Vec<usize> = store.inner().batches.iter().map(bytes).collect();
+        let within = sizes.iter().filter(|size| **size <= ROUND_BYTES_MAX).count();
+        assert_eq!((sizes.len(), within), (5, 4), "one task is larger than all of them: {sizes:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quorate_core::{GroupId, Membership, MonoTime, NodeId, RaftEvent};
 use quorate_host::{
-    Answer, Applied, ApplyTask, Event, GroupSetup, GroupStatus, Host, HostConfig, LatencyHistogram,
+    Answer, Applied, ApplyTask, Event, Fetched, GroupSetup, GroupStatus, Host, HostConfig, LatencyHistogram,
     OpenError, PeerMessage, Request, RequestError, SendOutcome, SnapshotEvent, SnapshotTask, Ticket, Work,
 };
 use quorate_storage::{LogStats, SnapshotStore};
@@ -37,6 +37,8 @@ type Reserved = oneshot::Sender<Result<(), OpenError>>;
 pub(crate) enum HostInput {
     /// Something happened.
     Event(Event),
+    /// Older entries, whose bytes count as waiting until they are handed on.
+    Fetched { fetched: Fetched, permit: Permit },
     /// A message from a peer.
     Received { from: NodeId, message: PeerMessage, permit: Permit },
     /// A user asks something.
@@ -187,6 +189,11 @@ impl HostThread {
                     self.warn(&event);
                     self.touched.extend(group_of(&event));
                     self.host.on_event(now, event);
+                }
+                HostInput::Fetched { fetched, permit } => {
+                    self.touched.insert(fetched.group);
+                    self.host.on_event(now, Event::Fetched(fetched));
+                    drop(permit);
                 }
                 HostInput::Received { from, message, permit } => {
                     self.touched.insert(message.group);
@@ -419,6 +426,10 @@ impl HostThread {
                 drop(reply.send(Err(RequestError::Stopped { reason: reason.to_owned() })));
             }
             HostInput::Event(event) => self.host.on_event(self.shared.clock.now(), event),
+            HostInput::Fetched { fetched, permit } => {
+                self.host.on_event(self.shared.clock.now(), Event::Fetched(fetched));
+                drop(permit);
+            }
             // Dropping a reply's sender answers it.
             HostInput::Received { .. }
             | HostInput::Reserve { .. }

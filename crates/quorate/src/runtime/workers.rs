@@ -1,6 +1,8 @@
 //! The three threads behind the host: they do what may block, and report back to its mailbox.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use quorate_core::GroupId;
 use quorate_host::{
@@ -10,9 +12,10 @@ use quorate_host::{
 use quorate_storage::{LogError, SnapshotError};
 use tokio::sync::oneshot;
 
-use crate::runtime::gauge::Permit;
+use crate::runtime::gauge::{Gauge, Permit};
 use crate::runtime::host_thread::{HostInput, Shared};
 use crate::runtime::mailbox::Mailbox;
+use crate::transport::entry_bytes;
 
 /// For the log thread.
 pub(crate) enum LogInput {
@@ -110,16 +113,44 @@ pub(crate) fn apply_loop(mut applier: Applier, mailbox: &Mailbox<ApplyInput>, sh
     }
 }
 
-/// Reads older entries at once, and takes turns between them and pieces of snapshots.
+/// How long older entries wait for room before that is looked for again.
+const ROOM_WAIT: Duration = Duration::from_millis(2);
+
+/// Older entries to be read. They are not read before there is room for them in the backlog: after a restart every
+/// group asks for its own, and nothing else would bound them together.
+#[derive(Default)]
+pub(crate) struct FetchQueue {
+    waiting: VecDeque<FetchTask>,
+}
+
+impl FetchQueue {
+    /// Reads what there is room for; says whether everything that waited has been read.
+    fn step(&mut self, fetcher: &mut LogFetcher, backlog: &Arc<Gauge>, mailbox: &Mailbox<HostInput>) -> bool {
+        while !backlog.is_full() {
+            let Some(task) = self.waiting.pop_front() else { break };
+            if let Event::Fetched(fetched) = fetcher.step(task) {
+                let bytes = fetched.result.iter().flatten().map(entry_bytes).sum();
+                mailbox.push_all([HostInput::Fetched { fetched, permit: backlog.take(bytes) }]);
+            }
+        }
+        self.waiting.is_empty()
+    }
+}
+
+/// Reads older entries as soon as there is room for them, and takes turns between them and pieces of snapshots.
 pub(crate) fn read_loop(
     mut fetcher: LogFetcher,
     mut snapshotter: Snapshotter,
     mailbox: &Mailbox<ReadInput>,
     shared: &Shared,
 ) {
+    let mut fetches = FetchQueue::default();
+    let mut is_all_read = true;
     loop {
         let inputs = if snapshotter.has_work() {
-            mailbox.take_within(std::time::Duration::ZERO)
+            mailbox.take_within(Duration::ZERO)
+        } else if !is_all_read && !mailbox.is_closed() {
+            mailbox.take_within(ROOM_WAIT)
         } else {
             match mailbox.take() {
                 Some(inputs) => inputs,
@@ -128,10 +159,7 @@ pub(crate) fn read_loop(
         };
         for input in inputs {
             match input {
-                ReadInput::Fetch(task) => {
-                    let event = fetcher.step(task);
-                    shared.mailbox.push_all([HostInput::Event(event)]);
-                }
+                ReadInput::Fetch(task) => fetches.waiting.push_back(task),
                 ReadInput::Snapshot { task, permit } => {
                     snapshotter.submit(task);
                     drop(permit);
@@ -145,6 +173,7 @@ pub(crate) fn read_loop(
                 }
             }
         }
+        is_all_read = fetches.step(&mut fetcher, &shared.backlog, &shared.mailbox);
         if snapshotter.has_work() {
             if mailbox.is_closed() {
                 return;
@@ -167,5 +196,56 @@ impl Drop for ThreadGuard {
         if std::thread::panicking() {
             self.shared.fail(format!("the {} thread has panicked: a bug in this build", self.name));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use bytes::Bytes;
+    use quorate_core::{Entry, EntryPayload, LogId, LogIndex};
+    use quorate_storage::{GroupState, LogReader};
+
+    use super::*;
+
+    /// A log of entries of a thousand bytes.
+    struct Thousands;
+
+    impl LogReader for Thousands {
+        fn read(&self, _: GroupId, range: Range<LogIndex>, _: u64) -> Result<Vec<Entry>, LogError> {
+            let payload = EntryPayload::Command(Bytes::from(vec![0; 1000]));
+            Ok(vec![Entry { id: LogId { index: range.start, ..LogId::new(1, 1) }, payload }])
+        }
+        fn state(&self, _: GroupId) -> Option<GroupState> {
+            None
+        }
+    }
+
+    /// A node restarts, and all its groups want their entries back at the same time.
+    #[test]
+    fn older_entries_are_read_as_there_is_room_for_them() {
+        let (backlog, mailbox) = (Gauge::new(usize::MAX, 2500), Mailbox::new());
+        let (mut queue, mut fetcher) = (FetchQueue::default(), LogFetcher::new(Arc::new(Thousands)));
+        let task = |group| FetchTask {
+            group: GroupId(group),
+            from: LogIndex(1),
+            to: LogIndex(2),
+            bytes_max: 1 << 20,
+        };
+        queue.waiting.extend((1..=7).map(task));
+        let mut read = Vec::new();
+        for expected in [(3, false), (3, false), (1, true)] {
+            let is_all = queue.step(&mut fetcher, &backlog, &mailbox);
+            // Nobody has taken them yet: there is no room for more.
+            assert_eq!(queue.step(&mut fetcher, &backlog, &mailbox), is_all);
+            let taken = mailbox.take_within(Duration::ZERO);
+            assert_eq!((taken.len(), is_all), expected);
+            for input in taken {
+                let HostInput::Fetched { fetched, .. } = input else { panic!("something else was read") };
+                read.push(fetched.group.0);
+            }
+        }
+        assert_eq!(read, [1, 2, 3, 4, 5, 6, 7], "in the order they were asked for");
     }
 }
