@@ -61,7 +61,9 @@ impl Receives {
     ) -> Vec<SnapshotEvent> {
         let staging = self.stage(group, chunk, store).unwrap_or_else(|| {
             let last = chunk.meta.last;
-            if self.groups.get(&group).is_some_and(|receiving| receiving.meta.last == last) {
+            // A late piece of an old leader ends nothing.
+            let is_ours = |now: &Receiving| now.meta.last == last && now.term <= chunk.term;
+            if self.groups.get(&group).is_some_and(is_ours) {
                 self.groups.remove(&group);
             }
             Staging::new(SnapshotVerdict::Refused, 0)
@@ -133,4 +135,45 @@ impl Receives {
 fn stored(store: &dyn SnapshotStore, group: GroupId, chunk: &SnapshotChunk) -> Option<SnapshotInfo> {
     let listed = store.list(group).ok()?;
     listed.into_iter().find(|info| info.meta.last == chunk.meta.last && info.bytes == chunk.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use quorate_storage::MemSnapshotStore;
+
+    use super::*;
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn piece(from: u64, term: u64, offset: u64, data: &'static [u8]) -> SnapshotChunk {
+        let last = LogId::new(1, 9);
+        let meta = SnapshotMeta { last, membership: Arc::default(), membership_id: LogId::new(1, 1) };
+        let (from, to, term) = (ReplicaId(from), ReplicaId(2), Term(term));
+        SnapshotChunk { from, to, term, epoch: 0, meta, bytes: 8, offset, data: Bytes::from_static(data) }
+    }
+
+    /// Two leaders' snapshots of one position need not be the same bytes: half of each is neither.
+    #[test]
+    fn pieces_of_two_leaders_are_never_put_together() {
+        let (store, mut receives) = (MemSnapshotStore::new(), Receives::default());
+        let mut answer = |chunk: &SnapshotChunk| {
+            let events = receives.receive(GROUP, NodeId(chunk.from.0), chunk, &store);
+            let SnapshotEvent::Send { message, .. } = &events[0] else { panic!("the answer comes first") };
+            let PeerBody::SnapshotAck(ack) = message.body else { panic!("an answer") };
+            (ack.verdict, ack.next_offset)
+        };
+        assert_eq!(answer(&piece(1, 2, 0, b"abcd")), (SnapshotVerdict::Taken, 4));
+        assert_eq!(answer(&piece(3, 3, 4, b"5678")), (SnapshotVerdict::Gap, 0));
+        assert_eq!(answer(&piece(3, 3, 0, b"1234")), (SnapshotVerdict::Taken, 4));
+        // The old leader is not heard any more, and undoes nothing.
+        assert_eq!(answer(&piece(1, 2, 4, b"efgh")), (SnapshotVerdict::Refused, 0));
+        assert_eq!(answer(&piece(3, 3, 4, b"5678")), (SnapshotVerdict::Taken, 8));
+        let stored = store.list(GROUP).unwrap().remove(0);
+        let mut content = [0; 8];
+        assert_eq!(store.open(&stored).unwrap().read_at(0, &mut content).unwrap(), 8);
+        assert_eq!(&content, b"12345678");
+    }
 }

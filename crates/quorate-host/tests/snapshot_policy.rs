@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_core::{NodeId, RaftEvent};
-use quorate_host::{SnapshotDue, SnapshotTrigger};
-use support::{Cluster, propose};
+use quorate_host::{Event, Request, SnapshotDue, SnapshotEvent, SnapshotTrigger};
+use quorate_storage::SnapshotStore;
+use support::{Cluster, GROUP, propose};
 
 /// Few entries, then silence: no count is ever reached, but the log must not keep them for ever.
 #[test]
@@ -115,4 +116,25 @@ fn a_leader_measures_where_the_time_of_its_commands_goes() {
     let waited = Duration::from_millis(300);
     assert!(after.replicated.max() >= waited && after.committed.max() >= waited);
     assert!(after.applied.max() >= after.committed.max());
+}
+
+/// Saving takes a while, and the machine goes on meanwhile: what it applied since is in the log only.
+#[test]
+fn a_saved_snapshot_drops_no_entry_that_it_does_not_cover() {
+    let mut cluster = Cluster::with(1, |cluster| {
+        cluster.config.snapshots.entries = 0;
+        cluster.config.snapshots.trailing_entries = 0;
+    });
+    let leader = cluster.leader();
+    cluster.request(leader, propose("covered")).unwrap();
+    cluster.request(leader, Request::TakeSnapshot).unwrap();
+    cluster.request(leader, propose("not covered")).unwrap();
+    let now = cluster.time();
+    let node = cluster.nodes.get_mut(&leader).unwrap();
+    let snapshot = node.data.snapshots.list(GROUP).unwrap().remove(0);
+    let covered = snapshot.meta.last;
+    node.host.on_event(now, Event::Snapshot(SnapshotEvent::Saved { group: GROUP, snapshot }));
+    cluster.settle();
+    assert_eq!(cluster.status(leader).compacted, covered);
+    assert!(cluster.status(leader).applied > covered.index);
 }
