@@ -38,6 +38,13 @@ impl Replica {
                 self.admit_version(now, version)?;
                 self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
             }
+            Request::RestorePiece { restore, offset, data } => {
+                self.check_sizes(&data, &Dedupe::None)?;
+                self.propose(now, ticket, LoggedKind::Piece { restore, offset, data })?;
+            }
+            Request::RestoreInstall { restore, bytes, crc } => {
+                self.propose(now, ticket, LoggedKind::Install { restore, bytes, crc })?;
+            }
             Request::AtLeader(request) if self.core.status().role == RoleName::Leader => {
                 return self.on_request(now, ticket, request.into(), work);
             }
@@ -73,15 +80,7 @@ impl Replica {
                 self.wait(id, Waiting::Membership { ticket, replicas: Vec::new() });
             }
             Request::TransferLeadership { to } => self.transfer(now, ticket, to, work)?,
-            Request::AbortTransfer => {
-                let to = self.core.abort_transfer(now.mono);
-                if to.is_some() {
-                    let ended = Err(RequestError::Transfer { what: "it was called off" });
-                    let earlier = self.transferring.take();
-                    work.replies.extend(earlier.map(|earlier| (earlier.ticket, ended)));
-                }
-                work.replies.push((ticket, Ok(Answer::TransferAborted { to })));
-            }
+            Request::AbortTransfer => self.abort_transfer(now, ticket, work),
             Request::Reconfigure { config } => {
                 self.reconfigure(*config)?;
                 work.replies.push((ticket, Ok(Answer::Reconfigured)));
@@ -133,6 +132,16 @@ impl Replica {
         let superseded = Err(RequestError::Transfer { what: "another transfer was asked for" });
         work.replies.extend(earlier.map(|earlier| (earlier.ticket, superseded)));
         Ok(())
+    }
+
+    fn abort_transfer(&mut self, now: Now, ticket: Ticket, work: &mut Work) {
+        let to = self.core.abort_transfer(now.mono);
+        if to.is_some() {
+            let ended = Err(RequestError::Transfer { what: "it was called off" });
+            let earlier = self.transferring.take();
+            work.replies.extend(earlier.map(|earlier| (earlier.ticket, ended)));
+        }
+        work.replies.push((ticket, Ok(Answer::TransferAborted { to })));
     }
 
     fn change_members(

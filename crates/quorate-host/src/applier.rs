@@ -23,6 +23,7 @@ use quorate_storage::{SnapshotInfo, SnapshotStore};
 use crate::command::{LoggedCommand, LoggedKind};
 use crate::config::SessionConfig;
 use crate::event::{Applied, ApplyTask, Event, SnapshotEvent};
+use crate::incoming::Incoming;
 use crate::request::{Answer, RequestError, Ticket};
 use crate::sessions::{Sessions, Verdict};
 use crate::snapshot_content::{ContentReader, ContentSource, read_sessions};
@@ -178,6 +179,16 @@ impl RecoveredMachine {
         self.sessions.advance(logged.unix_millis);
         let (dedupe, data) = match logged.kind {
             LoggedKind::Open => return Ok(Ok(self.sessions.open(id))),
+            LoggedKind::Piece { restore, offset, data } => {
+                let taken = self.sessions.take_piece(restore, offset, &data);
+                return Ok(taken.map(|()| Answer::Applied { id, response: Bytes::new() }));
+            }
+            LoggedKind::Install { restore, bytes, crc } => {
+                return match self.sessions.take_incoming(restore, bytes, crc) {
+                    Ok(incoming) => self.install(id, incoming),
+                    Err(refused) => Ok(Err(refused)),
+                };
+            }
             LoggedKind::Gate { version } => {
                 self.sessions.open_gate(version);
                 self.check_version()?;
@@ -192,6 +203,21 @@ impl RecoveredMachine {
         let response = self.machine.apply(Command { id, unix_millis, data: &data })?;
         self.sessions.keep(id, &dedupe, &response);
         Ok(Ok(Answer::Applied { id, response }))
+    }
+
+    /// Replaces the machine's state by one from outside; clients keep their sessions.
+    fn install(
+        &mut self,
+        id: LogId,
+        incoming: Incoming,
+    ) -> Result<Result<Answer, RequestError>, MachineError> {
+        let records: Vec<_> =
+            self.sessions.records().into_iter().map(|(key, value)| (key, Some(value))).collect();
+        let mut content = incoming.into_reader();
+        self.machine
+            .restore(&mut content, BatchEnd { applied: id, records: &records })
+            .map_err(|error| MachineError::with(format!("the state from outside at {id}"), error))?;
+        Ok(Ok(Answer::Applied { id, response: Bytes::new() }))
     }
 
     /// Whether the machine understands what the group uses.

@@ -8,6 +8,8 @@
 //!     3 open
 //!   version:u8 = 2 · kind:u8 · unix_millis:u64 · by kind:
 //!     4 gate      version of commands:u32
+//!     5 piece     of a state from outside:u64 · offset:u64 · data…
+//!     6 install   a state from outside:u64 · bytes:u64 · crc32c:u32
 //! ```
 //!
 //! A new kind is a new version: a replica that does not know it stops.
@@ -19,12 +21,14 @@ use crate::bytes_reader::{BytesReader, put_u64};
 use crate::request::{Dedupe, SessionId};
 
 const VERSION: u8 = 1;
-const GATE_VERSION: u8 = 2;
+const SECOND_VERSION: u8 = 2;
 const PLAIN: u8 = 0;
 const SESSION: u8 = 1;
 const KEY: u8 = 2;
 const OPEN: u8 = 3;
 const GATE: u8 = 4;
+const PIECE: u8 = 5;
+const INSTALL: u8 = 6;
 
 /// The longest idempotency key in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 255;
@@ -46,6 +50,18 @@ pub(crate) enum LoggedKind {
     Gate {
         version: u32,
     },
+    /// The next piece of a state from outside.
+    Piece {
+        restore: u64,
+        offset: u64,
+        data: Bytes,
+    },
+    /// All pieces together are the state from here on.
+    Install {
+        restore: u64,
+        bytes: u64,
+        crc: u32,
+    },
     Command {
         dedupe: Dedupe,
         command: Bytes,
@@ -55,10 +71,15 @@ pub(crate) enum LoggedKind {
 impl LoggedCommand {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(40 + self.command_len());
-        out.push(if let LoggedKind::Gate { .. } = self.kind { GATE_VERSION } else { VERSION });
+        out.push(match &self.kind {
+            LoggedKind::Gate { .. } | LoggedKind::Piece { .. } | LoggedKind::Install { .. } => SECOND_VERSION,
+            LoggedKind::Open | LoggedKind::Command { .. } => VERSION,
+        });
         out.push(match &self.kind {
             LoggedKind::Open => OPEN,
             LoggedKind::Gate { .. } => GATE,
+            LoggedKind::Piece { .. } => PIECE,
+            LoggedKind::Install { .. } => INSTALL,
             LoggedKind::Command { dedupe: Dedupe::None, .. } => PLAIN,
             LoggedKind::Command { dedupe: Dedupe::Session { .. }, .. } => SESSION,
             LoggedKind::Command { dedupe: Dedupe::Key { .. }, .. } => KEY,
@@ -66,6 +87,16 @@ impl LoggedCommand {
         put_u64(&mut out, self.unix_millis);
         if let LoggedKind::Gate { version } = &self.kind {
             out.extend_from_slice(&version.to_le_bytes());
+        }
+        if let LoggedKind::Piece { restore, offset, data } = &self.kind {
+            put_u64(&mut out, *restore);
+            put_u64(&mut out, *offset);
+            out.extend_from_slice(data);
+        }
+        if let LoggedKind::Install { restore, bytes, crc } = &self.kind {
+            put_u64(&mut out, *restore);
+            put_u64(&mut out, *bytes);
+            out.extend_from_slice(&crc.to_le_bytes());
         }
         if let LoggedKind::Command { dedupe, command } = &self.kind {
             match dedupe {
@@ -88,7 +119,8 @@ impl LoggedCommand {
 
     fn command_len(&self) -> usize {
         match &self.kind {
-            LoggedKind::Open | LoggedKind::Gate { .. } => 0,
+            LoggedKind::Open | LoggedKind::Gate { .. } | LoggedKind::Install { .. } => 0,
+            LoggedKind::Piece { data, .. } => data.len(),
             LoggedKind::Command { command, .. } => command.len() + KEY_BYTES_MAX,
         }
     }
@@ -96,19 +128,30 @@ impl LoggedCommand {
     /// The version of a command that a newer build wrote. Passing over it would make this replica differ from
     /// those that understand it.
     pub(crate) fn newer_version(bytes: &Bytes) -> Option<u8> {
-        bytes.first().copied().filter(|version| *version > GATE_VERSION)
+        bytes.first().copied().filter(|version| *version > SECOND_VERSION)
     }
 
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = BytesReader::new(bytes);
         let version = reader.u8("a command")?;
-        if version != VERSION && version != GATE_VERSION {
+        if version != VERSION && version != SECOND_VERSION {
             return Err(DecodeError { offset: 0, expected: "a command of version 1 or 2" });
         }
         let kind = reader.u8("the kind of a command")?;
         let unix_millis = reader.u64("a clock")?;
         let dedupe = match kind {
-            GATE if version == GATE_VERSION => {
+            PIECE if version == SECOND_VERSION => {
+                let (restore, offset) = (reader.u64("a state from outside")?, reader.u64("an offset")?);
+                let kind = LoggedKind::Piece { restore, offset, data: reader.rest() };
+                return Ok(Self { unix_millis, kind });
+            }
+            INSTALL if version == SECOND_VERSION => {
+                let (restore, bytes) = (reader.u64("a state from outside")?, reader.u64("a length")?);
+                let crc = reader.u32("a checksum")?;
+                reader.end()?;
+                return Ok(Self { unix_millis, kind: LoggedKind::Install { restore, bytes, crc } });
+            }
+            GATE if version == SECOND_VERSION => {
                 let version = reader.u32("a version of commands")?;
                 reader.end()?;
                 return Ok(Self { unix_millis, kind: LoggedKind::Gate { version } });
@@ -168,6 +211,17 @@ mod tests {
                 LoggedCommand { unix_millis: 1, kind: LoggedKind::Gate { version: 3 } },
                 b"\x02\x04\x01\0\0\0\0\0\0\0\x03\0\0\0",
             ),
+            (
+                LoggedCommand {
+                    unix_millis: 1,
+                    kind: LoggedKind::Piece { restore: 7, offset: 4, data: Bytes::from_static(b"ab") },
+                },
+                b"\x02\x05\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0ab",
+            ),
+            (
+                LoggedCommand { unix_millis: 1, kind: LoggedKind::Install { restore: 7, bytes: 6, crc: 9 } },
+                b"\x02\x06\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x09\0\0\0",
+            ),
         ]
     }
 
@@ -192,7 +246,7 @@ mod tests {
             let mut bytes = bytes;
             if bytes.len() > 1 {
                 bytes[0] = VERSION + bytes[0] % 2;
-                bytes[1] %= 6;
+                bytes[1] %= 8;
             }
             let bytes = Bytes::from(bytes);
             if let Ok(command) = LoggedCommand::decode(&bytes) {

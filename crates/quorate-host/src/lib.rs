@@ -129,6 +129,7 @@ mod event;
 mod forward_codec;
 mod forwarding;
 mod host;
+mod incoming;
 mod latency;
 mod log_fetcher;
 mod log_lane;

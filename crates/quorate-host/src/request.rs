@@ -82,6 +82,24 @@ pub enum Request {
         /// See there.
         dedupe: Dedupe,
     },
+    /// Bring the next piece of a state from outside into the log. A repeat changes nothing.
+    RestorePiece {
+        /// The name of the state: a number that no other one has.
+        restore: u64,
+        /// Where the piece belongs; at 0 another state begins, and one that was on its way is forgotten.
+        offset: u64,
+        /// The piece.
+        data: Bytes,
+    },
+    /// Replace the state machine's state by the pieces brought in, on every replica at this entry, or by nothing on any.
+    RestoreInstall {
+        /// The name of the state.
+        restore: u64,
+        /// How long it is.
+        bytes: u64,
+        /// The CRC-32C of it all.
+        crc: u32,
+    },
     /// Open a client session.
     OpenSession,
     /// Do this here if this replica leads, otherwise have the leader do it. What is applied then is applied at the

@@ -18,6 +18,7 @@
 //! ```text
 //!   key                           value, after version:u8 = 1
 //!   "t"                           unix_millis:u64
+//!   "i"                           see `incoming.rs`
 //!   "v"                           the version that commands may have:u64 (from 2 on)
 //!   "s" session:u64be             acked_below:u64 used_millis:u64 used_index:u64
 //!   "r" session:u64be number:u64be  answer
@@ -32,6 +33,7 @@ use quorate_core::{DecodeError, LogId};
 
 use crate::bytes_reader::{BytesReader, put_log_id, put_u64};
 use crate::config::SessionConfig;
+use crate::incoming::Incoming;
 use crate::request::{Answer, Dedupe, RequestError, SessionId};
 use crate::versions::FIRST_VERSION;
 
@@ -52,6 +54,8 @@ pub(crate) struct Sessions {
     unix_millis: u64,
     /// The newest version that commands of the group may have.
     active_version: u32,
+    /// A state from outside that is on its way.
+    incoming: Incoming,
     bytes: u64,
     sessions: BTreeMap<SessionId, Session>,
     keys: BTreeMap<Bytes, KeyUse>,
@@ -132,6 +136,7 @@ impl Sessions {
             config,
             unix_millis: 0,
             active_version: FIRST_VERSION,
+            incoming: Incoming::default(),
             bytes: 0,
             sessions: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -159,6 +164,45 @@ impl Sessions {
         }
     }
 
+    /// A piece of a state from outside came.
+    pub(crate) fn take_piece(&mut self, restore: u64, offset: u64, data: &Bytes) -> Result<(), RequestError> {
+        if !self.incoming.expects(restore, offset, data, self.config.restore_bytes_max)? {
+            return Ok(());
+        }
+        if offset == 0 {
+            self.drop_incoming();
+        }
+        self.incoming.id = restore;
+        self.incoming.bytes += data.len() as u64;
+        self.incoming.used_millis = self.unix_millis;
+        // A copy: the piece must not hold a whole read of the log in memory.
+        self.incoming.pieces.insert(offset, Bytes::copy_from_slice(data));
+        self.changed.extend([incoming_record(), piece_record(offset)]);
+        Ok(())
+    }
+
+    /// All of a state from outside, if it is there; it is not kept any longer.
+    pub(crate) fn take_incoming(
+        &mut self,
+        restore: u64,
+        bytes: u64,
+        crc: u32,
+    ) -> Result<Incoming, RequestError> {
+        if !self.incoming.is_whole(restore, bytes, crc) {
+            let what = "the state from outside is not there as a whole: bring it again".to_owned();
+            return Err(RequestError::Snapshot { what });
+        }
+        Ok(self.drop_incoming())
+    }
+
+    fn drop_incoming(&mut self) -> Incoming {
+        if !self.incoming.is_empty() {
+            self.changed.insert(incoming_record());
+            self.changed.extend(self.incoming.pieces.keys().map(|offset| piece_record(*offset)));
+        }
+        std::mem::take(&mut self.incoming)
+    }
+
     /// The group's clock moves on, which may end sessions and keys. Call before every command.
     pub(crate) fn advance(&mut self, unix_millis: u64) {
         if unix_millis > self.unix_millis {
@@ -172,6 +216,9 @@ impl Sessions {
                 break;
             }
             self.drop_session(id);
+        }
+        if self.incoming.used_millis.saturating_add(idle_max) < self.unix_millis {
+            self.drop_incoming();
         }
         let retention = millis(self.config.key_retention);
         while let Some((_, key)) = self.keys_by_use.first_key_value() {
@@ -325,6 +372,10 @@ impl Sessions {
         if self.active_version > FIRST_VERSION {
             keys.push(version_record());
         }
+        if !self.incoming.is_empty() {
+            keys.push(incoming_record());
+            keys.extend(self.incoming.pieces.keys().map(|offset| piece_record(*offset)));
+        }
         keys.sort_unstable();
         keys.into_iter().filter_map(|key| self.record(&key).map(|value| (key, value))).collect()
     }
@@ -334,6 +385,13 @@ impl Sessions {
         let mut out = vec![VERSION];
         match parse_key(key).ok()? {
             RecordKey::Time => put_u64(&mut out, self.unix_millis),
+            RecordKey::Incoming if self.incoming.is_empty() => return None,
+            RecordKey::Incoming => {
+                for number in [self.incoming.id, self.incoming.bytes, self.incoming.used_millis] {
+                    put_u64(&mut out, number);
+                }
+            }
+            RecordKey::Piece(offset) => out.extend_from_slice(self.incoming.pieces.get(&offset)?),
             RecordKey::Version => put_u64(&mut out, u64::from(self.active_version)),
             RecordKey::Session(id) => {
                 let session = self.sessions.get(&id)?;
@@ -370,6 +428,12 @@ impl Sessions {
             }
             match parse_key(&key)? {
                 RecordKey::Time => table.unix_millis = reader.u64("a time")?,
+                RecordKey::Incoming => {
+                    table.incoming.id = reader.u64("a state from outside")?;
+                    table.incoming.bytes = reader.u64("a length")?;
+                    table.incoming.used_millis = reader.u64("a time")?;
+                }
+                RecordKey::Piece(offset) => drop(table.incoming.pieces.insert(offset, reader.rest())),
                 RecordKey::Version => {
                     let version = u32::try_from(reader.u64("a version")?);
                     table.active_version = version.map_err(|_large| reader.fail("a version"))?;
@@ -411,6 +475,8 @@ impl Sessions {
 
 enum RecordKey {
     Time,
+    Incoming,
+    Piece(u64),
     Version,
     Session(SessionId),
     Answer(SessionId, u64),
@@ -422,6 +488,8 @@ fn parse_key(key: &Bytes) -> Result<RecordKey, DecodeError> {
     let parsed = match reader.u8("a record's kind")? {
         b't' => RecordKey::Time,
         b'v' => RecordKey::Version,
+        b'i' if reader.is_empty() => RecordKey::Incoming,
+        b'i' => RecordKey::Piece(reader.u64_big_endian("an offset")?),
         b's' => RecordKey::Session(SessionId(reader.u64_big_endian("a session")?)),
         b'r' => RecordKey::Answer(
             SessionId(reader.u64_big_endian("a session")?),
@@ -435,6 +503,12 @@ fn parse_key(key: &Bytes) -> Result<RecordKey, DecodeError> {
 
 const fn time_record() -> Bytes {
     Bytes::from_static(b"t")
+}
+const fn incoming_record() -> Bytes {
+    Bytes::from_static(b"i")
+}
+fn piece_record(offset: u64) -> Bytes {
+    Bytes::from([&b"i"[..], &offset.to_be_bytes()].concat())
 }
 const fn version_record() -> Bytes {
     Bytes::from_static(b"v")
@@ -467,6 +541,7 @@ mod tests {
             idle_max: Duration::from_millis(100),
             key_retention: Duration::from_millis(50),
             response_bytes_max: 8,
+            restore_bytes_max: 100,
         }
     }
 

@@ -198,6 +198,8 @@ fn in_words(request: &Request) -> String {
         Request::OpenSession
         | Request::AtLeader(_)
         | Request::ProposeVersion { .. }
+        | Request::RestorePiece { .. }
+        | Request::RestoreInstall { .. }
         | Request::ReadIndex { .. }
         | Request::VerifyLeader
         | Request::Barrier

@@ -72,7 +72,7 @@
 //! | `Leader`, `State`, `Stats`, `LeaderCh` | [`Raft::leader`], [`Raft::state`], [`Raft::stats`], [`Raft::leader_changes`] |
 //! | `RecoverCluster`, `HasExistingState`, `GetConfiguration` | [`recover_cluster`], [`has_existing_state`], [`inspect`], [`Raft::membership`] |
 //! | `ReloadConfig` | [`Raft::update_config`] |
-//! | `LeadershipTransfer`, `Snapshot` | [`Raft::transfer_leadership`], [`Raft::snapshot`] |
+//! | `LeadershipTransfer`, `Snapshot`, `Restore` | [`Raft::transfer_leadership`], [`Raft::snapshot`], [`Raft::restore`] |
 //! | `NewRaft` with its six parts | [`Node::builder`]; `LogStore` and `StableStore` are one [`LogStoreKind`] |
 //! | `BootstrapCluster` | [`Start::Bootstrap`] |
 //! | `RegisterObserver` | [`Raft::events`], [`Raft::watch`] |
@@ -91,6 +91,7 @@ mod node;
 mod offline;
 mod raft;
 mod reading;
+mod restoring;
 mod runtime;
 mod state;
 mod stored_snapshot;
@@ -109,6 +110,7 @@ pub use offline::{
     recover_cluster,
 };
 pub use raft::{Applied, Changed, Pending, Queried, Raft, RaftEvents, Timeout};
+pub use restoring::{ExternalState, RestoreError};
 pub use state::{LeaderChanges, LeaderInfo, Leadership, RaftState, RaftStats};
 pub use stored_snapshot::{ReadSnapshotError, StoredSnapshot};
 pub use stores::{LogStoreKind, SnapshotStoreKind, StoreError, StorePlace};

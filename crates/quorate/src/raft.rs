@@ -599,9 +599,11 @@ fn request_bytes(request: &Request) -> usize {
         + match request {
             Request::Propose { command, .. }
             | Request::ProposeVersion { command, .. }
+            | Request::RestorePiece { data: command, .. }
             | Request::AtLeader(LeaderRequest::Propose { command, .. }) => command.len(),
             Request::Query { request, .. } => request.len(),
             Request::OpenSession
+            | Request::RestoreInstall { .. }
             | Request::AtLeader(LeaderRequest::OpenSession)
             | Request::ReadIndex { .. }
             | Request::VerifyLeader

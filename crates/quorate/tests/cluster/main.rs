@@ -10,6 +10,7 @@ mod membership;
 mod offline;
 mod parts;
 mod reads;
+mod restoring;
 mod scenarios;
 mod traps;
 mod typed;
