@@ -29,7 +29,9 @@ impl World {
     /// Runs until everything is at rest.
     pub(crate) fn come_to_rest(&mut self) -> Checked {
         self.calm_down();
-        let deadline = self.agenda.now() + LIVENESS_BOUND;
+        // A start on a disk that took seconds for every sync goes on until it is done.
+        let busy_until = self.nodes.values().map(|node| node.disk.end()).max().unwrap_or(0);
+        let deadline = self.agenda.now().max(busy_until) + LIVENESS_BOUND;
         while !self.rested {
             require!(self.agenda.now() < deadline, "liveness", "{}", self.what_is_missing());
             if self.step()?.is_none() {
