@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const CLOSED: &[(&str, &[&str])] = &[
     ("quorate-core", &["bytes"]),
     ("quorate-storage", &["bytes", "crc32c", "redb", "rustix", "thiserror"]),
-    ("quorate-host", &["bytes", "thiserror"]),
+    ("quorate-host", &["bytes", "crc32c", "thiserror"]),
     ("quorate-kv", &["bytes", "thiserror"]),
     ("quorate-sim", &["bytes", "thiserror"]),
 ];
