@@ -221,10 +221,12 @@ async fn a_peer_that_cannot_be_noted_is_refused_until_it_can() {
 struct HeldDisk {
     disk: MemDisk,
     held: Arc<tokio::sync::Mutex<()>>,
+    creates: Arc<AtomicU64>,
 }
 
 impl Disk for HeldDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.creates.fetch_add(1, Ordering::Relaxed);
         drop(self.held.blocking_lock());
         self.disk.create(path)
     }
@@ -258,7 +260,7 @@ impl Disk for HeldDisk {
 #[tokio::test]
 async fn a_slow_disk_holds_up_strangers_only() {
     let held = Arc::<tokio::sync::Mutex<()>>::default();
-    let disk = HeldDisk { disk: MemDisk::new(), held: Arc::clone(&held) };
+    let disk = HeldDisk { disk: MemDisk::new(), held: Arc::clone(&held), creates: Arc::default() };
     let transport = start_knowing(identity(2), KnownPeers::open(Arc::new(disk)).unwrap()).await;
     let (stream, answer) = greet(&transport, &hello(1, 2)).await;
     assert!(matches!(answer, Some(Frame::Welcome(_))));
@@ -275,6 +277,24 @@ async fn a_slow_disk_holds_up_strangers_only() {
     let answer = tokio::time::timeout(PATIENCE, read_frame(&mut stranger, HANDSHAKE_BYTES_MAX)).await;
     assert!(matches!(answer, Ok(Ok(Some((Frame::Welcome(_), _))))), "{answer:?}");
     transport.stop().await;
+}
+
+/// When a transport has ended another process may have the directory: nothing may be written there any more.
+#[tokio::test]
+async fn the_end_waits_for_a_note_that_is_being_made() {
+    let (held, creates) = (Arc::<tokio::sync::Mutex<()>>::default(), Arc::<AtomicU64>::default());
+    let disk = HeldDisk { disk: MemDisk::new(), held: Arc::clone(&held), creates: Arc::clone(&creates) };
+    let transport = start_knowing(identity(2), KnownPeers::open(Arc::new(disk)).unwrap()).await;
+    let slow = held.lock().await;
+    let mut stranger = TcpStream::connect(transport.address()).await.unwrap();
+    let mut out = Vec::new();
+    write_hello(&hello(3, 2), &mut out);
+    stranger.write_all(&out).await.unwrap();
+    until("it is being noted", || creates.load(Ordering::Relaxed) == 1).await;
+    let mut stop = transport.stop();
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut stop).await.is_err());
+    drop(slow);
+    tokio::time::timeout(PATIENCE, stop).await.unwrap();
 }
 
 /// Two nodes that have nothing to say to each other: one comes back with nothing, and with a vote it forgot.
