@@ -238,6 +238,9 @@ pub(crate) struct SimArgs {
     /// How many operations all clients together do
     #[arg(long, value_name = "N", default_value_t = 150)]
     pub(crate) wishes: u64,
+    /// Which moves of the fault injector happen, by number [default: all]
+    #[arg(long, value_name = "3,7,..|none", value_parser = crate::sim::fault_list)]
+    pub(crate) only_faults: Option<String>,
     /// With --seed: no trace
     #[arg(long)]
     pub(crate) quiet: bool,

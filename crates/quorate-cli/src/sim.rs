@@ -1,57 +1,49 @@
 //! `quorate sim`: the simulator, for whoever has the program and not the source.
 
+use std::io;
 use std::ops::Range;
 
-use quorate_sim::{LEGEND, Options, run_seed, run_seeds};
+use quorate_sim::{Options, command};
 
 use crate::args::SimArgs;
 use crate::failure::Failure;
-use crate::output;
 
 /// `sim`: one seed with its trace, or many with a summary.
 pub(crate) fn run(args: &SimArgs) -> Result<(), Failure> {
-    let options = Options { fault_millis: args.fault_millis, wishes: args.wishes, ..Options::default() };
-    match (args.seed, &args.seeds) {
-        (Some(seed), _) => replay(seed, args.quiet, options),
-        (None, Some(seeds)) => many(seeds.clone(), &options),
-        (None, None) => Err(Failure::usage("say --seed N for one run or --seeds A..B for many")),
-    }
-}
-
-fn replay(seed: u64, quiet: bool, options: Options) -> Result<(), Failure> {
-    let report = run_seed(seed, &Options { keep_trace: !quiet, ..options });
-    if !quiet {
-        output::line(format!("{LEGEND}\n"))?;
-        for line in &report.trace {
-            output::line(line)?;
+    let options = Options {
+        fault_millis: args.fault_millis,
+        wishes: args.wishes,
+        only_faults: args.only_faults.as_deref().and_then(command::fault_numbers),
+        ..Options::default()
+    };
+    let out = &mut io::stdout().lock();
+    let failed = match (args.seed, &args.seeds) {
+        (Some(seed), _) => command::replay(seed, options, args.quiet, out)
+            .map(|passed| if passed { Vec::new() } else { vec![seed] }),
+        (None, Some(seeds)) => {
+            let plan = command::Plan { until_failure: false, minimises: true };
+            command::many(seeds.clone(), &options, plan, out)
         }
-        output::line(format!("\nwhat happened how often:\n{}", report.coverage))?;
-    }
-    output::line(&report)?;
-    if report.passed() { Ok(()) } else { Err(Failure::error(format!("seed {seed} violated an invariant"))) }
-}
-
-fn many(seeds: Range<u64>, options: &Options) -> Result<(), Failure> {
-    let mut printed = Ok(());
-    let summary = run_seeds(seeds, options, |report| {
-        if let Some(violation) = &report.violation {
-            let line = output::line(format!("seed {}: {violation}", report.seed));
-            printed = printed.clone().and(line);
-        }
-    });
-    printed?;
-    output::line(&summary)?;
-    match summary.failed.as_slice() {
-        [] => Ok(()),
-        [first, ..] => {
-            let (failed, seed) = (summary.failed.len(), first.seed);
-            Err(Failure::error(format!("{failed} runs violated invariants: replay one with --seed {seed}")))
+        (None, None) => return Err(Failure::usage("say --seed N for one run or --seeds A..B for many")),
+    };
+    match failed.as_deref() {
+        // A reader that has seen enough is not an error.
+        Ok([]) | Err(_) => Ok(()),
+        Ok([first, ..]) => {
+            Err(Failure::error(format!("an invariant was violated: replay it with --seed {first}")))
         }
     }
 }
 
 /// `A..B`, without B.
 pub(crate) fn seed_range(text: &str) -> Result<Range<u64>, String> {
-    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    parsed.ok_or_else(|| "write a range of seeds, for example 0..200".to_owned())
+    command::seed_range(text).ok_or_else(|| "write a range of seeds, for example 0..200".to_owned())
+}
+
+/// `3,7,12`, or `none`.
+pub(crate) fn fault_list(text: &str) -> Result<String, String> {
+    match command::fault_numbers(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("write the faults' numbers, for example 3,7, or none".to_owned()),
+    }
 }

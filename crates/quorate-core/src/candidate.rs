@@ -10,6 +10,7 @@ use std::collections::btree_map::Entry;
 
 use crate::event::{RaftEvent, RoleReason};
 use crate::message::{Message, MessageBody, VoteRequest};
+use crate::planted::planted;
 use crate::quorum::Tally;
 use crate::raw_node::Rejected;
 use crate::role::Transition;
@@ -69,7 +70,7 @@ impl Candidate {
 
     pub(crate) fn step(&mut self, shared: &mut Shared, message: &Message) -> Result<Transition, Rejected> {
         let granted = match message.body {
-            MessageBody::PreVoteReply { granted } if self.pre => granted,
+            MessageBody::PreVoteReply { granted } if self.pre || planted("pre_vote_is_a_vote") => granted,
             MessageBody::VoteReply { granted } if !self.pre => granted,
             MessageBody::ReadIndex { request } => {
                 shared.send(message.from, MessageBody::ReadIndexReply { request, index: None });

@@ -17,6 +17,7 @@ use crate::change::{MembershipChange, MembershipTransition, Refusal};
 use crate::entry::EntryPayload;
 use crate::leader::Leader;
 use crate::membership::{MemberRole, Membership};
+use crate::planted::planted;
 use crate::progress::Progress;
 use crate::raw_node::ChangeError;
 use crate::shared::Shared;
@@ -100,10 +101,10 @@ impl Leader {
         if expected.is_some_and(|expected| expected != membership_id) {
             return Err(ChangeError::Changed { membership_id });
         }
-        if membership_id.index > shared.log.commit() {
+        if membership_id.index > shared.log.commit() && !planted("two_changes_at_once") {
             return Err(ChangeError::InProgress { pending: membership_id });
         }
-        if !Self::own_term_committed(shared) {
+        if !Self::own_term_committed(shared) && !planted("change_before_own_commit") {
             return Err(ChangeError::NotReady);
         }
         Ok((membership_id, membership.continued_in(membership_id, shared.term)))

@@ -17,6 +17,7 @@ use crate::event::RaftEvent;
 use crate::leader::Leader;
 use crate::log::entry_bytes;
 use crate::message::{Append, MessageBody};
+use crate::planted::planted;
 use crate::progress::{Progress, SnapshotPhase, State};
 use crate::read::Rounds;
 use crate::shared::Shared;
@@ -36,7 +37,8 @@ impl Leader {
         }
         // A member that left may have been all that a round waited for.
         self.maybe_confirm_reads(shared);
-        if self.rounds.can_start() && Self::own_term_committed(shared) {
+        let ready = Self::own_term_committed(shared) || planted("read_before_own_commit");
+        if self.rounds.can_start() && ready {
             let number = self.rounds.start(shared.log.commit());
             self.note_round(shared, number);
             self.maybe_confirm_reads(shared);
@@ -232,7 +234,8 @@ impl<'a> Feeding<'a> {
 
     fn maybe_heartbeat(&mut self, id: ReplicaId, progress: &mut Progress, due: bool, appended: bool) {
         let read_round = self.rounds.newest();
-        let commit = self.shared.log.commit().min(progress.matched);
+        let clip = if planted("heartbeat_commit_believed") { LogIndex::MAX } else { progress.matched };
+        let commit = self.shared.log.commit().min(clip);
         let round_news = self.rounds.is_in_flight() && progress.round_sent < read_round && !appended;
         let commit_news = commit > progress.commit_sent && !self.shared.config.lazy_commit_news;
         if due || round_news || commit_news {

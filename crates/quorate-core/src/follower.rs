@@ -10,6 +10,7 @@
 
 use crate::event::{RaftEvent, ReadFailure, RoleReason};
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta};
+use crate::planted::planted;
 use crate::raw_node::{ReadError, Rejected};
 use crate::read::PassedOn;
 use crate::ready::{ReadOutcome, ReadTicket};
@@ -130,7 +131,9 @@ impl Follower {
             // The leader clips this to what was acknowledged to it: it was here, and is gone.
             shared.lost_until = shared.lost_until.max(commit);
         }
-        shared.commit_to(commit.min(self.verified));
+        let believed =
+            if planted("heartbeat_commit_believed") { shared.log.last_index() } else { self.verified };
+        shared.commit_to(commit.min(believed));
         self.answer_heartbeat(shared, from, read_round);
     }
 
@@ -141,7 +144,10 @@ impl Follower {
         let Append { prev, entries, commit, read_round } = append;
         let end = entries.last().map_or(prev.index, |entry| entry.index());
         for entry in entries {
-            if entry.index() <= shared.log.compacted().index || shared.log.contains(entry.id) {
+            if entry.index() <= shared.log.compacted().index
+                || shared.log.contains(entry.id)
+                || (entry.index() <= shared.log.last_index() && planted("conflict_not_noticed"))
+            {
                 continue;
             }
             if entry.index() <= shared.log.last_index() {

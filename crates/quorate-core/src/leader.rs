@@ -22,6 +22,7 @@ use crate::followers::Followers;
 use crate::lease::Lease;
 use crate::log::entry_bytes;
 use crate::message::{AppendReply, Message, MessageBody};
+use crate::planted::planted;
 use crate::progress::{Progress, Rejection};
 use crate::quiescence::Rest;
 use crate::quorum::{Votes, majority, reached_by_majority};
@@ -160,7 +161,7 @@ impl Leader {
             reached_by_majority(self.progress.len() + 1, values).unwrap_or_default()
         };
         let mut reached = side(|votes| votes.incoming);
-        if self.joint {
+        if self.joint && !planted("joint_new_voters_only") {
             reached = reached.min(side(|votes| votes.outgoing));
         }
         debug_assert!(
@@ -215,6 +216,10 @@ impl Leader {
     }
 
     pub(crate) fn read(&mut self, shared: &mut Shared, ticket: ReadTicket) -> Result<(), ReadError> {
+        if planted("read_without_round") {
+            shared.answer_read(Asker::Local(ticket), Some(shared.log.commit()));
+            return Ok(());
+        }
         if self.admit(shared, Asker::Local(ticket)) { Ok(()) } else { Err(ReadError::Busy) }
     }
 
@@ -376,7 +381,8 @@ impl Leader {
             debug_assert!(commit == self.quorum(shared, persisted, |progress| progress.matched));
             return commit;
         }
-        self.quorum(shared, persisted, |progress| progress.matched)
+        let own = if planted("own_copy_before_durable") { shared.log.last_index() } else { persisted };
+        self.quorum(shared, own, |progress| progress.matched)
     }
 
     /// The commit rule. Also ends the leadership of a leader that has committed that it may no
@@ -386,7 +392,9 @@ impl Leader {
             return Transition::Stay;
         }
         let reached = self.quorum_index(shared);
-        if shared.log.term_at(reached) != Some(shared.term) || !shared.commit_to(reached) {
+        let counts =
+            shared.log.term_at(reached) == Some(shared.term) || planted("old_term_committed_by_counting");
+        if !counts || !shared.commit_to(reached) {
             return Transition::Stay;
         }
         while let Some((index, bytes)) = self.uncommitted.front().copied().filter(|(at, _)| *at <= reached) {

@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::leader::Leader;
+use crate::planted::planted;
 use crate::shared::Shared;
 use crate::types::MonoTime;
 
@@ -86,8 +87,7 @@ impl Leader {
         let (membership_id, membership) = shared.log.membership();
         let changing = membership_id.index > shared.log.commit() || membership.joint().is_some();
         let dead = !config.leader_lease
-            || self.lease.broken
-            || self.transfer.is_some()
+            || ((self.lease.broken || self.transfer.is_some()) && !planted("lease_kept_in_transfer"))
             || changing
             || self.is_resting();
         if dead || !Self::own_term_committed(shared) {

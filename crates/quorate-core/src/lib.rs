@@ -106,6 +106,8 @@ mod log;
 mod membership;
 mod message;
 mod outbox;
+#[doc(hidden)]
+pub mod planted;
 mod progress;
 mod promotion;
 mod quiescence;

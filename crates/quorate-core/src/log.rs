@@ -30,6 +30,7 @@ use crate::entry::{Entry, EntryPayload};
 use crate::error::RestoreError;
 use crate::membership::Membership;
 use crate::message::{Append, SnapshotMeta};
+use crate::planted::planted;
 use crate::raw_node::Restored;
 use crate::types::{LogId, LogIndex, Term};
 
@@ -230,7 +231,11 @@ impl Log {
         self.window.clear();
         self.window_bytes = 0;
         self.chunks = Aside::default();
-        self.memberships = vec![(meta.membership_id, Arc::clone(&meta.membership))];
+        let stale = planted("members_of_snapshot_ignored");
+        self.memberships = match self.memberships.pop().filter(|_| stale) {
+            Some(kept) => vec![kept],
+            None => vec![(meta.membership_id, Arc::clone(&meta.membership))],
+        };
     }
 
     /// What is at or below `through` is about to leave the disk.

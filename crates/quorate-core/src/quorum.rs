@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use crate::membership::{MEMBERS_MAX, Membership};
+use crate::planted::planted;
 use crate::types::ReplicaId;
 
 /// A group of so many voters is counted without clearing room for the largest.
@@ -18,6 +19,11 @@ const FEW: usize = 8;
 /// How many of `voters` are a majority.
 pub(crate) const fn majority(voters: usize) -> usize {
     voters / 2 + 1
+}
+
+/// As `majority`, where it decides.
+fn needed(voters: usize) -> usize {
+    if planted("half_is_a_majority") { voters.div_ceil(2) } else { majority(voters) }
 }
 
 /// The highest value that a majority has reached; `None` without voters. Room for `N` voters.
@@ -30,14 +36,14 @@ fn reached_among<T: Ord + Copy + Default, const N: usize>(values: impl Iterator<
             return;
         }
         let mut place = count;
-        while place > 0 && sorted[place - 1] < value {
+        while place > 0 && sorted[place - 1] < value && !planted("quorum_not_sorted") {
             sorted[place] = sorted[place - 1];
             place -= 1;
         }
         sorted[place] = value;
         count += 1;
     });
-    (count > 0).then(|| sorted[majority(count) - 1])
+    (count > 0).then(|| sorted[needed(count) - 1])
 }
 
 /// The highest value that a majority of at most `voters_max` voters has reached; `None` without voters.
@@ -86,7 +92,7 @@ fn tally(voters: impl Iterator<Item = ReplicaId>, votes: &BTreeMap<ReplicaId, bo
             None => {}
         }
     }
-    if all > 0 && granted >= majority(all) {
+    if all > 0 && granted >= needed(all) {
         Tally::Won
     } else if all - refused < majority(all) {
         Tally::Lost
@@ -104,6 +110,7 @@ impl Membership {
         let incoming = reached_by_majority(MEMBERS_MAX, self.incoming_voters().map(&of))?;
         match self.joint() {
             None => Some(incoming),
+            Some(_) if planted("joint_new_voters_only") => Some(incoming),
             Some(joint) => {
                 let outgoing = reached_by_majority(MEMBERS_MAX, joint.outgoing_voters().map(&of))?;
                 Some(incoming.min(outgoing))
@@ -123,6 +130,7 @@ impl Membership {
         let incoming = tally(self.incoming_voters(), votes);
         match self.joint() {
             None => incoming,
+            Some(_) if planted("joint_new_voters_only") => incoming,
             Some(joint) => incoming.and(tally(joint.outgoing_voters(), votes)),
         }
     }

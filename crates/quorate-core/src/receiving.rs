@@ -11,6 +11,7 @@
 use crate::entries::Entries;
 use crate::event::{RaftEvent, RoleReason};
 use crate::message::{Append, Message, MessageBody};
+use crate::planted::planted;
 use crate::raw_node::{RawNode, Rejected};
 use crate::role::{Role, Transition};
 use crate::types::LogId;
@@ -61,6 +62,7 @@ impl RawNode {
         }
         if matches!(message.body, MessageBody::PreVoteReply { granted: true })
             && message.term != self.shared.term.next()
+            && !planted("pre_vote_is_a_vote")
         {
             // A grant carries the asked term: this one was asked for in an earlier round, or never.
             return if message.term == self.shared.term { Ok(()) } else { Err(Rejected::Unexpected) };

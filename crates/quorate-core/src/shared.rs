@@ -18,6 +18,7 @@ use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{AppendReply, Message, MessageBody, SnapshotMeta};
 use crate::outbox::Outbox;
+use crate::planted::planted;
 use crate::raw_node::Restored;
 use crate::read::Asker;
 use crate::ready::{PersistToken, ReadOutcome, ReadTicket};
@@ -75,7 +76,7 @@ impl Shared {
         Ok(Self {
             now,
             term: hard.term,
-            vote: hard.vote,
+            vote: hard.vote.filter(|_| !planted("vote_forgotten_at_start")),
             leader: None,
             // A promise of an earlier life may still count (see `lease.rs`).
             heard_leader: (config.leader_lease && hard.term > Term(0)).then_some(now),
@@ -176,13 +177,15 @@ impl Shared {
     pub(crate) fn send_in(&mut self, term: Term, to: ReplicaId, body: MessageBody) {
         let message = Message { from: self.id(), to, term, epoch: self.epoch(), body };
         self.trace_sent(&message);
-        self.outbox.push(message, self.writes.vote_gate(self.hard_state()));
+        let votes = matches!(message.body, MessageBody::VoteReply { .. });
+        let gate = self.writes.vote_gate(self.hard_state());
+        self.outbox.push(message, gate.filter(|_| !(votes && planted("vote_before_durable"))));
     }
 
     /// Tells the leader `to` that everything up to `matched` is durable here, once it is.
     pub(crate) fn promise_matched(&mut self, to: ReplicaId, matched: LogIndex, read_round: u64) {
         let body = MessageBody::AppendReply(AppendReply::Accepted { matched, read_round });
-        if matched <= self.log.persisted() {
+        if matched <= self.log.persisted() || planted("accepted_before_durable") {
             return self.send(to, body);
         }
         let gate = self.writes.full_gate(self.hard_state(), &self.log);

@@ -18,6 +18,7 @@ use crate::event::{RaftEvent, SnapshotTaken};
 use crate::follower::Follower;
 use crate::leader::Leader;
 use crate::message::{MessageBody, SnapshotMeta};
+use crate::planted::planted;
 use crate::raw_node::{Rejected, SnapshotRequestError};
 use crate::ready::PersistToken;
 use crate::shared::Shared;
@@ -86,7 +87,9 @@ impl Follower {
         }
         if last.index <= shared.log.commit() {
             shared.event(RaftEvent::SnapshotReceived { last, taken: SnapshotTaken::NotNeeded });
-        } else if shared.log.contains(last) {
+        } else if shared.log.contains(last)
+            || (last.index <= shared.log.last_index() && planted("suffix_kept_by_snapshot"))
+        {
             // The log has it all: what a snapshot covers is committed. Keep what follows.
             shared.event(RaftEvent::SnapshotReceived { last, taken: SnapshotTaken::Kept });
             shared.commit_to(last.index);

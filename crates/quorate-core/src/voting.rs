@@ -8,6 +8,7 @@
 
 use crate::event::{RaftEvent, RoleReason, VoteRefusal};
 use crate::message::{Message, MessageBody, VoteRequest};
+use crate::planted::planted;
 use crate::raw_node::RawNode;
 use crate::role::{Role, Transition};
 use crate::types::ReplicaId;
@@ -33,12 +34,13 @@ impl RawNode {
             self.shared.raise_term(term, None);
             self.become_next(Transition::Follow { leader: None, reason: RoleReason::HigherTerm });
         }
-        if refusal.is_none() && (request.last < self.shared.log.last() || self.shared.has_lost_entries()) {
+        let behind = request.last < self.shared.log.last() && !planted("vote_for_a_shorter_log");
+        if refusal.is_none() && (behind || self.shared.has_lost_entries()) {
             refusal = Some(VoteRefusal::LogBehind);
         }
         let taken = self.shared.vote.is_some_and(|vote| vote != candidate) || self.shared.leader.is_some();
         if refusal.is_none() && !pre && taken && self.shared.vote != Some(candidate) {
-            refusal = Some(VoteRefusal::AlreadyVoted);
+            refusal = Some(VoteRefusal::AlreadyVoted).filter(|_| !planted("two_votes_in_a_term"));
         }
         self.shared.event(RaftEvent::VoteAnswered { candidate, term, pre, refusal });
         let granted = refusal.is_none();

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::log::Log;
 use crate::message::SnapshotMeta;
+use crate::planted::planted;
 use crate::ready::{Persist, PersistToken};
 use crate::types::{HardState, LogIndex, MonoTime};
 
@@ -96,7 +97,7 @@ impl Writes {
     }
 
     fn vote_changed(&self, now: HardState) -> bool {
-        (now.term, now.vote) != (self.hard_state.term, self.hard_state.vote)
+        now.vote != self.hard_state.vote || (now.term != self.hard_state.term && !planted("term_not_written"))
     }
 
     fn must_sync(&self, now: HardState, log: &Log) -> bool {

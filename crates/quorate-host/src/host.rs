@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use quorate_core::planted::planted;
 use quorate_core::{
     ConfigError, GroupId, LogId, Membership, Message, MessageBody, MonoTime, NodeId, ProgressStatus, RawNode,
     ReplicaId, Restored, Status,
@@ -243,7 +244,12 @@ impl Host {
                     self.touched.insert(group);
                 }
             }
-            Event::Received { from, message } => self.on_received(now, from, message),
+            Event::Received { from, mut message } => {
+                if planted("messages_to_the_wrong_group") && self.replicas.len() > 1 {
+                    message.group = GroupId(1);
+                }
+                self.on_received(now, from, message);
+            }
             Event::Request { group, ticket, request } => self.on_request(now, group, ticket, request),
             Event::Unreachable { node } => {
                 let on_node =

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_core::planted::planted;
 use quorate_core::{LogIndex, MonoTime, ReadError, ReadOutcome, ReadTicket, RoleName, Term};
 
 use crate::event::{ApplyTask, Now, Work};
@@ -115,7 +116,7 @@ impl Reads {
     /// From which index on a read may be answered that may be `age_max` old.
     fn recent(&self, now: MonoTime, age_max: Duration) -> Option<LogIndex> {
         let (at, index) = self.known?;
-        (now.since(at) <= age_max).then_some(index)
+        (now.since(at) <= age_max || planted("recent_of_any_age")).then_some(index)
     }
 }
 
@@ -130,6 +131,9 @@ impl Replica {
     ) -> Result<(), RequestError> {
         self.reads.admit(&reading, self.config.query_bytes_max)?;
         let at = match consistency {
+            Consistency::Linearizable | Consistency::Lease if planted("reads_are_stale") => {
+                Some(self.applied)
+            }
             Consistency::Linearizable | Consistency::Lease => None,
             Consistency::Recent { age_max } => self.reads.recent(now.mono, age_max),
             // Whatever has been applied: a query goes to the applier at once.
@@ -213,7 +217,7 @@ impl Replica {
     pub(crate) fn release_reads(&mut self, work: &mut Work) {
         while let Some(first) = self.reads.decided.first_entry() {
             let index = *first.key();
-            if index > self.handed {
+            if index > self.handed && !planted("read_before_applied") {
                 break;
             }
             let mut kept = Vec::new();

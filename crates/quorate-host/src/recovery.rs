@@ -19,6 +19,7 @@
 
 use std::sync::Arc;
 
+use quorate_core::planted::planted;
 use quorate_core::{
     Entry, EntryPayload, GroupId, HardState, LogId, LogIndex, Membership, NodeId, ReplicaId, Restored, Term,
 };
@@ -127,7 +128,8 @@ pub fn recover_group(
     let group = state.group;
     let recovered = machine.recovered()?;
     let durable_machine = machine.is_durable();
-    let table = Sessions::from_records(sessions.clone(), &recovered.records)
+    let records = if planted("sessions_lost_at_start") { &[][..] } else { &recovered.records[..] };
+    let table = Sessions::from_records(sessions.clone(), records)
         .map_err(|error| MachineError::with("the session records of the machine are damaged", error))?;
     let mut machine = RecoveredMachine {
         group,

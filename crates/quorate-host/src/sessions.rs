@@ -29,6 +29,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use quorate_core::planted::planted;
 use quorate_core::{DecodeError, LogId};
 
 use crate::bytes_reader::{BytesReader, put_log_id, put_u64};
@@ -257,6 +258,7 @@ impl Sessions {
             }
             Dedupe::Key { key, fingerprint } => match self.keys.get(key) {
                 None => Verdict::Apply,
+                Some(_) if planted("keys_not_looked_up") => Verdict::Apply,
                 Some(known) if known.fingerprint == *fingerprint => Verdict::Answer(Ok(known.kept.answer())),
                 Some(_) => Verdict::Answer(Err(RequestError::KeyReused)),
             },
@@ -290,8 +292,8 @@ impl Sessions {
             return Verdict::Answer(Err(RequestError::AlreadyAcknowledged));
         }
         match session.answers.get(&sequence) {
-            Some(kept) => Verdict::Answer(Ok(kept.answer())),
-            None => Verdict::Apply,
+            Some(kept) if !planted("sequence_not_looked_up") => Verdict::Answer(Ok(kept.answer())),
+            Some(_) | None => Verdict::Apply,
         }
     }
 

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use quorate_core::planted::planted;
 use quorate_core::{LogIndex, Message, MonoTime, SnapshotMeta, Term};
 use quorate_storage::{GroupWrite, SnapshotInfo};
 
@@ -84,8 +85,20 @@ impl Replica {
         if let Some(meta) = self.core.snapshot_meta(self.handed) {
             self.snapshot_state = SnapshotState::Capturing;
             self.start_counting();
+            if planted("compacted_before_snapshot") {
+                self.compact(meta.last.index, work);
+            }
+            let meta =
+                if planted("snapshot_has_newest_members") { self.with_newest_members(meta) } else { meta };
             work.apply.push(ApplyTask::Capture { group: self.group, meta });
         }
+    }
+
+    /// A bug on purpose.
+    fn with_newest_members(&self, meta: SnapshotMeta) -> SnapshotMeta {
+        let status = self.core.status();
+        let membership = Arc::clone(status.membership);
+        SnapshotMeta { membership, membership_id: status.membership_id.min(meta.last), ..meta }
     }
 
     pub(crate) fn on_saved(&mut self, now: Now, snapshot: SnapshotInfo, work: &mut Work) {

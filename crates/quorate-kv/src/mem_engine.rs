@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use quorate_core::LogId;
+use quorate_core::planted::planted;
 use quorate_host::{BatchEnd, MachineError, Recovered};
 
 use crate::command::Item;
@@ -211,7 +212,7 @@ impl Engine for MemEngine {
             content.unsynced.push_back(UnsyncedBatch {
                 changes: changes.clone(),
                 records: end.records.to_vec(),
-                applied: end.applied,
+                applied: if planted("applied_apart_from_data") { self.live.applied } else { end.applied },
             });
         }
         Arc::make_mut(&mut self.live).apply(changes, end);
@@ -228,12 +229,12 @@ impl Engine for MemEngine {
         end: BatchEnd<'_>,
     ) -> Result<(), MachineError> {
         // First nothing, durably: whatever happens from here on, the restore is seen to be unfinished.
-        self.live = Arc::default();
+        let before = std::mem::take(&mut self.live);
         if let Some(mut content) = self.content()? {
             content.unsynced.clear();
             content.synced = State::default();
         }
-        let mut state = State::default();
+        let mut state = if planted("restore_keeps_old_items") { (*before).clone() } else { State::default() };
         for item in items {
             let Item { key, value, version } = item?;
             state.insert(&key, &Stored { value, version });

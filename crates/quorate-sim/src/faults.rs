@@ -8,6 +8,7 @@ use crate::disk_image::Crash;
 use crate::invariants::Checked;
 use crate::network::NetworkProfile;
 use crate::node::{BootError, Clock, Surroundings};
+use crate::report::Fault;
 use crate::world::{MILLISECOND, Name, Step, World, note};
 
 impl World {
@@ -17,6 +18,22 @@ impl World {
         }
         let pause_max = self.swarm.fault_pause_millis_max;
         self.agenda.plan_within(10 * MILLISECOND, pause_max * MILLISECOND, Step::FaultInjectorMoves);
+        let number = self.moves;
+        self.moves += 1;
+        if self.only_faults.as_ref().is_some_and(|only| !only.contains(&number)) {
+            return;
+        }
+        let own = self.fault_rng.fork(&format!("fault {number}"));
+        let others = std::mem::replace(&mut self.rng, own);
+        let at_millis = self.agenda.now() / MILLISECOND;
+        self.trace.remember_fault();
+        self.inflict();
+        let what = self.trace.remembered_fault();
+        self.faults.push(Fault { number, at_millis, what });
+        self.rng = others;
+    }
+
+    fn inflict(&mut self) {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         let Some(victim) = self.rng.pick(&ids).copied() else { return };
         match self.rng.below(24) {

@@ -10,18 +10,25 @@
 //! | leader completeness | a new leader's log holds every committed entry (§5.4) |
 //! | monotone | term and commit index never go back, the term not even over a restart |
 //! | promised before durable | a message never says what the sender's disk could still forget |
+//! | commits count in the own term | a leader moves its commit index to entries of its own term (§5.4.2, figure 8) |
+//! | committed is durable on a majority | when a leader commits, the entry is on the disks of a majority of the voters, of both sides in a joint state |
+//! | one change of members at a time, no change of members before an own commit | a leader appends members only when those before are committed, and so is an entry of its term |
+//! | members as the log says | a replica acts by the newest committed members it knows, and a snapshot carries those of its position |
+//! | one lease at a time | when a replica becomes leader, no other may still serve reads from its lease |
 //! | same response | a command's response is the same on every replica |
 //! | same snapshot | two snapshots of one index have the same bytes |
 //!
 //! The facts are collected from what the host hands out ([`quorate_host::Work`]) and what its cores report; the
 //! checker never asks the product whether it is right.
 
-use std::collections::BTreeMap;
+mod leaders;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_core::{
-    AppendReply, Entry, EntryPayload, GroupId, LogId, LogIndex, Message, MessageBody, ReplicaId, RoleName,
-    Status, Term,
+    AppendReply, Entry, EntryPayload, GroupId, LogId, LogIndex, Membership, Message, MessageBody, ReplicaId,
+    RoleName, Status, Term,
 };
 use quorate_storage::{GroupState, GroupWrite};
 
@@ -79,6 +86,10 @@ struct ReplicaFacts {
     /// The last index given to apply in this life.
     applied: LogIndex,
     was_leader_in: Option<Term>,
+    /// Where the members came from that it acted by when it was last looked at.
+    members_at: LogId,
+    /// Where memberships stand in its log.
+    member_entries: BTreeSet<LogIndex>,
 }
 
 impl ReplicaFacts {
@@ -108,6 +119,8 @@ struct GroupFacts {
     replicas: BTreeMap<ReplicaId, ReplicaFacts>,
     /// The highest index acknowledged to a client, by time.
     acknowledged: BTreeMap<u64, LogIndex>,
+    /// Committed members by the index of their entry, with a fingerprint.
+    members: BTreeMap<LogIndex, (LogId, u64)>,
 }
 
 /// All facts of a run.
@@ -135,6 +148,7 @@ impl Invariants {
         facts.commit = LogIndex(0);
         facts.repeats = false;
         facts.was_leader_in = None;
+        facts.member_entries = state.memberships.iter().map(|(id, _)| id.index).collect();
         // A term that was never spoken may be forgotten.
         facts.term = found;
         require!(
@@ -153,6 +167,12 @@ impl Invariants {
         if let Some((to, _, _)) = &write.reset_to {
             facts.base = *to;
             facts.terms.clear();
+        }
+        if let Some(from) = write.truncate_from
+            && std::mem::take(&mut facts.repeats)
+        {
+            // Said before, and not done: what it puts in place of the old entries may be committed by now.
+            facts.terms.split_off(&from);
         }
         if let Some(from) = write.truncate_from {
             let committed = group.committed.last_key_value().map_or(LogIndex(0), |(index, _)| *index);
@@ -234,6 +254,11 @@ impl Invariants {
                 known.1
             );
         }
+        for entry in entries {
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                self.on_members_committed(group, entry.id, fingerprint_of_members(membership));
+            }
+        }
         Ok(())
     }
 
@@ -308,6 +333,17 @@ impl Invariants {
             );
         }
         promised(message, durable)?;
+        if let MessageBody::AppendReply(AppendReply::Accepted { matched, .. }) = &message.body
+            && let Some(term) = self.term_in_log(group, message.from, *matched)
+        {
+            let id = LogId { term, index: *matched };
+            require!(
+                holds(durable, id),
+                "promised before durable",
+                "{:?} accepts up to {id}, its disk has another entry there",
+                message.from
+            );
+        }
         let pre = matches!(message.body, MessageBody::PreVote(_) | MessageBody::PreVoteReply { .. });
         if !pre {
             let facts = self.group(group).replicas.entry(message.from).or_default();
@@ -428,6 +464,10 @@ fn fingerprint(entry: &Entry) -> u64 {
         EntryPayload::Noop => hash(b"noop"),
         EntryPayload::Withheld => hash(b"withheld"),
         EntryPayload::Command(bytes) => hash_on(hash(b"command"), bytes),
-        EntryPayload::Membership(membership) => hash(format!("{membership:?}").as_bytes()),
+        EntryPayload::Membership(membership) => fingerprint_of_members(membership),
     }
+}
+
+fn fingerprint_of_members(membership: &Membership) -> u64 {
+    hash(format!("{membership:?}").as_bytes())
 }

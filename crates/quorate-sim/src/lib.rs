@@ -20,6 +20,7 @@
 
 mod agenda;
 mod client;
+pub mod command;
 mod coverage;
 mod disk;
 mod disk_image;
@@ -27,6 +28,7 @@ mod faults;
 mod finale;
 mod invariants;
 pub mod linearizability;
+mod minimise;
 mod network;
 mod node;
 mod operator;
@@ -46,9 +48,10 @@ pub use coverage::{Coverage, POINTS};
 pub use disk::{DiskCounters, DiskProfile, SimDisk};
 pub use disk_image::{Crash, CrashDamage};
 pub use invariants::Violation;
+pub use minimise::minimise;
 pub use network::NetworkProfile;
-pub use report::{Report, Summary};
+pub use report::{Fault, Report, Summary};
 pub use rng::Rng;
-pub use run::{Options, run_seed, run_seeds};
+pub use run::{Options, Without, run_seed, run_seeds};
 pub use seams::{Seams, Wrap};
 pub use trace::LEGEND;

@@ -38,7 +38,7 @@ impl World {
                 self.start_new_members(group, &status);
             }
         }
-        if self.calm {
+        if self.calm || self.swarm.operator_rests {
             return;
         }
         let group = GroupId(1 + self.rng.below(self.swarm.groups));

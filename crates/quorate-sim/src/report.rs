@@ -5,6 +5,17 @@ use std::fmt;
 use crate::coverage::Coverage;
 use crate::invariants::Violation;
 
+/// One move of the fault injector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its number in the run, from 0 on.
+    pub number: u64,
+    /// When, in virtual milliseconds.
+    pub at_millis: u64,
+    /// What it did, as the trace says it; empty if it came to nothing.
+    pub what: String,
+}
+
 /// The outcome of one run.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -14,6 +25,10 @@ pub struct Report {
     pub violation: Option<Violation>,
     /// What happened how often.
     pub coverage: Coverage,
+    /// What the fault injector did.
+    pub faults: Vec<Fault>,
+    /// The arguments that make the simulator repeat this run.
+    pub replay: String,
     /// A fingerprint of the whole trace: equal for two runs of one seed, byte for byte.
     pub fingerprint: u64,
     /// How many lines the trace has.
@@ -46,7 +61,7 @@ impl fmt::Display for Report {
                 for line in self.trace.iter().rev().take(40).rev() {
                     writeln!(f, "  {line}")?;
                 }
-                write!(f, "replay it with: cargo run -p quorate-sim -- --seed {seed}")
+                write!(f, "replay it with: cargo run --release -p quorate-sim -- {}", self.replay)
             }
         }
     }

@@ -1,7 +1,8 @@
 //! From a seed to a report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use quorate_core::{GroupId, Member, MemberRole, Membership, NodeId, ReplicaId};
@@ -23,7 +24,7 @@ use crate::trace::Trace;
 use crate::watched_machine::SharedWitness;
 use crate::world::{MILLISECOND, Step, World};
 
-/// How a seed is run. Everything but the seams and the two numbers is drawn from the seed.
+/// How a seed is run. Everything else is drawn from the seed.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How long faults go on, in virtual milliseconds. Default 8,000.
@@ -34,19 +35,53 @@ pub struct Options {
     pub keep_trace: bool,
     /// What stands between the product and the world.
     pub seams: Seams,
+    /// Which of the fault injector's moves happen, by number. Default: all.
+    pub only_faults: Option<BTreeSet<u64>>,
+    /// What is left out.
+    pub without: Without,
+}
+
+/// Sources of trouble that a run may be spared, to find out what a failure needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// Messages are neither lost nor doubled nor late.
+    pub network_noise: bool,
+    /// Disks neither fail nor run full, unless the fault injector says so.
+    pub disk_noise: bool,
+    /// Nobody changes members, moves leaders or asks for snapshots.
+    pub operator: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fault_millis: 8_000, wishes: 150, keep_trace: false, seams: Seams::default() }
+        Self {
+            fault_millis: 8_000,
+            wishes: 150,
+            keep_trace: false,
+            seams: Seams::default(),
+            only_faults: None,
+            without: Without::default(),
+        }
     }
 }
 
-/// Runs one seed.
+impl Options {
+    /// Long runs: a minute of faults and a thousand wishes, where logs grow, wrap and are compacted many times.
+    #[must_use]
+    pub fn long() -> Self {
+        Self { fault_millis: 60_000, wishes: 1_000, ..Self::default() }
+    }
+}
+
+/// Runs one seed. A panic of the product is a violation like any other.
 #[must_use]
 pub fn run_seed(seed: u64, options: &Options) -> Report {
     let mut world = build(seed, options);
-    let violation = live(&mut world, options).err();
+    let lived = catch_unwind(AssertUnwindSafe(|| live(&mut world, options)));
+    let violation = match lived {
+        Ok(lived) => lived.err(),
+        Err(panic) => Some(Violation::new("nothing panics", panic_text(&*panic))),
+    };
     for node in world.nodes.values() {
         let counters = node.disk.counters();
         world.coverage.add("syncs", counters.syncs);
@@ -64,11 +99,43 @@ pub fn run_seed(seed: u64, options: &Options) -> Report {
         seed,
         violation,
         coverage: world.coverage,
+        faults: world.faults,
+        replay: replay_arguments(seed, options),
         fingerprint: world.trace.fingerprint(),
         lines: world.trace.lines(),
         virtual_millis: world.agenda.now() / MILLISECOND,
         trace: world.trace.into_kept(),
     }
+}
+
+/// What to say to the simulator to get this run.
+fn replay_arguments(seed: u64, options: &Options) -> String {
+    let (usual, mut line) = (Options::default(), format!("--seed {seed}"));
+    if options.fault_millis != usual.fault_millis {
+        line += &format!(" --fault-millis {}", options.fault_millis);
+    }
+    if options.wishes != usual.wishes {
+        line += &format!(" --wishes {}", options.wishes);
+    }
+    if let Some(faults) = &options.only_faults {
+        let numbers: Vec<String> = faults.iter().map(u64::to_string).collect();
+        line += &format!(
+            " --only-faults {}",
+            if faults.is_empty() { "none".to_owned() } else { numbers.join(",") }
+        );
+    }
+    let Without { network_noise, disk_noise, operator } = options.without;
+    for (without, what) in [(network_noise, "network"), (disk_noise, "disk"), (operator, "operator")] {
+        if without {
+            line += &format!(" --without {what}");
+        }
+    }
+    line
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+    text.unwrap_or("a panic without a text").to_owned()
 }
 
 /// Runs many seeds, one after the other, and says after each how it went.
@@ -95,7 +162,8 @@ fn live(world: &mut World, options: &Options) -> Checked {
 
 fn build(seed: u64, options: &Options) -> World {
     let root = Rng::new(seed);
-    let swarm = Swarm::draw(&mut root.fork("swarm"));
+    let mut swarm = Swarm::draw(&mut root.fork("swarm"));
+    swarm.spare(options.without);
     let mut world = World {
         agenda: Agenda::new(root.fork("agenda")),
         network: Network::new(swarm.network, root.fork("network")),
@@ -107,6 +175,10 @@ fn build(seed: u64, options: &Options) -> World {
         coverage: Coverage::default(),
         trace: Trace::new(options.keep_trace),
         rng: root.fork("world"),
+        fault_rng: root.fork("faults"),
+        faults: Vec::new(),
+        moves: 0,
+        only_faults: options.only_faults.clone(),
         calm: false,
         rested: false,
         next_ticket: 0,

@@ -11,6 +11,7 @@ use quorate_host::{GroupConfig, HostConfig, SessionConfig, SnapshotPolicy};
 use crate::disk::DiskProfile;
 use crate::network::NetworkProfile;
 use crate::rng::Rng;
+use crate::run::Without;
 
 /// One kind of world.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Swarm {
     pub(crate) drift_ppm_max: u64,
     /// Monotonic clocks may jump ahead. Not where leases are served: they trust the clocks.
     pub(crate) clock_jumps: bool,
+    /// Nobody changes anything.
+    pub(crate) operator_rests: bool,
 }
 
 /// T of the election timeouts.
@@ -54,6 +57,7 @@ impl Swarm {
             keys: rng.between(1, 4),
             value_bytes_max: *rng.pick(&[8, 60, 700]).unwrap_or(&8),
             durable_machines: rng.chance(400),
+            operator_rests: false,
             clock_jumps: !group.core.leader_lease,
             group,
             segment_bytes: *rng.pick(&[8 << 10, 16 << 10, 64 << 10]).unwrap_or(&(16 << 10)),
@@ -68,6 +72,21 @@ impl Swarm {
                 snapshot_backlog_bytes_max: *rng.pick(&[1_000, 16 << 20]).unwrap_or(&1_000),
             },
         }
+    }
+}
+
+impl Swarm {
+    /// The same world without some of its troubles.
+    pub(crate) fn spare(&mut self, without: Without) {
+        if without.network_noise {
+            let NetworkProfile { delay_nanos_min, delay_nanos_max, .. } = self.network;
+            self.network = NetworkProfile { delay_nanos_min, delay_nanos_max, ..NetworkProfile::GOOD };
+        }
+        if without.disk_noise {
+            let DiskProfile { write_nanos_max, sync_nanos_max, .. } = self.disk;
+            self.disk = DiskProfile { write_nanos_max, sync_nanos_max, ..DiskProfile::GOOD };
+        }
+        self.operator_rests = without.operator;
     }
 }
 

@@ -32,11 +32,30 @@ pub(crate) struct Trace {
     keep_all: bool,
     kept: VecDeque<String>,
     buffer: String,
+    /// What the fault injector says in the move that it makes now.
+    fault: Option<String>,
 }
 
 impl Trace {
+    /// From here on lines are a fault's.
+    pub(crate) fn remember_fault(&mut self) {
+        self.fault = Some(String::new());
+    }
+
+    /// The fault's lines, in one.
+    pub(crate) fn remembered_fault(&mut self) -> String {
+        self.fault.take().unwrap_or_default()
+    }
+
     pub(crate) fn new(keep_all: bool) -> Self {
-        Self { fingerprint: hash(b""), lines: 0, keep_all, kept: VecDeque::new(), buffer: String::new() }
+        Self {
+            fingerprint: hash(b""),
+            lines: 0,
+            keep_all,
+            kept: VecDeque::new(),
+            buffer: String::new(),
+            fault: None,
+        }
     }
 
     pub(crate) fn line(&mut self, now: u64, who: impl fmt::Display, what: fmt::Arguments<'_>) {
@@ -47,6 +66,10 @@ impl Trace {
         debug_assert!(written.is_ok(), "writing to a string cannot fail");
         self.fingerprint = hash_on(self.fingerprint, self.buffer.as_bytes());
         self.lines += 1;
+        if let Some(fault) = &mut self.fault {
+            let separator = if fault.is_empty() { "" } else { "; " };
+            *fault += &format!("{separator}{what}");
+        }
         if !self.keep_all && self.kept.len() == RECENT_LINES {
             self.kept.pop_front();
         }

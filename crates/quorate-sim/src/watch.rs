@@ -1,6 +1,8 @@
 //! Where the world looks at what a node has just done: feeds the [`crate::invariants`] and the trace.
 
-use quorate_core::{GroupId, LogId, Message, NodeId};
+use std::sync::Arc;
+
+use quorate_core::{GroupId, LogId, Membership, Message, NodeId, ReplicaId};
 use quorate_host::{
     Applied, ApplyTask, Event, LogTask, LogWritten, PeerBody, SnapshotEvent, SnapshotTask, Work,
 };
@@ -20,6 +22,9 @@ impl World {
         let replicas = running.replicas.clone();
         let replica_of = |group: GroupId| replicas.get(&group).copied().unwrap_or_default();
         for task in &work.log {
+            if let Some(status) = running.host.core_status(task.write.group) {
+                self.invariants.on_members_written(&status, &task.write)?;
+            }
             self.invariants.on_log_write(replica_of(task.write.group), &task.write)?;
         }
         for task in &work.apply {
@@ -85,12 +90,65 @@ impl World {
         let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else {
             return Ok(());
         };
+        let mut committed = Vec::new();
+        let mut elected = Vec::new();
         for group in running.replicas.keys() {
-            if let Some(status) = running.host.core_status(*group)
-                && self.invariants.on_status(*group, &status)?
-            {
-                self.coverage.count("leaders elected");
+            let Some(status) = running.host.core_status(*group) else { continue };
+            if let Some(at) = self.invariants.newly_committed(*group, &status)? {
+                committed.push((*group, at, Arc::clone(status.membership)));
             }
+            self.invariants.on_members_in_effect(*group, &status)?;
+            if self.invariants.on_status(*group, &status)? {
+                self.coverage.count("leaders elected");
+                elected.push((*group, status.id));
+            }
+        }
+        for (group, at, membership) in committed {
+            self.check_held_by_majorities(group, at, &membership)?;
+        }
+        for (group, replica) in elected {
+            self.check_leases_are_over(group, replica)?;
+        }
+        Ok(())
+    }
+
+    /// What a leader commits is on the disks of a majority, of both sides in a joint state. Of a node that is down
+    /// nothing is said here.
+    fn check_held_by_majorities(&self, group: GroupId, at: LogId, membership: &Membership) -> Checked {
+        let lacks = |replica: &ReplicaId| {
+            let node = membership.get(*replica).and_then(|member| self.nodes.get(&member.node));
+            let running = node.and_then(|node| node.running.as_ref());
+            running.is_some_and(|running| {
+                running.replicas.get(&group) == Some(replica) && !holds(&running.durable(group), at)
+            })
+        };
+        let outgoing: Vec<ReplicaId> =
+            membership.joint().map(|joint| joint.outgoing_voters().collect()).unwrap_or_default();
+        let incoming: Vec<ReplicaId> = membership.incoming_voters().collect();
+        for side in [incoming, outgoing] {
+            let lacking = side.iter().filter(|replica| lacks(replica)).count();
+            require!(
+                side.is_empty() || lacking * 2 < side.len(),
+                "committed is durable on a majority",
+                "{at} was committed, but {lacking} of the voters {side:?} do not have it on disk"
+            );
+        }
+        Ok(())
+    }
+
+    /// A new leader exists only when nobody else can still serve reads from a lease.
+    fn check_leases_are_over(&self, group: GroupId, elected: ReplicaId) -> Checked {
+        let now = self.agenda.now();
+        for node in self.nodes.values() {
+            let status = node.running.as_ref().and_then(|running| running.host.core_status(group));
+            let Some(status) = status.filter(|status| status.id != elected) else { continue };
+            require!(
+                status.lease_until().is_none_or(|until| until <= node.clock.read(now).mono),
+                "one lease at a time",
+                "{elected:?} was elected while {:?} holds a lease until {:?}",
+                status.id,
+                status.lease_until()
+            );
         }
         Ok(())
     }
@@ -146,6 +204,7 @@ impl World {
 
     /// Snapshots of one position have the same bytes everywhere.
     fn check_snapshot(&mut self, id: NodeId, snapshot: &SnapshotInfo) -> Checked {
+        self.invariants.on_snapshot_members(snapshot.group, &snapshot.meta)?;
         let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else {
             return Ok(());
         };

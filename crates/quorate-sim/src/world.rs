@@ -12,7 +12,7 @@
 //!   then, unless the node died in between.
 //! * The work of a turn is checked before it has any effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_core::{GroupId, NodeId};
@@ -29,6 +29,7 @@ use crate::invariants::{Checked, Invariants, Violation, require};
 use crate::linearizability::History;
 use crate::network::{Fate, Network};
 use crate::node::{Asker, Node};
+use crate::report::Fault;
 use crate::rng::Rng;
 use crate::seams::{Seams, wrapped};
 use crate::swarm::Swarm;
@@ -106,6 +107,13 @@ pub(crate) struct World {
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
     pub(crate) rng: Rng,
+    /// Every move of the fault injector has chances of its own, so that leaving one out does not change the others.
+    pub(crate) fault_rng: Rng,
+    /// What the fault injector has done: number and moment of each move.
+    pub(crate) faults: Vec<Fault>,
+    /// How often it has moved, those moves included that are left out.
+    pub(crate) moves: u64,
+    pub(crate) only_faults: Option<BTreeSet<u64>>,
     /// The faults are over: everything must come to rest.
     pub(crate) calm: bool,
     pub(crate) rested: bool,

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use quorate_core::planted::planted;
 use quorate_core::{GroupId, LogIndex, SnapshotMeta, decode_snapshot_meta, encode_snapshot_meta};
 
 use crate::disk::{Disk, DiskFile};
@@ -332,11 +333,14 @@ impl SnapshotWriter for FileWriter {
         }
         self.put_footer()?;
         let shared = Arc::clone(&self.shared);
-        self.file.sync_data().map_err(|source| failed("syncing", &self.path, source))?;
+        if !planted("snapshot_not_synced") {
+            self.file.sync_data().map_err(|source| failed("syncing", &self.path, source))?;
+        }
         let path = shared.directory.join(format!("{}{SUFFIX}", name_of(self.group, &self.meta)));
         shared.disk.rename(&self.path, &path).map_err(|source| failed("naming", &path, source))?;
         self.is_finished = true;
-        let synced = shared.disk.sync_dir(&shared.directory);
+        let unsynced = planted("snapshot_name_not_synced");
+        let synced = if unsynced { Ok(()) } else { shared.disk.sync_dir(&shared.directory) };
         synced.map_err(|source| failed("syncing", &shared.directory, source))?;
         let info = SnapshotInfo { group: self.group, meta: self.meta.clone(), bytes: self.content_bytes };
         let key = (self.group, self.meta.last.index);

@@ -1,7 +1,10 @@
-//! Project chores: `cargo xtask codegen` turns `proto/` into the Rust code that is checked in.
+//! Project chores: `cargo xtask codegen` turns `proto/` into the Rust code that is checked in; `cargo xtask mutants`
+//! sees that the simulator finds the bugs that were planted for it.
 //!
 //! Generated code is checked in so that neither users nor the gate build a protobuf compiler, and
 //! so that its changes are seen in review. A test below generates it again and compares.
+
+mod mutants;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,8 +23,20 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Some("mutants") => {
+            let arguments: Vec<String> = std::env::args().skip(2).collect();
+            match mutants::run(&arguments) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("mutants: {error}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         _ => {
-            eprintln!("usage: cargo xtask codegen");
+            eprintln!(
+                "usage: cargo xtask codegen\n       cargo xtask mutants [--gate] [--only NAME] [--seeds N]"
+            );
             ExitCode::FAILURE
         }
     }

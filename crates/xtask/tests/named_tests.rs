@@ -16,6 +16,7 @@ fn tests_named_in_documents_exist() {
         "docs/coverage-hashicorp-raft.md",
         "docs/coverage-peers-bugs.md",
         "docs/coverage-raft-paper.md",
+        "docs/fault-matrix.md",
         "docs/protocol.md",
     ];
     for document in documents {

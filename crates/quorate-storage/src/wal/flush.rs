@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use quorate_core::GroupId;
+use quorate_core::planted::planted;
 
 use super::Wal;
 use super::body::{LoggedWrite, Spot, TooLarge, encode_batch};
@@ -241,13 +242,16 @@ impl Wal {
         self.stats.bytes_written += records.iter().map(|record| record.len() as u64).sum::<u64>();
         let written = self.tail.write(records, self.config.fill_ahead_bytes);
         let written = written.map_err(|source| self.tail.segment.failed("writing", source));
-        let outcome = written.and_then(|()| if must_sync { self.sync() } else { Ok(()) });
+        let outcome = written
+            .and_then(|()| if must_sync && !planted("log_without_sync") { self.sync() } else { Ok(()) });
         outcome.inspect_err(|error| self.failed = Some(error.clone()))
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
         self.stats.syncs += 1;
-        self.tail.sync().map_err(|source| self.tail.segment.failed("syncing", source))
+        let synced = self.tail.sync();
+        let synced = if planted("sync_tried_again") { synced.or_else(|_| self.tail.sync()) } else { synced };
+        synced.map_err(|source| self.tail.segment.failed("syncing", source))
     }
 
     /// Syncs what was written without a sync, if anything was.

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use quorate_core::planted::planted;
 use quorate_core::{GroupId, LogIndex};
 
 use super::body::{LoggedWrite, MovedGroup, Spot};
@@ -257,7 +258,8 @@ impl IndexedGroup {
 
     /// Whether the group's state or one of its entries is in `segment` or an older one.
     pub(super) fn needs(&self, segment: u64) -> bool {
-        self.state_segment() <= segment || self.entries.iter().any(|(_, at)| at.segment <= segment)
+        (self.state_segment() <= segment && !planted("idle_state_dropped"))
+            || self.entries.iter().any(|(_, at)| at.segment <= segment)
     }
 
     fn state_segment(&self) -> u64 {

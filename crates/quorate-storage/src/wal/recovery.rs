@@ -35,6 +35,7 @@ use super::record::{ALIGNMENT, HEADER_BYTES, Place, RecordHeader, RecordKind};
 use super::segment::{RECORDS_START, Segment, SegmentDirectory, SegmentHeader, index};
 use super::tail::Tail;
 use crate::error::{Damage, LogError};
+use quorate_core::planted::planted;
 
 /// How much is read at once, in bytes.
 const WINDOW_BYTES: u64 = 256 * 1024;
@@ -340,7 +341,7 @@ impl Walk<'_> {
             return Ok(None);
         }
         let body = Bytes::copy_from_slice(window.bytes(body_at, body_bytes)?);
-        let is_whole = crc32c::crc32c(&body) == header.body_crc;
+        let is_whole = crc32c::crc32c(&body) == header.body_crc || planted("checksum_not_checked");
         Ok(Some(Record { header, crc, body, is_whole }))
     }
 }
