@@ -33,9 +33,18 @@ impl Raft {
         client_address: impl Into<String>,
     ) -> Result<Changed, RequestError> {
         let (peer_address, client_address) = (peer_address.into(), client_address.into());
+        self.bounded(self.add_voter_in_turn(node, &peer_address, &client_address)).await
+    }
+
+    async fn add_voter_in_turn(
+        &self,
+        node: NodeId,
+        peer_address: &str,
+        client_address: &str,
+    ) -> Result<Changed, RequestError> {
         loop {
             let status = self.status();
-            let changes = voter_on(&status.membership, node, &peer_address, &client_address);
+            let changes = voter_on(&status.membership, node, peer_address, client_address);
             if changes.is_empty() {
                 return Err(RequestError::Change(ChangeError::NothingToDo));
             }

@@ -372,14 +372,18 @@ impl Raft {
         expected: Option<LogId>,
     ) -> Result<(LogId, Vec<ReplicaId>), RequestError> {
         let expected = expected.or(self.expected);
-        let done = self.change(Request::ChangeMembers { changes, transition, expected }).await?;
+        let request = Request::ChangeMembers { changes, transition, expected };
         let over = |status: &GroupStatus| {
             let waits = status.membership.joint().is_some_and(|joint| joint.leaves_automatically());
             !waits || status.role != RoleName::Leader
         };
-        // An error: the replica has stopped. The change is committed, and whoever leads next ends it.
-        self.watch().wait_for(over).await.ok();
-        Ok(done)
+        self.bounded(async {
+            let done = self.change_in_turn(request).await?;
+            // An error: the replica has stopped. The change is committed, and whoever leads next ends it.
+            self.watch().wait_for(over).await.ok();
+            Ok(done)
+        })
+        .await
     }
 
     /// Ends a joint state that was entered with `JointExplicit`, and waits until that is committed.
