@@ -40,7 +40,7 @@ impl Follower {
         let expired = self.passed_on.expire(shared.now);
         shared.reads_failed(expired.len(), ReadFailure::TimedOut);
         for ticket in expired {
-            shared.fail_read(ticket);
+            shared.fail_read(ticket, ReadFailure::TimedOut);
         }
         if self.deadline.is_none_or(|deadline| shared.now < deadline) {
             return Transition::Stay;
@@ -112,7 +112,7 @@ impl Follower {
                     }
                     None => {
                         shared.reads_failed(1, ReadFailure::Refused);
-                        shared.fail_read(ticket);
+                        shared.fail_read(ticket, ReadFailure::Refused);
                     }
                 }
             }
@@ -200,7 +200,7 @@ impl Follower {
     pub(crate) fn fail_reads(&mut self, shared: &mut Shared) {
         shared.reads_failed(self.passed_on.len(), ReadFailure::LeaderChanged);
         for ticket in self.passed_on.abandon() {
-            shared.fail_read(ticket);
+            shared.fail_read(ticket, ReadFailure::LeaderChanged);
         }
     }
 }

@@ -123,7 +123,7 @@ impl Leader {
         let expired = self.rounds.expire(shared.now);
         shared.reads_failed(expired.len(), ReadFailure::TimedOut);
         for asker in expired {
-            shared.answer_read(asker, None);
+            shared.answer_read(asker, Err(ReadFailure::TimedOut));
         }
         if self.heartbeat_deadline <= shared.now {
             self.heartbeat_deadline = shared.now + shared.config.heartbeat_interval;
@@ -217,7 +217,7 @@ impl Leader {
 
     pub(crate) fn read(&mut self, shared: &mut Shared, ticket: ReadTicket) -> Result<(), ReadError> {
         if planted("read_without_round") {
-            shared.answer_read(Asker::Local(ticket), Some(shared.log.commit()));
+            shared.answer_read(Asker::Local(ticket), Ok(shared.log.commit()));
             return Ok(());
         }
         if self.admit(shared, Asker::Local(ticket)) { Ok(()) } else { Err(ReadError::Busy) }
@@ -229,7 +229,7 @@ impl Leader {
             return self.read(shared, ticket);
         }
         let index = shared.log.commit();
-        shared.answer_read(Asker::Local(ticket), Some(index));
+        shared.answer_read(Asker::Local(ticket), Ok(index));
         shared.event(RaftEvent::ReadsServed { index, reads: 1 });
         Ok(())
     }
@@ -256,7 +256,7 @@ impl Leader {
             shared.event(RaftEvent::ReadsServed { index: *index, reads: confirmed.len() });
         }
         for (asker, index) in confirmed {
-            shared.answer_read(asker, Some(index));
+            shared.answer_read(asker, Ok(index));
         }
         // The next round, if somebody waits for it.
         self.replicate |= self.rounds.can_start();
@@ -266,7 +266,7 @@ impl Leader {
     pub(crate) fn abandon(&mut self, shared: &mut Shared) {
         shared.reads_failed(self.rounds.len(), ReadFailure::LeadershipLost);
         for asker in std::mem::take(&mut self.rounds).abandon() {
-            shared.answer_read(asker, None);
+            shared.answer_read(asker, Err(ReadFailure::LeadershipLost));
         }
         self.abandon_transfer(shared);
     }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::entries::Entries;
-use crate::event::RaftEvent;
+use crate::event::{RaftEvent, ReadFailure};
 use crate::membership::Membership;
 use crate::message::{Message, SnapshotMeta};
 use crate::types::{HardState, LogId, LogIndex, ReplicaId};
@@ -71,10 +71,12 @@ pub enum ReadOutcome {
         /// What must be applied first.
         index: LogIndex,
     },
-    /// It cannot be served here (lost leadership, no leader); ask again.
+    /// It cannot be served now; ask again.
     Failed {
         /// The caller's name for it.
         ticket: ReadTicket,
+        /// Why not.
+        reason: ReadFailure,
     },
 }
 

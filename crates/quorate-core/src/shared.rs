@@ -272,18 +272,18 @@ impl Shared {
         self.writes.vote_gate(self.hard_state()).is_none()
     }
 
-    pub(crate) fn answer_read(&mut self, asker: Asker, index: Option<LogIndex>) {
-        match (asker, index) {
-            (Asker::Local(ticket), Some(index)) => self.reads.push(ReadOutcome::At { ticket, index }),
-            (Asker::Local(ticket), None) => self.fail_read(ticket),
-            (Asker::Remote { from, request }, index) => {
-                self.send(from, MessageBody::ReadIndexReply { request, index });
+    pub(crate) fn answer_read(&mut self, asker: Asker, decided: Result<LogIndex, ReadFailure>) {
+        match (asker, decided) {
+            (Asker::Local(ticket), Ok(index)) => self.reads.push(ReadOutcome::At { ticket, index }),
+            (Asker::Local(ticket), Err(reason)) => self.fail_read(ticket, reason),
+            (Asker::Remote { from, request }, decided) => {
+                self.send(from, MessageBody::ReadIndexReply { request, index: decided.ok() });
             }
         }
     }
 
-    pub(crate) fn fail_read(&mut self, ticket: ReadTicket) {
-        self.reads.push(ReadOutcome::Failed { ticket });
+    pub(crate) fn fail_read(&mut self, ticket: ReadTicket, reason: ReadFailure) {
+        self.reads.push(ReadOutcome::Failed { ticket, reason });
     }
 
     /// Says that `reads` reads failed, if any did.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   ask ──► pending ──ReadOutcome::At──► decided ──given to apply──► answering ──► answer
-//!              └──── ReadOutcome::Failed ──► not the leader
+//!              └──── ReadOutcome::Failed ──► not the leader, or busy
 //! ```
 //!
 //! * A query goes to the applier behind everything it must see; the applier works in order.
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::planted::planted;
-use quorate_core::{LogIndex, MonoTime, ReadError, ReadOutcome, ReadTicket, RoleName, Term};
+use quorate_core::{LogIndex, MonoTime, ReadError, ReadFailure, ReadOutcome, ReadTicket, RoleName, Term};
 
 use crate::event::{ApplyTask, Now, Work};
 use crate::replica::Replica;
@@ -186,16 +186,27 @@ impl Replica {
     /// The core has decided.
     pub(crate) fn on_read(&mut self, outcome: ReadOutcome, work: &mut Work) {
         let (ReadOutcome::At { ticket: ReadTicket(read), .. }
-        | ReadOutcome::Failed { ticket: ReadTicket(read) }) = outcome;
+        | ReadOutcome::Failed { ticket: ReadTicket(read), .. }) = outcome;
         let Some(Pending { ticket, reading, asked }) = self.reads.pending.remove(&read) else { return };
         match outcome {
             ReadOutcome::At { index, .. } => {
                 self.reads.known = self.reads.known.max(Some((asked, index)));
                 self.decide(index, ticket, reading, work);
             }
-            ReadOutcome::Failed { .. } => {
+            ReadOutcome::Failed { reason, .. } => {
                 self.reads.leave(reading.query_bytes());
-                work.replies.push((ticket, Err(self.not_leader())));
+                let leads = self.core.status().role == RoleName::Leader;
+                let error = match reason {
+                    // Its own disk may be what is slow.
+                    ReadFailure::TimedOut if leads => RequestError::Busy {
+                        what: "no majority confirmed this leader within an election timeout",
+                    },
+                    ReadFailure::TimedOut
+                    | ReadFailure::LeadershipLost
+                    | ReadFailure::LeaderChanged
+                    | ReadFailure::Refused => self.not_leader(),
+                };
+                work.replies.push((ticket, Err(error)));
             }
         }
     }

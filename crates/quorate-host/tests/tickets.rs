@@ -133,6 +133,20 @@ fn leader_with_a_hung_disk_hands_over() {
     assert_eq!(text(cluster.request(old, query())), "2");
 }
 
+/// A leader whose first entry took its disk longer than an election timeout said "no leader is known" to a reader.
+#[test]
+fn read_that_no_majority_confirms_in_time_does_not_say_that_nobody_leads() {
+    let mut cluster = Cluster::with(3, |cluster| cluster.config.core.check_quorum = false);
+    let leader = cluster.leader();
+    cluster.request(leader, propose("a")).unwrap();
+    cluster.cut = (1..=3).map(NodeId).filter(|node| *node != leader).collect();
+    let answer = cluster.request(leader, query());
+    assert_eq!(cluster.status(leader).role, RoleName::Leader);
+    assert!(matches!(answer, Err(RequestError::Busy { .. })), "{answer:?}");
+    cluster.cut.clear();
+    assert_eq!(text(cluster.request(leader, query())), "1");
+}
+
 #[test]
 fn closed_group_answers_what_waits_and_its_late_completions_do_no_harm() {
     let mut cluster = Cluster::new(1);

@@ -184,6 +184,6 @@ pub(crate) fn event(event: &RaftEvent) -> String {
 pub(crate) fn read(outcome: &ReadOutcome) -> String {
     match outcome {
         ReadOutcome::At { ticket, index } => format!("read {} at {index}", ticket.0),
-        ReadOutcome::Failed { ticket } => format!("read {} failed", ticket.0),
+        ReadOutcome::Failed { ticket, .. } => format!("read {} failed", ticket.0),
     }
 }

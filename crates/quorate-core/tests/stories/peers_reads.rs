@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use quorate_core::{
-    Config, ConfigError, LogIndex, MembershipChange, MembershipTransition, MessageBody, RawNode, ReadOutcome,
-    ReadTicket, ReplicaId, RestoreError, Restored, RoleName,
+    Config, ConfigError, LogIndex, MembershipChange, MembershipTransition, MessageBody, RawNode, ReadFailure,
+    ReadOutcome, ReadTicket, ReplicaId, RestoreError, Restored, RoleName,
 };
 
 use crate::group::Group;
 
 fn answered(group: &mut Group, id: u64) -> Vec<ReadOutcome> {
     std::mem::take(&mut group.node(id).reads)
+}
+
+fn failed(ticket: u64, reason: ReadFailure) -> ReadOutcome {
+    ReadOutcome::Failed { ticket: ReadTicket(ticket), reason }
 }
 
 fn served_at(index: LogIndex, ticket: u64) -> ReadOutcome {
@@ -57,7 +61,7 @@ fn etcd_20418_an_answer_to_an_old_round_confirms_no_new_read() {
     let old_answers: Vec<_> = group.held.drain(..).collect();
     assert!(!old_answers.is_empty());
     group.run(1_100);
-    assert_eq!(answered(&mut group, 1), [ReadOutcome::Failed { ticket: ReadTicket(1) }]);
+    assert_eq!(answered(&mut group, 1), [failed(1, ReadFailure::LeadershipLost)]);
     group.held.clear();
     if !group.node(1).leads() {
         // Without answers it stepped down: whatever comes now confirms nothing.
@@ -102,7 +106,7 @@ fn etcd_13464_a_read_that_is_late_fails() {
     group.cut(1, 2);
     group.read(2, 1);
     group.run(1_100);
-    assert_eq!(answered(&mut group, 2), [ReadOutcome::Failed { ticket: ReadTicket(1) }]);
+    assert_eq!(answered(&mut group, 2), [failed(1, ReadFailure::TimedOut)]);
 }
 
 /// The leader of a minority served linearizable reads before a quorum had confirmed it.
@@ -115,7 +119,7 @@ fn d_engine_381_a_leader_of_a_minority_serves_no_read() {
     group.read(1, 1);
     assert_eq!(answered(&mut group, 1), []);
     group.run(1_500);
-    assert_eq!(answered(&mut group, 1), [ReadOutcome::Failed { ticket: ReadTicket(1) }]);
+    assert_eq!(answered(&mut group, 1), [failed(1, ReadFailure::LeadershipLost)]);
 }
 
 /// As above: the answer of one of five is no quorum.
@@ -242,5 +246,5 @@ fn tikv_4680_a_read_is_answered_when_the_leader_steps_down() {
     let now = group.now();
     group.core(1).forget_leader(now);
     group.settle();
-    assert_eq!(answered(&mut group, 1), [ReadOutcome::Failed { ticket: ReadTicket(1) }]);
+    assert_eq!(answered(&mut group, 1), [failed(1, ReadFailure::LeadershipLost)]);
 }

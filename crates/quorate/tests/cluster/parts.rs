@@ -11,13 +11,13 @@ use quorate_storage::{
     MemSnapshotStore, SnapshotStore, WriteDone,
 };
 
-use crate::harness::{Lines, PATIENCE};
+use crate::harness::{ELECTION_TIMEOUT, Lines, PATIENCE};
 
 fn config(storage: Storage) -> NodeConfig {
     let mut config = NodeConfig { node: NodeId(1), storage, ..NodeConfig::default() };
     config.wal.segment_bytes = 1 << 20;
-    config.group.core.election_timeout = std::time::Duration::from_millis(50);
-    config.group.core.heartbeat_interval = std::time::Duration::from_millis(10);
+    config.group.core.election_timeout = ELECTION_TIMEOUT;
+    config.group.core.heartbeat_interval = ELECTION_TIMEOUT / 5;
     config
 }
 
@@ -72,8 +72,15 @@ async fn start(builder: NodeBuilder) -> (Node, Raft) {
 }
 
 async fn content(raft: &Raft) -> String {
-    let answer = raft.query("", Consistency::Linearizable).await.unwrap();
-    String::from_utf8(answer.response.to_vec()).unwrap()
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match raft.query("", Consistency::Linearizable).await {
+            Ok(answer) => return String::from_utf8(answer.response.to_vec()).unwrap(),
+            // A disk may take longer for the first entry of a term than an election does.
+            Err(RequestError::Busy { .. }) if tokio::time::Instant::now() < until => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Starts what `build` builds three times in this process; each finds what the ones before it have written. Whoever
