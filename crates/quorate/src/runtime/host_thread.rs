@@ -160,9 +160,10 @@ impl HostThread {
 
     /// Turns until the node stops.
     pub(crate) fn run(mut self) {
+        let mut inputs = Vec::new();
         loop {
-            let inputs = self.shared.mailbox.take_within(self.until_deadline());
-            if let Some(reason) = self.turn(inputs) {
+            self.shared.mailbox.take_within(&mut inputs, self.until_deadline());
+            if let Some(reason) = self.turn(inputs.drain(..)) {
                 self.stop(&reason);
                 return;
             }
@@ -175,7 +176,7 @@ impl HostThread {
     }
 
     /// One turn; the reason when the node shall stop.
-    fn turn(&mut self, inputs: Vec<HostInput>) -> Option<String> {
+    fn turn(&mut self, inputs: impl Iterator<Item = HostInput>) -> Option<String> {
         let now = self.shared.clock.now();
         let mut stop: Option<String> = None;
         let mut closed = Vec::new();
@@ -397,7 +398,9 @@ impl HostThread {
     /// Answers everybody, then takes no more.
     fn stop(mut self, reason: &str) {
         self.shared.mailbox.close();
-        for input in self.shared.mailbox.take().unwrap_or_default() {
+        let mut late = Vec::new();
+        self.shared.mailbox.take(&mut late);
+        for input in late {
             self.turn_away(input, reason);
         }
         self.host.stop(reason);

@@ -45,11 +45,12 @@ pub(crate) enum ReadInput {
 
 /// Everything that waits becomes one write and one sync.
 pub(crate) fn log_loop(mut writer: LogWriter, mailbox: &Mailbox<LogInput>, shared: &Shared) {
-    while let Some(inputs) = mailbox.take() {
+    let mut inputs = Vec::new();
+    while mailbox.take(&mut inputs) {
         let mut asked = Vec::new();
         let mut permits = Vec::with_capacity(inputs.len());
         let mut tasks = Vec::with_capacity(inputs.len());
-        for input in inputs {
+        for input in inputs.drain(..) {
             match input {
                 LogInput::Task { task, permit } => {
                     tasks.push(task);
@@ -99,8 +100,9 @@ fn failure_of(result: &Result<(), LogError>) -> Option<String> {
 
 /// Runs the state machines.
 pub(crate) fn apply_loop(mut applier: Applier, mailbox: &Mailbox<ApplyInput>, shared: &Shared) {
-    while let Some(inputs) = mailbox.take() {
-        for input in inputs {
+    let mut inputs = Vec::new();
+    while mailbox.take(&mut inputs) {
+        for input in inputs.drain(..) {
             match input {
                 ApplyInput::Add(machine) => applier.add(*machine),
                 ApplyInput::Task { task, permit } => {
@@ -146,18 +148,16 @@ pub(crate) fn read_loop(
 ) {
     let mut fetches = FetchQueue::default();
     let mut is_all_read = true;
+    let mut inputs = Vec::new();
     loop {
-        let inputs = if snapshotter.has_work() {
-            mailbox.take_within(Duration::ZERO)
+        if snapshotter.has_work() {
+            mailbox.take_within(&mut inputs, Duration::ZERO);
         } else if !is_all_read && !mailbox.is_closed() {
-            mailbox.take_within(ROOM_WAIT)
-        } else {
-            match mailbox.take() {
-                Some(inputs) => inputs,
-                None => return,
-            }
-        };
-        for input in inputs {
+            mailbox.take_within(&mut inputs, ROOM_WAIT);
+        } else if !mailbox.take(&mut inputs) {
+            return;
+        }
+        for input in inputs.drain(..) {
             match input {
                 ReadInput::Fetch(task) => fetches.waiting.push_back(task),
                 ReadInput::Snapshot { task, permit } => {
@@ -234,14 +234,14 @@ mod tests {
             bytes_max: 1 << 20,
         };
         queue.waiting.extend((1..=7).map(task));
-        let mut read = Vec::new();
+        let (mut read, mut taken) = (Vec::new(), Vec::new());
         for expected in [(3, false), (3, false), (1, true)] {
             let is_all = queue.step(&mut fetcher, &backlog, &mailbox);
             // Nobody has taken them yet: there is no room for more.
             assert_eq!(queue.step(&mut fetcher, &backlog, &mailbox), is_all);
-            let taken = mailbox.take_within(Duration::ZERO);
+            mailbox.take_within(&mut taken, Duration::ZERO);
             assert_eq!((taken.len(), is_all), expected);
-            for input in taken {
+            for input in taken.drain(..) {
                 let HostInput::Fetched { fetched, .. } = input else { panic!("something else was read") };
                 read.push(fetched.group.0);
             }
