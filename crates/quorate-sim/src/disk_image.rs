@@ -111,22 +111,12 @@ impl Image {
 
     /// Only what would surely survive a power cut at `now`.
     pub(crate) fn durable_at(&self, now: u64) -> Self {
-        let mut image = self.clone();
-        for inode in image.inodes.values_mut() {
-            match inode {
-                Inode::File(file) => {
-                    file.undo_after(now);
-                    file.settle(now);
-                    file.become_durable_only();
-                }
-                Inode::Directory(directory) => {
-                    directory.undo_after(now);
-                    directory.settle(now);
-                    directory.become_durable_only();
-                }
-            }
-        }
-        image
+        let durable = |inode: &Inode| match inode {
+            Inode::File(file) => Inode::File(file.durable_at(now)),
+            Inode::Directory(directory) => Inode::Directory(directory.durable_at(now)),
+        };
+        let inodes = self.inodes.iter().map(|(id, inode)| (*id, durable(inode))).collect();
+        Self { inodes, next_inode: self.next_inode }
     }
 
     /// The machine stops at `now`.
@@ -236,12 +226,9 @@ impl File {
 
     /// Makes syncs that have ended by `now` true.
     pub(crate) fn settle(&mut self, now: u64) {
-        let synced = self
-            .pending
-            .iter()
-            .rposition(|stamped| stamped.at <= now && matches!(stamped.operation, FileOperation::Sync));
-        if let Some(last) = synced {
-            for stamped in self.pending.drain(..=last) {
+        let ended = synced(&self.pending, now, |operation| matches!(operation, FileOperation::Sync)).len();
+        if ended > 0 {
+            for stamped in self.pending.drain(..ended) {
                 apply_to(&mut self.durable, &stamped.operation);
                 if let Some(cached) = &mut self.cached {
                     apply_to(cached, &stamped.operation);
@@ -260,10 +247,13 @@ impl File {
         undone as u64
     }
 
-    fn become_durable_only(&mut self) {
-        self.pending.clear();
-        self.cached = None;
-        self.content.clone_from(&self.durable);
+    /// What a power cut at `now` surely leaves of the file.
+    fn durable_at(&self, now: u64) -> Self {
+        let mut content = self.durable.clone();
+        for stamped in synced(&self.pending, now, |operation| matches!(operation, FileOperation::Sync)) {
+            apply_to(&mut content, &stamped.operation);
+        }
+        Self { content, ..Self::default() }
     }
 
     fn lose_power(&mut self, style: Style, rng: &mut Rng, damage: &mut CrashDamage) {
@@ -318,14 +308,9 @@ impl Directory {
     }
 
     pub(crate) fn settle(&mut self, now: u64) {
-        let synced = self
-            .pending
-            .iter()
-            .rposition(|stamped| stamped.at <= now && matches!(stamped.operation, NameOperation::Sync));
-        if let Some(last) = synced {
-            for stamped in self.pending.drain(..=last) {
-                apply_name(&mut self.durable, &stamped.operation);
-            }
+        let ended = synced(&self.pending, now, |operation| matches!(operation, NameOperation::Sync)).len();
+        for stamped in self.pending.drain(..ended) {
+            apply_name(&mut self.durable, &stamped.operation);
         }
     }
 
@@ -342,9 +327,13 @@ impl Directory {
         undone as u64
     }
 
-    fn become_durable_only(&mut self) {
-        self.pending.clear();
-        self.names.clone_from(&self.durable);
+    /// What a power cut at `now` surely leaves of the directory.
+    fn durable_at(&self, now: u64) -> Self {
+        let mut names = self.durable.clone();
+        for stamped in synced(&self.pending, now, |operation| matches!(operation, NameOperation::Sync)) {
+            apply_name(&mut names, &stamped.operation);
+        }
+        Self { names, ..Self::default() }
     }
 
     fn lose_power(&mut self, style: Style, rng: &mut Rng, damage: &mut CrashDamage) {
@@ -364,6 +353,12 @@ impl Directory {
         }
         self.names.clone_from(&self.durable);
     }
+}
+
+/// The operations up to the last sync that has ended by `now`.
+fn synced<T>(pending: &[Stamped<T>], now: u64, is_sync: impl Fn(&T) -> bool) -> &[Stamped<T>] {
+    let last = pending.iter().rposition(|stamped| stamped.at <= now && is_sync(&stamped.operation));
+    last.and_then(|last| pending.get(..=last)).unwrap_or_default()
 }
 
 fn apply_to(content: &mut Vec<u8>, operation: &FileOperation) {

@@ -25,6 +25,7 @@ mod leaders;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use quorate_core::{
     AppendReply, Entry, EntryPayload, GroupId, LogId, LogIndex, Membership, Message, MessageBody, ReplicaId,
@@ -114,13 +115,15 @@ struct GroupFacts {
     votes: BTreeMap<(ReplicaId, Term), ReplicaId>,
     entries: BTreeMap<LogId, EntryFact>,
     committed: BTreeMap<LogIndex, (Term, u64)>,
+    /// The term in which an index was known to be committed, or a later one.
+    committed_by: BTreeMap<LogIndex, Term>,
     responses: BTreeMap<LogIndex, u64>,
     snapshots: BTreeMap<LogId, u64>,
     replicas: BTreeMap<ReplicaId, ReplicaFacts>,
     /// The highest index acknowledged to a client, by time.
     acknowledged: BTreeMap<u64, LogIndex>,
-    /// Committed members by the index of their entry, with a fingerprint.
-    members: BTreeMap<LogIndex, (LogId, u64)>,
+    /// Committed members by the index of their entry.
+    members: BTreeMap<LogIndex, (LogId, Arc<Membership>)>,
 }
 
 /// All facts of a run.
@@ -230,8 +233,14 @@ impl Invariants {
         self.group(group).replicas.entry(replica).or_default().repeats = true;
     }
 
-    /// Committed entries go to the state machine.
-    pub(crate) fn on_apply(&mut self, group: GroupId, replica: ReplicaId, entries: &[Entry]) -> Checked {
+    /// Committed entries go to the state machine of a replica in this term.
+    pub(crate) fn on_apply(
+        &mut self,
+        group: GroupId,
+        replica: ReplicaId,
+        term: Term,
+        entries: &[Entry],
+    ) -> Checked {
         let facts = self.groups.entry(group).or_default();
         let applied = &mut facts.replicas.entry(replica).or_default().applied;
         for entry in entries {
@@ -242,6 +251,7 @@ impl Invariants {
                 "{replica:?} applies {index:?} after {applied:?}"
             );
             *applied = index;
+            facts.committed_by.entry(index).or_insert(term);
             let fact = (entry.id.term, fingerprint(entry));
             let known = *facts.committed.entry(index).or_insert(fact);
             require!(
@@ -256,7 +266,7 @@ impl Invariants {
         }
         for entry in entries {
             if let EntryPayload::Membership(membership) = &entry.payload {
-                self.on_members_committed(group, entry.id, fingerprint_of_members(membership));
+                self.on_members_committed(group, entry.id, membership);
             }
         }
         Ok(())
@@ -307,9 +317,11 @@ impl Invariants {
         }
         replica.was_leader_in = Some(status.term);
         for (index, (term, _)) in facts.committed.range(replica.base.index.next()..) {
+            // A leader that wins late, when a later term has one already, need not hold what that one committed.
+            let before = facts.committed_by.get(index).is_none_or(|by| *by < status.term);
             let held = replica.terms.get(index);
             require!(
-                held == Some(term),
+                !before || held == Some(term),
                 "leader completeness",
                 "{:?} leads in {:?}, but its log has {held:?} at {index:?}, committed in {term:?}",
                 status.id,
@@ -464,10 +476,6 @@ fn fingerprint(entry: &Entry) -> u64 {
         EntryPayload::Noop => hash(b"noop"),
         EntryPayload::Withheld => hash(b"withheld"),
         EntryPayload::Command(bytes) => hash_on(hash(b"command"), bytes),
-        EntryPayload::Membership(membership) => fingerprint_of_members(membership),
+        EntryPayload::Membership(membership) => hash(format!("{membership:?}").as_bytes()),
     }
-}
-
-fn fingerprint_of_members(membership: &Membership) -> u64 {
-    hash(format!("{membership:?}").as_bytes())
 }

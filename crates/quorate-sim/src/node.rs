@@ -263,14 +263,23 @@ impl Node {
         opened.map_err(|error| Refused::Error(error.to_string()))
     }
 
-    /// What the disk would surely still say of a group after a power cut now, read by the product's own recovery.
-    pub(crate) fn durable(&self, group: GroupId, now: u64, swarm: &Swarm) -> Result<Durable, Violation> {
+    /// What the disk would surely still say after a power cut now, read by the product's own recovery.
+    pub(crate) fn recovered(&self, now: u64, swarm: &Swarm) -> Result<Recovered, Violation> {
         let copy = self.disk.durable_copy(now);
         let wal = Wal::open(Arc::new(copy), std::path::Path::new(DataDir::WAL), wal_config(swarm));
         let wal = wal.map_err(|error| {
             Violation::new("a node starts again", format!("{:?}, after a power cut: {error}", self.id))
         })?;
-        Ok(Durable(wal.groups().into_iter().find(|state| state.group == group)))
+        Ok(Recovered(wal.groups()))
+    }
+}
+
+/// The groups of a log that was recovered from a copy of a disk.
+pub(crate) struct Recovered(Vec<GroupState>);
+
+impl Recovered {
+    pub(crate) fn of(&self, group: GroupId) -> Durable {
+        Durable(self.0.iter().find(|state| state.group == group).cloned())
     }
 }
 

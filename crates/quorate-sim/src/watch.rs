@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_core::{GroupId, LogId, Membership, Message, NodeId, ReplicaId};
+use quorate_core::{GroupId, LogId, Membership, Message, NodeId, ReplicaId, Term};
 use quorate_host::{
     Applied, ApplyTask, Event, LogTask, LogWritten, PeerBody, SnapshotEvent, SnapshotTask, Work,
 };
@@ -19,8 +19,7 @@ impl World {
         let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else {
             return Ok(());
         };
-        let replicas = running.replicas.clone();
-        let replica_of = |group: GroupId| replicas.get(&group).copied().unwrap_or_default();
+        let replica_of = |group: GroupId| running.replicas.get(&group).copied().unwrap_or_default();
         for task in &work.log {
             if let Some(status) = running.host.core_status(task.write.group) {
                 self.invariants.on_members_written(&status, &task.write)?;
@@ -30,7 +29,9 @@ impl World {
         for task in &work.apply {
             match task {
                 ApplyTask::Apply { group, entries } => {
-                    self.invariants.on_apply(*group, replica_of(*group), entries)?;
+                    let status = running.host.core_status(*group);
+                    let term = status.map_or(Term(u64::MAX), |status| status.term);
+                    self.invariants.on_apply(*group, replica_of(*group), term, entries)?;
                 }
                 ApplyTask::Restore { group, snapshot } => {
                     self.coverage.count("snapshots from a leader restored");
@@ -76,11 +77,10 @@ impl World {
             return Ok(());
         }
         self.coverage.count("promises checked against the recovered disk");
+        let Some(node) = self.nodes.get(&id) else { return Ok(()) };
+        let recovered = node.recovered(self.agenda.now(), &self.swarm)?;
         for (group, message) in messages {
-            if let Some(node) = self.nodes.get(&id) {
-                let durable = node.durable(group, self.agenda.now(), &self.swarm)?;
-                promised(message, &durable)?;
-            }
+            promised(message, &recovered.of(group))?;
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ impl World {
             };
             if counts && let Some(node) = self.nodes.get(&member.node) {
                 voters += 1;
-                holders += u64::from(holds(&node.durable(group, self.agenda.now(), &self.swarm)?, at));
+                holders += u64::from(holds(&node.recovered(self.agenda.now(), &self.swarm)?.of(group), at));
             }
         }
         // One voter may just be on its way in: then the entry was committed by the smaller set.

@@ -1,10 +1,11 @@
 //! Project chores: `cargo xtask codegen` turns `proto/` into the Rust code that is checked in; `cargo xtask mutants`
-//! sees that the simulator finds the bugs that were planted for it.
+//! sees that the simulator finds the bugs that were planted for it; `cargo xtask seeds` runs many of its worlds.
 //!
 //! Generated code is checked in so that neither users nor the gate build a protobuf compiler, and
 //! so that its changes are seen in review. A test below generates it again and compares.
 
 mod mutants;
+mod seeds;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,19 +24,21 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Some("mutants") => {
+        Some(chore @ ("mutants" | "seeds")) => {
             let arguments: Vec<String> = std::env::args().skip(2).collect();
-            match mutants::run(&arguments) {
+            let done = if chore == "seeds" { seeds::run(&arguments) } else { mutants::run(&arguments) };
+            match done {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    eprintln!("mutants: {error}");
+                    eprintln!("{chore}: {error}");
                     ExitCode::FAILURE
                 }
             }
         }
         _ => {
             eprintln!(
-                "usage: cargo xtask codegen\n       cargo xtask mutants [--gate] [--only NAME] [--seeds N]"
+                "usage: cargo xtask codegen\n       cargo xtask mutants [--gate] [--only NAME] [--seeds N]\n       \
+                 cargo xtask seeds [--short A..B] [--swarm A..B] [--processes N]"
             );
             ExitCode::FAILURE
         }

@@ -1,9 +1,13 @@
 //! What must be true of leaders: what they take for committed, how they change the members, and their leases.
 
-use quorate_core::{EntryPayload, GroupId, LogId, LogIndex, RoleName, SnapshotMeta, Status, Term};
+use std::sync::Arc;
+
+use quorate_core::{
+    EntryPayload, GroupId, LogId, LogIndex, Membership, RoleName, SnapshotMeta, Status, Term,
+};
 use quorate_storage::GroupWrite;
 
-use crate::invariants::{Checked, Invariants, Violation, fingerprint_of_members, require};
+use crate::invariants::{Checked, Invariants, Violation, require};
 
 impl Invariants {
     /// What a leader has just committed that has to be on the disks of a majority: the new commit index, if it moved in
@@ -73,18 +77,17 @@ impl Invariants {
     }
 
     /// Members were committed with the entry `id`.
-    pub(crate) fn on_members_committed(&mut self, group: GroupId, id: LogId, members: u64) {
-        self.group(group).members.insert(id.index, (id, members));
+    pub(crate) fn on_members_committed(&mut self, group: GroupId, id: LogId, members: &Arc<Membership>) {
+        self.group(group).members.insert(id.index, (id, Arc::clone(members)));
     }
 
     /// A replica acts by the newest members that it knows to be committed, or by newer ones.
     pub(crate) fn on_members_in_effect(&mut self, group: GroupId, status: &Status<'_>) -> Checked {
         let newest = self.group(group).members.range(..=status.commit).next_back();
         let Some((_, (id, members))) = newest else { return Ok(()) };
-        let (id, members) = (*id, *members);
-        let same = status.membership_id != id || fingerprint_of_members(status.membership) == members;
+        let same = Arc::ptr_eq(status.membership, members) || status.membership == members;
         require!(
-            status.membership_id >= id && same,
+            status.membership_id > *id || (status.membership_id == *id && same),
             "members as the log says",
             "{:?} acts by the members of {}, but those of {id} are committed",
             status.id,
@@ -98,7 +101,7 @@ impl Invariants {
         let newest = self.group(group).members.range(..=meta.last.index).next_back();
         let Some((_, (id, members))) = newest else { return Ok(()) };
         require!(
-            *id == meta.membership_id && *members == fingerprint_of_members(&meta.membership),
+            *id == meta.membership_id && *members == meta.membership,
             "members as the log says",
             "the snapshot at {} carries the members of {}, in effect there were those of {id}",
             meta.last,
