@@ -315,6 +315,10 @@ pub(crate) struct ServeConfig {
     pub(crate) snapshot_sends_max: usize,
     /// Bytes of snapshots sent per second; without it, as many as are taken.
     pub(crate) snapshot_bytes_per_second: Option<u64>,
+    /// Space put by for a full disk.
+    pub(crate) wal_reserve_bytes: u64,
+    /// How long a leader's disk may take for a write.
+    pub(crate) stalled_write_max: Duration,
     /// What is logged.
     pub(crate) log: String,
     /// How it is logged.
@@ -365,6 +369,10 @@ impl ServeConfig {
                 0 => None,
                 bytes => Some(bytes),
             },
+            wal_reserve_bytes: layers.required("wal-reserve-bytes", byte_count)?,
+            stalled_write_max: Duration::from_millis(
+                layers.required("stalled-write-ms", number(100, 600_000))?,
+            ),
             log: layers.required("log", log_filter)?,
             log_format: layers.required("log-format", text_format)?,
             ready_format: layers.required("ready-format", text_format)?,

@@ -154,3 +154,11 @@ fn sending_snapshots_is_limited_as_told() {
     let none = serve_line(&[("snapshot-sends-max", "0")]);
     assert!(none.contains("--snapshot-sends-max") && none.contains("from 1 to 1024"), "{none}");
 }
+
+#[test]
+fn full_and_stalled_disks_are_treated_as_told() {
+    let defaults = serve_line(&[]);
+    assert!(defaults.contains("wal_reserve_bytes: 67108864, stalled_write_max: 5s"), "{defaults}");
+    let set = serve_line(&[("wal-reserve-bytes", "0"), ("stalled-write-ms", "700")]);
+    assert!(set.contains("wal_reserve_bytes: 0, stalled_write_max: 700ms"), "{set}");
+}

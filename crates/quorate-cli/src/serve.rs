@@ -143,6 +143,7 @@ fn server_config(config: &ServeConfig) -> ServerConfig {
         timings: Timings {
             election_timeout: config.election_timeout,
             heartbeat_interval: config.heartbeat_interval,
+            stalled_write_max: config.stalled_write_max,
             ..Timings::default()
         },
         snapshots: SnapshotPolicy {
@@ -156,6 +157,7 @@ fn server_config(config: &ServeConfig) -> ServerConfig {
             snapshot_bytes_per_second: config.snapshot_bytes_per_second,
             ..HostConfig::default()
         },
+        wal_reserve_bytes: config.wal_reserve_bytes,
         ..ServerConfig::new(NodeId(config.id), &config.dir, start)
     }
 }

@@ -76,6 +76,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     serve("snapshot-trailing-entries", "N", "1000", "How many entries below a snapshot stay for followers that are a little behind"),
     serve("snapshot-sends-max", "N", "4", "How many snapshots are sent to followers at the same time; the others wait"),
     serve("snapshot-bytes-per-second", "BYTES", "0", "How much of snapshots is sent per second, to all followers together; 0: as fast as they take it"),
+    serve("wal-reserve-bytes", "BYTES", "64MiB", "Space put by for a full disk, at least 64MiB; 0: none"),
+    serve("stalled-write-ms", "N", "5000", "A leader whose disk does not finish a write for this long hands over"),
     serve("log", "FILTER", "info", "What is logged to standard error, for example warn or quorate=debug"),
     serve("log-format", "FORMAT", "text", "How it is logged: text or json"),
     serve("ready-format", "FORMAT", "text", "How the line on standard output that says \"ready\" is written: text or json"),

@@ -168,8 +168,8 @@ impl Replica {
     }
 
     fn check_space(&self) -> Result<(), RequestError> {
-        if self.is_blocked() {
-            return Err(RequestError::Busy { what: "the disk of the leader is full" });
+        if self.is_disk_full {
+            return Err(RequestError::DiskFull);
         }
         Ok(())
     }

@@ -212,7 +212,7 @@ impl ForwardVerdict {
         match result {
             Ok(Answer::Applied { id, response }) => Self::Applied { id, response },
             Ok(Answer::SessionOpened { session }) => Self::SessionOpened { session },
-            Err(RequestError::Busy { .. }) => Self::Busy,
+            Err(RequestError::Busy { .. } | RequestError::DiskFull) => Self::Busy,
             Err(RequestError::TooLarge { bytes, bytes_max }) => Self::TooLarge { bytes, bytes_max },
             Err(RequestError::SessionExpired) => Self::SessionExpired,
             Err(RequestError::AlreadyAcknowledged) => Self::AlreadyAcknowledged,

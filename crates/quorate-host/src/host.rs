@@ -70,6 +70,18 @@ pub enum OpenError {
     },
 }
 
+/// What the disk of the log does, as far as the writes of a replica tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskHealth {
+    /// Writes come back.
+    #[default]
+    Works,
+    /// The oldest write has not come back for [`crate::GroupConfig::stalled_write_max`]. A leader hands over, or steps down.
+    Stalled,
+    /// There is no space for entries: they are refused with [`crate::RequestError::DiskFull`] until there is. Reads go on.
+    Full,
+}
+
 /// What a host says about one of its replicas.
 #[derive(Clone, Debug)]
 pub struct GroupStatus {
@@ -108,6 +120,8 @@ pub struct GroupStatus {
     /// On a leader: the newest version that the machines of all members understand, as far as they have said so.
     /// Elsewhere the active one.
     pub supported_version: u32,
+    /// What the disk of its log does.
+    pub disk: DiskHealth,
     /// Where the time of commands went while it led. Not followed by `watch`es.
     pub latencies: Arc<StageLatencies>,
 }
@@ -545,6 +559,7 @@ impl Host {
             progress: replica.core.progress().collect(),
             active_version: replica.versions.active(),
             supported_version: replica.supported_version(),
+            disk: replica.disk_health(self.now),
             latencies: Arc::clone(&replica.latencies),
         })
     }

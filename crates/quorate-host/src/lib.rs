@@ -156,7 +156,7 @@ mod waiting;
 pub use applier::{Applier, RecoveredMachine};
 pub use config::{GroupConfig, HostConfig, SessionConfig, SnapshotPolicy};
 pub use event::*;
-pub use host::{GroupSetup, GroupStatus, Host, OpenError};
+pub use host::{DiskHealth, GroupSetup, GroupStatus, Host, OpenError};
 pub use latency::{LatencyHistogram, StageLatencies};
 pub use log_fetcher::LogFetcher;
 pub use log_writer::LogWriter;

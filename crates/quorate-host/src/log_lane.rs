@@ -7,12 +7,14 @@
 //! ```
 //!
 //! * Writes are handed out in order; one that found no space is handed out again before any later one counts.
-//! * A leader whose oldest write does not come back hands over: a hung disk is a failed leader.
+//! * A leader whose oldest write does not come back hands over: a hung disk is a failed leader. One whose disk is full
+//!   hands over as well, but goes on without writes if nobody can take over.
 
 use quorate_core::{Persist, PersistToken, RoleName};
 use quorate_storage::LogError;
 
 use crate::event::{LogTask, Now, Work};
+use crate::host::DiskHealth;
 use crate::replica::Replica;
 
 impl Replica {
@@ -49,10 +51,12 @@ impl Replica {
                 {
                     self.in_flight.pop_front();
                 }
+                self.is_disk_full = false;
                 self.core.on_persisted(now.mono, token);
             }
             // Writes behind one that found no space do not count: they are handed out again, too.
             Ok(()) | Err(LogError::NoSpace { .. }) => {
+                self.is_disk_full = true;
                 self.blocked = Some(now.mono + self.config.core.heartbeat_interval);
             }
             Err(LogError::Invalid { .. }) if self.blocked.is_some() => {}
@@ -80,20 +84,32 @@ impl Replica {
         work.log.extend(self.in_flight.iter().map(|(_, task)| task.clone()));
     }
 
-    pub(crate) const fn is_blocked(&self) -> bool {
-        self.blocked.is_some()
+    /// What the log's disk does, as far as this replica's writes tell.
+    pub(crate) fn disk_health(&self, now: Now) -> DiskHealth {
+        let oldest = self.in_flight.front().map(|(since, _)| now.mono.since(*since));
+        if self.is_disk_full {
+            DiskHealth::Full
+        } else if oldest.is_some_and(|age| age >= self.config.stalled_write_max) {
+            DiskHealth::Stalled
+        } else {
+            DiskHealth::Works
+        }
     }
 
-    /// A leader whose disk does not answer hands over, or steps down: a hung disk is a failed leader.
+    /// A leader whose disk does not answer hands over, or steps down; one whose disk is full only hands over.
     pub(crate) fn watch_disk(&mut self, now: Now) {
-        let oldest = self.in_flight.front().map(|(since, _)| *since);
-        let stalled = oldest.is_some_and(|since| now.mono.since(since) >= self.config.stalled_write_max);
+        let oldest = self.in_flight.front().map(|(since, _)| now.mono.since(*since));
+        let stalled = oldest.is_some_and(|age| age >= self.config.stalled_write_max);
         if !stalled || self.core.status().role != RoleName::Leader {
             self.disk_checked_next = None;
             return;
         }
         match self.disk_checked_next {
             Some(next) if next > now.mono => return,
+            // Reads and heartbeats need no space: it goes on with them if nobody can take over.
+            Some(_) | None if self.is_disk_full => {
+                self.core.transfer_leadership(now.mono, None).ok();
+            }
             // Nobody took over.
             Some(_) => self.core.forget_leader(now.mono),
             None if self.core.transfer_leadership(now.mono, None).is_err() => {

@@ -79,6 +79,8 @@ pub(crate) struct Replica {
     pub(crate) outstanding: usize,
     /// A write found no space: all that is in flight is handed out again by a later tick.
     pub(crate) blocked: Option<MonoTime>,
+    /// The last write found no space.
+    pub(crate) is_disk_full: bool,
     /// A leader with a hung disk acts again then.
     pub(crate) disk_checked_next: Option<MonoTime>,
     // Snapshots.
@@ -128,6 +130,7 @@ impl Replica {
             in_flight: VecDeque::new(),
             outstanding: 0,
             blocked: None,
+            is_disk_full: false,
             disk_checked_next: None,
             snapshot: setup.snapshot,
             snapshot_state: SnapshotState::Idle,

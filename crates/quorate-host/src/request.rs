@@ -275,6 +275,9 @@ pub enum RequestError {
         /// What is full.
         what: &'static str,
     },
+    /// The leader's disk is full: nothing is written until there is space again; reads go on. Retry, or hand leadership over.
+    #[error("the disk of the leader is full: free some space there, then retry")]
+    DiskFull,
     /// Larger than the limit.
     #[error("{bytes} bytes are over the limit of {bytes_max}")]
     TooLarge {
@@ -354,6 +357,7 @@ impl RequestError {
             Self::OutcomeUnknown | Self::DeadlinePassed { .. } => Outcome::Unknown,
             Self::NotLeader { .. }
             | Self::Busy { .. }
+            | Self::DiskFull
             | Self::TooLarge { .. }
             | Self::SessionExpired
             | Self::AlreadyAcknowledged

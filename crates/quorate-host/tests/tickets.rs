@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorate_core::{NodeId, ReplicaId, RoleName};
-use quorate_host::{Answer, Consistency, Request, RequestError};
+use quorate_host::{Answer, Consistency, DiskHealth, Request, RequestError};
 use support::{Cluster, Disk, GROUP, propose, query, text};
 
 fn transfer_to(node: NodeId) -> Request {
@@ -83,10 +85,22 @@ fn full_disk_refuses_new_writes_and_finishes_the_old_ones_when_there_is_space() 
     let first = cluster.ask(node, propose("a"));
     cluster.pass(300);
     let refused = cluster.request(node, propose("b"));
-    assert!(matches!(refused, Err(RequestError::Busy { .. })), "{refused:?}");
+    assert_eq!(refused, Err(RequestError::DiskFull));
+    assert_eq!(cluster.status(node).disk, DiskHealth::Full);
+    // What is there is read as before.
+    assert_eq!(text(cluster.request(node, query())), "0");
     assert!(!cluster.is_answered(first));
+    // At no moment of the retries does it look as if there were space.
+    for _ in 0..50 {
+        cluster.pass(7);
+        assert_eq!(cluster.request(node, propose("b")), Err(RequestError::DiskFull));
+    }
+    // However long it lasts: a full disk is not a hung one, and there is nobody who could take over.
+    cluster.pass(10_000);
+    assert_eq!(text(cluster.request(node, query())), "0");
     cluster.log(node).set(Disk::Works);
     assert_eq!(text(cluster.reply(first)), "0 a");
+    assert_eq!(cluster.status(node).disk, DiskHealth::Works);
     assert_eq!(text(cluster.request(node, propose("c"))), "1 c");
     assert_eq!(cluster.stopped, Vec::new());
 }
@@ -145,6 +159,30 @@ fn read_that_no_majority_confirms_in_time_does_not_say_that_nobody_leads() {
     assert!(matches!(answer, Err(RequestError::Busy { .. })), "{answer:?}");
     cluster.cut.clear();
     assert_eq!(text(cluster.request(leader, query())), "1");
+}
+
+/// How long a write may take is configured; from then on nobody takes the leader's disk for a good one.
+#[test]
+fn leader_with_a_stalled_disk_hands_over_within_the_configured_time() {
+    let mut cluster =
+        Cluster::with(3, |cluster| cluster.config.stalled_write_max = Duration::from_millis(700));
+    let old = cluster.leader();
+    cluster.request(old, propose("a")).unwrap();
+    cluster.log(old).set(Disk::Hangs);
+    let write = cluster.ask(old, propose("b"));
+    cluster.pass(600);
+    assert_eq!((cluster.status(old).role, cluster.status(old).disk), (RoleName::Leader, DiskHealth::Works));
+    // The transfer needs a round or two; nobody waits for a timeout of the others.
+    cluster.pass(300);
+    assert_ne!(cluster.status(old).role, RoleName::Leader);
+    assert_eq!(cluster.status(old).disk, DiskHealth::Stalled);
+    let new = cluster.leader();
+    assert_ne!(new, old);
+    assert_eq!(text(cluster.request(new, query())), "2", "what the others had is committed");
+    cluster.log(old).set(Disk::Works);
+    cluster.reply(write).ok();
+    cluster.pass(200);
+    assert_eq!(cluster.status(old).disk, DiskHealth::Works);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub struct ServerConfig {
     pub snapshots: SnapshotPolicy,
     /// How many snapshots are sent at once, and how fast.
     pub host: HostConfig,
+    /// Space put by for a full disk, in bytes; 0: none. Brought up to the length of a segment of the log. Default 64 MiB.
+    pub wal_reserve_bytes: u64,
 }
 
 /// What to do with an empty data directory. One that is not empty just continues.
@@ -103,6 +105,8 @@ pub struct Timings {
     pub election_timeout: Duration,
     /// How often a leader speaks. Default 100 ms.
     pub heartbeat_interval: Duration,
+    /// A leader whose disk does not finish a write for this long hands over, or steps down. Default 5 s.
+    pub stalled_write_max: Duration,
     /// The longest a request may take. Default 10 s.
     pub request_timeout: Duration,
     /// How long a stopping server waits for requests to finish. Default 5 s.
@@ -129,6 +133,7 @@ impl ServerConfig {
             timings: Timings::default(),
             snapshots: SnapshotPolicy::default(),
             host: HostConfig::default(),
+            wal_reserve_bytes: 64 << 20,
         }
     }
 }
@@ -153,6 +158,7 @@ impl Default for Timings {
         Self {
             election_timeout: Duration::from_secs(1),
             heartbeat_interval: Duration::from_millis(100),
+            stalled_write_max: Duration::from_secs(5),
             request_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),
             join_timeout: Duration::from_secs(30),

@@ -193,7 +193,7 @@ impl From<RequestError> for ApiError {
             }
             RequestError::OutcomeUnknown => return Self::outcome_unknown("the leader or the node was lost"),
             RequestError::Change(change) => return change_refused(change),
-            RequestError::Busy { .. } => ErrorCode::Busy,
+            RequestError::Busy { .. } | RequestError::DiskFull => ErrorCode::Busy,
             RequestError::TooLarge { .. } => ErrorCode::TooLarge,
             RequestError::SessionExpired => ErrorCode::SessionExpired,
             RequestError::AlreadyAcknowledged => ErrorCode::AlreadyAcknowledged,

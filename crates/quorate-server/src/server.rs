@@ -18,7 +18,7 @@ use std::time::Duration;
 use axum::Router;
 use quorate::{
     ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, GroupStatus, LogIndex, Node, NodeConfig,
-    NodeId, Raft, ReplicaId, RequestError, RoleName, Storage, StoreError, TlsLoadError,
+    NodeId, Raft, ReplicaId, RequestError, RoleName, Storage, StoreError, TlsLoadError, WalConfig,
 };
 use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::kv_server::KvServer;
@@ -335,7 +335,13 @@ async fn start_node(config: &ServerConfig, origin: &Origin) -> Result<Node, Star
         peer_listen: config.peer_listen.clone(),
         peer_advertise: config.peer_advertise.clone(),
         peer_tls: config.peer_tls.clone(),
-        group: GroupConfig { core, snapshots: config.snapshots.clone(), ..GroupConfig::default() },
+        group: GroupConfig {
+            core,
+            snapshots: config.snapshots.clone(),
+            stalled_write_max: config.timings.stalled_write_max,
+            ..GroupConfig::default()
+        },
+        wal: WalConfig { reserve_bytes: config.wal_reserve_bytes, ..WalConfig::default() },
         host: config.host.clone(),
         ..NodeConfig::default()
     };

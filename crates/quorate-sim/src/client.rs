@@ -377,7 +377,7 @@ impl Client {
                 self.look_elsewhere();
                 Ok(Reaction::Again(wait))
             }
-            RequestError::Busy { .. } => Ok(Reaction::Again(wait)),
+            RequestError::Busy { .. } | RequestError::DiskFull => Ok(Reaction::Again(wait)),
             RequestError::OutcomeUnknown => Ok(self.doubt(may_give_up)),
             RequestError::SessionExpired => {
                 self.session = None;

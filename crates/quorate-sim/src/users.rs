@@ -164,6 +164,7 @@ const fn kind_of(answer: &Result<Answer, RequestError>) -> &'static str {
         Err(RequestError::NotLeader { .. }) => "answers: not the leader",
         Err(RequestError::NoGroup) => "answers: no such group",
         Err(RequestError::Busy { .. }) => "answers: busy",
+        Err(RequestError::DiskFull) => "answers: disk full",
         Err(RequestError::OutcomeUnknown) => "answers: outcome unknown",
         Err(RequestError::SessionExpired) => "answers: session expired",
         Err(RequestError::Stopped { .. }) => "answers: stopped",

@@ -114,6 +114,7 @@ const fn says_nothing_of_earlier_attempts(error: &RequestError) -> bool {
     matches!(
         error,
         RequestError::Busy { .. }
+            | RequestError::DiskFull
             | RequestError::Stopped { .. }
             | RequestError::NoGroup
             | RequestError::SessionExpired

@@ -132,10 +132,10 @@ pub use quorate_core::{
     SnapshotMeta, Term,
 };
 pub use quorate_host::{
-    BatchEnd, Command, Consistency, Dedupe, GroupConfig, GroupStatus, HostConfig, Lane, LatencyHistogram,
-    LeaderHint, MachineError, Outbound, Outcome, PeerBody, PeerMessage, RecoverError, Recovered,
-    RequestError, SessionConfig, SessionId, SnapshotContent, SnapshotDue, SnapshotPolicy, SnapshotSource,
-    SnapshotTrigger, StageLatencies, StateMachine,
+    BatchEnd, Command, Consistency, Dedupe, DiskHealth, GroupConfig, GroupStatus, HostConfig, Lane,
+    LatencyHistogram, LeaderHint, MachineError, Outbound, Outcome, PeerBody, PeerMessage, RecoverError,
+    Recovered, RequestError, SessionConfig, SessionId, SnapshotContent, SnapshotDue, SnapshotPolicy,
+    SnapshotSource, SnapshotTrigger, StageLatencies, StateMachine,
 };
 #[cfg(feature = "redb")]
 pub use quorate_storage::RedbConfig;

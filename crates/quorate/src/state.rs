@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use quorate_core::{LogId, LogIndex, NodeId, ProgressStatus, ReplicaId, RoleName, Term};
-use quorate_host::{GroupStatus, LatencyHistogram, StageLatencies};
+use quorate_host::{DiskHealth, GroupStatus, LatencyHistogram, StageLatencies};
 use tokio::sync::watch;
 
 use crate::raft::{Raft, Timeout};
@@ -129,6 +129,8 @@ pub struct RaftStats {
     pub last_contact: Option<Duration>,
     /// On a leader: how far each member is.
     pub progress: Vec<(ReplicaId, ProgressStatus)>,
+    /// What the disk of its log does.
+    pub disk: DiskHealth,
     /// How long requests waited for the thread that drives the groups, one of eight measured.
     pub queued: LatencyHistogram,
     /// Where the time of commands went while this replica led, from then on. One command at a time is followed.
@@ -226,6 +228,7 @@ impl Raft {
                 }
             },
             progress: status.progress,
+            disk: status.disk,
             queued: self.feed.queued.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             latencies: status.latencies,
         }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use quorate_core::{GroupId, Membership, MonoTime, NodeId, RaftEvent};
 use quorate_host::{
-    Answer, Applied, ApplyTask, Event, Fetched, GroupSetup, GroupStatus, Host, HostConfig, LatencyHistogram,
-    OpenError, PeerMessage, Request, RequestError, SendOutcome, SnapshotEvent, SnapshotTask, Ticket, Work,
+    Answer, Applied, ApplyTask, DiskHealth, Event, Fetched, GroupSetup, GroupStatus, Host, HostConfig,
+    LatencyHistogram, OpenError, PeerMessage, Request, RequestError, SendOutcome, SnapshotEvent,
+    SnapshotTask, Ticket, Work,
 };
 use quorate_storage::{LogStats, SnapshotStore};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -387,6 +388,7 @@ impl HostThread {
             if outlet.status.borrow().membership_id != status.membership_id {
                 self.meet(&status.membership);
             }
+            tell_disk(self.shared.node, group, outlet.status.borrow().disk, status.disk);
             outlet.status.send_if_modified(|shown| {
                 let changed = differs(shown, &status);
                 *shown = status;
@@ -443,6 +445,20 @@ impl HostThread {
     }
 }
 
+/// Logs when the disk stalls or fills up, and when that is over.
+fn tell_disk(node: NodeId, group: GroupId, before: DiskHealth, now: DiskHealth) {
+    match now {
+        now if now == before => {}
+        DiskHealth::Works => tracing::info!(%node, %group, "the disk of the log works again"),
+        DiskHealth::Stalled => {
+            tracing::warn!(%node, %group, "the disk of the log does not finish a write: a leader hands over");
+        }
+        DiskHealth::Full => {
+            tracing::warn!(%node, %group, "the disk of the log is full: nothing is written until there is space again");
+        }
+    }
+}
+
 fn differs(a: &GroupStatus, b: &GroupStatus) -> bool {
     a.role != b.role
         || a.replica != b.replica
@@ -460,6 +476,7 @@ fn differs(a: &GroupStatus, b: &GroupStatus) -> bool {
         || a.progress != b.progress
         || a.active_version != b.active_version
         || a.supported_version != b.supported_version
+        || a.disk != b.disk
 }
 
 fn group_of(event: &Event) -> Option<GroupId> {
