@@ -42,6 +42,7 @@ impl Replica {
             };
         };
         self.outstanding = self.outstanding.saturating_sub(1);
+        self.disk_moved = now.mono;
         match result {
             Ok(()) if self.blocked.is_none() => {
                 while self
@@ -80,34 +81,41 @@ impl Replica {
             return;
         }
         self.blocked = None;
+        self.disk_moved = now.mono;
         self.outstanding = self.in_flight.len();
         work.log.extend(self.in_flight.iter().map(|(_, task)| task.clone()));
     }
 
     /// What the log's disk does, as far as this replica's writes tell.
     pub(crate) fn disk_health(&self, now: Now) -> DiskHealth {
-        let oldest = self.in_flight.front().map(|(since, _)| now.mono.since(*since));
-        if self.is_disk_full {
+        // A full disk says so at every retry; one that does not even do that hangs.
+        let silent_for = now.mono.since(self.disk_moved);
+        let answers = self.outstanding == 0 || silent_for < self.config.stalled_write_max;
+        if self.is_disk_full && answers {
             DiskHealth::Full
-        } else if oldest.is_some_and(|age| age >= self.config.stalled_write_max) {
+        } else if self.oldest_write_is_late(now) {
             DiskHealth::Stalled
         } else {
             DiskHealth::Works
         }
     }
 
+    fn oldest_write_is_late(&self, now: Now) -> bool {
+        self.in_flight
+            .front()
+            .is_some_and(|(since, _)| now.mono.since(*since) >= self.config.stalled_write_max)
+    }
+
     /// A leader whose disk does not answer hands over, or steps down; one whose disk is full only hands over.
     pub(crate) fn watch_disk(&mut self, now: Now) {
-        let oldest = self.in_flight.front().map(|(since, _)| now.mono.since(*since));
-        let stalled = oldest.is_some_and(|age| age >= self.config.stalled_write_max);
-        if !stalled || self.core.status().role != RoleName::Leader {
+        if !self.oldest_write_is_late(now) || self.core.status().role != RoleName::Leader {
             self.disk_checked_next = None;
             return;
         }
         match self.disk_checked_next {
             Some(next) if next > now.mono => return,
             // Reads and heartbeats need no space: it goes on with them if nobody can take over.
-            Some(_) | None if self.is_disk_full => {
+            Some(_) | None if self.disk_health(now) == DiskHealth::Full => {
                 self.core.transfer_leadership(now.mono, None).ok();
             }
             // Nobody took over.

@@ -81,6 +81,8 @@ pub(crate) struct Replica {
     pub(crate) blocked: Option<MonoTime>,
     /// The last write found no space.
     pub(crate) is_disk_full: bool,
+    /// When a write came back last, with whatever result, or all were handed out again.
+    pub(crate) disk_moved: MonoTime,
     /// A leader with a hung disk acts again then.
     pub(crate) disk_checked_next: Option<MonoTime>,
     // Snapshots.
@@ -131,6 +133,7 @@ impl Replica {
             outstanding: 0,
             blocked: None,
             is_disk_full: false,
+            disk_moved: MonoTime::default(),
             disk_checked_next: None,
             snapshot: setup.snapshot,
             snapshot_state: SnapshotState::Idle,

@@ -185,6 +185,25 @@ fn leader_with_a_stalled_disk_hands_over_within_the_configured_time() {
     assert_eq!(cluster.status(old).disk, DiskHealth::Works);
 }
 
+/// A disk that was full and then does not answer at all is a hung one: its leader does not stay.
+#[test]
+fn leader_whose_full_disk_hangs_steps_down() {
+    let mut cluster = Cluster::new(1);
+    let node = cluster.leader();
+    cluster.log(node).set(Disk::Full);
+    let write = cluster.ask(node, propose("a"));
+    cluster.pass(6_000);
+    assert_eq!((cluster.status(node).role, cluster.status(node).disk), (RoleName::Leader, DiskHealth::Full));
+    cluster.log(node).set(Disk::Hangs);
+    cluster.pass(8_000);
+    assert_ne!(cluster.status(node).role, RoleName::Leader);
+    assert_eq!(cluster.status(node).disk, DiskHealth::Stalled);
+    cluster.log(node).set(Disk::Works);
+    cluster.reply(write).ok();
+    let leader = cluster.leader();
+    assert_eq!(cluster.status(leader).disk, DiskHealth::Works);
+}
+
 #[test]
 fn closed_group_answers_what_waits_and_its_late_completions_do_no_harm() {
     let mut cluster = Cluster::new(1);

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
-use quorate::{EventLabel, Node, Raft, RoleName};
+use quorate::{DiskHealth, EventLabel, Node, Raft, RoleName};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -149,8 +149,21 @@ impl Collector for NodeFigures {
             )?)?;
         }
         self.encode_events(&mut encoder)?;
+        encode_disk(&mut encoder, status.disk)?;
         self.encode_role(encoder, status.role)
     }
+}
+
+/// One series per state of the log's disk, 1 for the current one.
+fn encode_disk(encoder: &mut DescriptorEncoder<'_>, current: DiskHealth) -> Result<(), fmt::Error> {
+    let help = "1 for what the disk of the log does: whether it works, does not finish a write, or is full";
+    let mut family = encoder.encode_descriptor("log_disk", help, None, MetricType::Gauge)?;
+    let states = [(DiskHealth::Works, "works"), (DiskHealth::Stalled, "stalled"), (DiskHealth::Full, "full")];
+    for (state, name) in states {
+        let gauge = ConstGauge::new(u64::from(state == current));
+        gauge.encode(family.encode_family(&[("state", name)])?)?;
+    }
+    Ok(())
 }
 
 impl NodeFigures {
