@@ -424,7 +424,7 @@ impl Cluster {
                 |event: &&RaftEvent| matches!(event, RaftEvent::QuiescenceChanged { quiescent: true });
             self.rested += ready.events.iter().filter(rests).count() as u64;
             for read in ready.reads {
-                let (ReadOutcome::At { ticket, .. } | ReadOutcome::Failed { ticket }) = read;
+                let (ReadOutcome::At { ticket, .. } | ReadOutcome::Failed { ticket, .. }) = read;
                 let newest = self.reads.remove(&ticket.0).expect("each read is decided once");
                 if let ReadOutcome::At { index, .. } = read {
                     assert!(index >= newest, "a stale read: {index:?} < {newest:?}");
