@@ -90,7 +90,9 @@ impl Chunks {
         if to > self.last {
             return None;
         }
+        // A leader makes its chunks, a follower receives them: mostly it is the newest of either.
         let newest = self.made.get(self.newest).and_then(|chunk| chunk.part(from, to));
+        let newest = newest.or_else(|| self.received.back().and_then(|chunk| chunk.part(from, to)));
         newest.or_else(|| self.made.iter().chain(&self.received).find_map(|chunk| chunk.part(from, to)))
     }
 

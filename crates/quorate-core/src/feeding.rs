@@ -46,7 +46,7 @@ impl Leader {
         let question = self.wish_to_rest(shared).filter(|_| heartbeat_due);
         let witnessed = self.may_be_witnessed(shared);
         let mut feeding = Feeding::new(shared, &self.rounds, &[], witnessed);
-        let mut anything = false;
+        let (mut anything, mut changed) = (false, false);
         for (id, progress) in self.progress.iter_mut() {
             let appended = feeding.feed(id, progress);
             anything |= appended;
@@ -54,6 +54,7 @@ impl Leader {
                 Some(question) => feeding.shared.send(id, question.clone()),
                 None => feeding.maybe_heartbeat(id, progress, heartbeat_due, appended),
             }
+            changed |= progress.departing.is_some() || progress.told != progress.name();
         }
         if anything {
             self.stir(shared);
@@ -61,8 +62,10 @@ impl Leader {
         if heartbeat_due && let Some(transfer) = self.transfer.filter(|transfer| transfer.told) {
             shared.send(transfer.to, MessageBody::TimeoutNow);
         }
-        self.see_off(shared);
-        self.tell_progress(shared);
+        if changed {
+            self.see_off(shared);
+            self.tell_progress(shared);
+        }
     }
 
     /// Says how members are fed, where that is news.

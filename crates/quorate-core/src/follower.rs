@@ -67,7 +67,9 @@ impl Follower {
     /// The leader of this term spoke.
     pub(crate) fn hear(&mut self, shared: &mut Shared) {
         self.wake(shared);
-        if let Some(leader) = shared.leader {
+        if shared.snapshot_wish.is_some()
+            && let Some(leader) = shared.leader
+        {
             Self::maybe_ask_for_snapshot(shared, leader);
         }
         shared.heard_leader = Some(shared.now);

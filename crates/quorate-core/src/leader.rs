@@ -245,11 +245,16 @@ impl Leader {
         room
     }
 
-    /// Answers the round that is out, if a quorum has.
+    /// Answers the round that is out, if there is one and a quorum has answered it.
+    #[inline]
     pub(crate) fn maybe_confirm_reads(&mut self, shared: &mut Shared) {
-        if !self.rounds.is_in_flight() {
-            return;
+        if self.rounds.is_in_flight() {
+            self.confirm_reads(shared);
         }
+    }
+
+    #[inline(never)]
+    fn confirm_reads(&mut self, shared: &mut Shared) {
         let answered = self.quorum(shared, self.rounds.newest(), |progress| progress.round_acked);
         let confirmed = self.rounds.confirm(answered);
         if let Some((_, index)) = confirmed.first() {
@@ -299,7 +304,7 @@ impl Leader {
                 }
                 progress.on_heard(shared.now);
                 progress.round_acked = progress.round_acked.max(read_round);
-                progress.unstick(shared.now, shared.config.election_timeout / 2);
+                progress.unstick(shared.now, shared.config.election_timeout);
                 // It does not know (any more) that it has what it acknowledged: ask. Answers that
                 // overtook each other look the same, so this alone proves no loss.
                 progress.recheck |= last.index < progress.matched;
@@ -404,7 +409,8 @@ impl Leader {
             self.unapplied.push_back((index, bytes));
         }
         self.replicate = true;
-        if shared.log.membership().0.index > reached || shared.is_voter(shared.id()) {
+        let votes = self.votes.incoming || self.votes.outgoing;
+        if votes || shared.log.membership().0.index > reached {
             return Transition::Stay;
         }
         // Tell everyone what is committed, then hand over to the best (thesis §4.2.2).

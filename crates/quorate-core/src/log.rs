@@ -261,12 +261,10 @@ impl Log {
         self.memberships.drain(..after.saturating_sub(1));
     }
 
-    /// Says whether the commit index moved.
-    pub(crate) fn commit_to(&mut self, index: LogIndex) -> bool {
+    /// Everything up to `index` is committed.
+    pub(crate) fn commit_to(&mut self, index: LogIndex) {
         assert!(index <= self.last, "commit beyond the log: {index:?} after {:?}", self.last);
-        let moves = index > self.commit;
         self.commit = self.commit.max(index);
-        moves
     }
 
     /// Everything up to `index` of the present log is durable.
@@ -292,7 +290,8 @@ impl Log {
 
     /// The first index in the window; one past the last when it is empty.
     pub(crate) fn window_start(&self) -> LogIndex {
-        self.window.front().map_or(self.last.next(), Entry::index)
+        // It is a suffix of the log: no need to look at an entry.
+        LogIndex(self.last.0 - self.window.len() as u64).next()
     }
 
     /// The entries of the window from `from` to `to` (both included).

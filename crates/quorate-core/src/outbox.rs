@@ -19,11 +19,15 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Sends `message` once the write `gate` is durable; at once without one.
+    #[inline]
     pub(crate) fn push(&mut self, message: Message, gate: Option<PersistToken>) {
-        let Some(gate) = gate else {
-            self.free.push(message);
-            return;
-        };
+        match gate {
+            None => self.free.push(message),
+            Some(gate) => self.hold(message, gate),
+        }
+    }
+
+    fn hold(&mut self, message: Message, gate: PersistToken) {
         for (token, held) in &mut self.held {
             if *token == gate && merge(held, &message) {
                 return;
@@ -34,6 +38,9 @@ impl Outbox {
 
     /// The write `token`, and all before it, is durable.
     pub(crate) fn release(&mut self, token: PersistToken) {
+        if self.held.is_empty() {
+            return;
+        }
         let released = self.held.extract_if(.., |(gate, _)| *gate <= token);
         self.free.extend(released.map(|(_, message)| message));
     }

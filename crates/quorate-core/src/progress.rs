@@ -254,12 +254,13 @@ impl Progress {
         self.state = State::Probe { next: next.max(self.matched.next()), sent: None };
     }
 
-    /// An answer is missing for long enough to ask again.
-    pub(crate) fn unstick(&mut self, now: MonoTime, patience: Duration) {
+    /// An answer is missing for half an election timeout: asks again.
+    pub(crate) fn unstick(&mut self, now: MonoTime, timeout: Duration) {
+        let too_long = |since: MonoTime| now >= since + timeout / 2;
         match &mut self.state {
-            State::Probe { sent, .. } if sent.is_some_and(|sent| now.since(sent) >= patience) => *sent = None,
+            State::Probe { sent, .. } if sent.is_some_and(too_long) => *sent = None,
             State::Replicate { inflight, .. }
-                if !inflight.messages.is_empty() && now.since(inflight.moved) >= patience =>
+                if !inflight.messages.is_empty() && too_long(inflight.moved) =>
             {
                 self.probe(self.matched.next());
             }

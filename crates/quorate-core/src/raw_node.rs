@@ -71,7 +71,9 @@ impl RawNode {
     // ---- time -----------------------------------------------------------------------------------
 
     /// Time has passed: timeouts, heartbeats, retries. Call at or after [`next_deadline`](Self::next_deadline).
+    #[inline]
     pub fn tick(&mut self, now: MonoTime) {
+        *self.shared.nothing_new = false;
         // Every deadline is set into the future: at one moment nothing expires twice.
         if now > self.shared.now {
             self.shared.now = now;
@@ -79,6 +81,8 @@ impl RawNode {
         }
     }
 
+    /// Never inlined: many inputs come at one moment, and only the first of them has anything to do here.
+    #[inline(never)]
     fn expire(&mut self) {
         let shared = &mut self.shared;
         let now = shared.now;
@@ -335,6 +339,7 @@ impl RawNode {
             ..self.shared.config.clone()
         };
         after.validate()?;
+        *self.shared.nothing_new = false;
         self.shared.log.set_window_bytes_max(after.window_bytes_max);
         self.shared.config = after;
         Ok(())
@@ -383,6 +388,7 @@ impl RawNode {
 
     /// The transport could not deliver to `replica`: stop streaming, probe; a transfer to it is given up.
     pub fn report_unreachable(&mut self, replica: ReplicaId) {
+        *self.shared.nothing_new = false;
         if let Role::Leader(leader) = &mut self.role {
             leader.on_unreachable(&mut self.shared, replica);
         }
@@ -456,6 +462,7 @@ impl RawNode {
     /// The log's entries up to `through` are going to be dropped (a durable snapshot covers them).
     /// Ignored beyond what is applied and durable here. The write itself is the caller's.
     pub fn on_compacted(&mut self, through: LogId) {
+        *self.shared.nothing_new = false;
         let applied = self.shared.apply.applied();
         let log = &mut self.shared.log;
         let most = applied.min(log.persisted());
@@ -468,7 +475,12 @@ impl RawNode {
     // ---- output ---------------------------------------------------------------------------------
 
     /// Whether `ready` would return anything.
+    #[inline]
     pub fn has_ready(&self) -> bool {
+        !*self.shared.nothing_new && self.has_output()
+    }
+
+    fn has_output(&self) -> bool {
         let replicate = matches!(&self.role, Role::Leader(leader) if leader.replicate);
         replicate || self.shared.has_output()
     }
@@ -497,13 +509,19 @@ impl RawNode {
         }
         let shared = &mut self.shared;
         shared.event(RaftEvent::ReadyTaken);
-        ready.persist = shared.writes.take(shared.hard_state(), &mut shared.log);
+        ready.persist = None;
+        let hard_state = shared.hard_state();
+        if shared.writes.is_waiting(hard_state, &shared.log) {
+            ready.persist = Some(shared.writes.take(hard_state, &mut shared.log));
+        }
         ready.restore = shared.take_restore();
         ready.apply = shared.take_apply();
         shared.outbox.take_into(&mut ready.send);
         exchange(&mut shared.reads, &mut ready.reads);
         shared.fetches.take_into(&mut ready.fetch);
         exchange(&mut shared.events, &mut ready.events);
+        debug_assert!(!shared.has_output(), "a `Ready` takes everything there is to do");
+        *shared.nothing_new = !matches!(&self.role, Role::Leader(leader) if leader.replicate);
     }
 
     /// A view of the replica.

@@ -108,7 +108,9 @@ const ROOM_MAX: usize = 1024;
 
 /// Hands out what is in `inside`, and keeps the room of `outside` to fill; what is still in that is forgotten.
 pub(crate) fn exchange<T>(inside: &mut Vec<T>, outside: &mut Vec<T>) {
-    outside.clear();
+    if !outside.is_empty() {
+        outside.clear();
+    }
     if inside.is_empty() {
         return;
     }

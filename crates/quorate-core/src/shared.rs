@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::apply::Apply;
+use crate::aside::Aside;
 use crate::config::Config;
 use crate::entries::Entries;
 use crate::entry::{Entry, EntryPayload};
@@ -24,7 +25,7 @@ use crate::read::Asker;
 use crate::ready::{PersistToken, ReadOutcome, ReadTicket};
 use crate::rng::SplitMix64;
 use crate::snapshot_wish::SnapshotWish;
-use crate::types::{HardState, LogIndex, MonoTime, ReplicaId, Term};
+use crate::types::{HardState, LogIndex, MonoTime, ReplicaId, Term, nanos};
 use crate::writes::Writes;
 
 /// See the module.
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) next_request: u64,
     pub(crate) reads: Vec<ReadOutcome>,
     pub(crate) events: Vec<RaftEvent>,
+    /// A `Ready` took everything, and no input came since. Every input clears it, mostly by its `tick`.
+    pub(crate) nothing_new: Aside<bool>,
 }
 
 impl Shared {
@@ -91,6 +94,7 @@ impl Shared {
             next_request: lives.next(),
             reads: Vec::new(),
             events: Vec::new(),
+            nothing_new: Aside(false),
             log,
             config,
         })
@@ -150,10 +154,9 @@ impl Shared {
 
     /// A moment between one and two election timeouts from now, later for replicas that should not lead.
     pub(crate) fn election_deadline(&mut self) -> MonoTime {
-        let timeout = self.config.election_timeout;
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        let waits = timeout + self.config.election_delay;
-        self.now + waits + std::time::Duration::from_nanos(self.rng.below(nanos))
+        let timeout = nanos(self.config.election_timeout);
+        let waits = timeout.saturating_add(nanos(self.config.election_delay));
+        MonoTime(self.now.0.saturating_add(waits).saturating_add(self.rng.below(timeout)))
     }
 
     /// One election timeout from now.
@@ -206,10 +209,16 @@ impl Shared {
         self.config.events == EventDetail::Trace
     }
 
+    #[inline]
     fn trace_sent(&mut self, message: &Message) {
         if self.is_traced() {
-            self.events.push(RaftEvent::MessageSent { message: Box::new(message.clone()) });
+            self.tell_sent(message);
         }
+    }
+
+    #[cold]
+    fn tell_sent(&mut self, message: &Message) {
+        self.events.push(RaftEvent::MessageSent { message: Box::new(message.clone()) });
     }
 
     pub(crate) fn role_event(&mut self, role: RoleName, reason: RoleReason) {
@@ -249,13 +258,15 @@ impl Shared {
     }
 
     /// Says whether the commit index moved.
+    #[inline]
     pub(crate) fn commit_to(&mut self, index: LogIndex) -> bool {
-        let moved = self.log.commit_to(index);
-        if moved {
+        let moves = index > self.log.commit();
+        if moves {
+            self.log.commit_to(index);
             self.writes.hint_changed(self.now, self.config.heartbeat_interval);
             self.event(RaftEvent::Committed { index });
         }
-        moved
+        moves
     }
 
     pub(crate) fn on_persisted(&mut self, token: PersistToken) {

@@ -133,7 +133,11 @@ impl MonoTime {
 impl std::ops::Add<Duration> for MonoTime {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(nanos))
+        Self(self.0.saturating_add(nanos(duration)))
     }
+}
+
+/// The nanoseconds of `duration`, at most those of 584 years.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

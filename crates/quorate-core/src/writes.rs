@@ -145,12 +145,9 @@ impl Writes {
         self.hint_due || self.must_sync(now, log)
     }
 
-    /// The write collected so far, if there is any.
-    pub(crate) fn take(&mut self, now: HardState, log: &mut Log) -> Option<Persist> {
+    /// The write collected so far; something must be waiting.
+    pub(crate) fn take(&mut self, now: HardState, log: &mut Log) -> Persist {
         let must_sync = self.must_sync(now, log);
-        if !must_sync && !self.hint_due {
-            return None;
-        }
         let token = self.next_token();
         self.handed = token;
         if self.vote_changed(now) {
@@ -166,7 +163,7 @@ impl Writes {
         self.hint_deadline = None;
         self.hint_due = false;
         let reset = self.reset.take();
-        Some(Persist {
+        Persist {
             token,
             reset_to: reset.as_ref().map(|meta| meta.last),
             reset_membership: reset.map(|meta| (meta.membership_id, meta.membership)),
@@ -174,7 +171,7 @@ impl Writes {
             entries,
             hard_state,
             must_sync,
-        })
+        }
     }
 
     /// Everything up to `token` is durable. Returns up to where that makes the present log durable.
