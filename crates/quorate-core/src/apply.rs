@@ -54,6 +54,11 @@ impl Apply {
         }
     }
 
+    /// What waits for the state machine stays; more follows by the new limit.
+    pub(crate) const fn set_bytes_max(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+    }
+
     /// Hands out nothing more until a snapshot is restored. Says how far it has handed out.
     pub(crate) const fn pause(&mut self) -> LogIndex {
         self.paused = true;

@@ -341,6 +341,7 @@ impl RawNode {
         after.validate()?;
         *self.shared.nothing_new = false;
         self.shared.log.set_window_bytes_max(after.window_bytes_max);
+        self.shared.apply.set_bytes_max(after.apply_bytes_max);
         self.shared.config = after;
         Ok(())
     }

@@ -8,6 +8,7 @@
 
 mod group;
 mod hashicorp_traps;
+mod limits;
 mod paper_rules;
 mod peers_elections;
 mod peers_members;
