@@ -9,6 +9,8 @@ mod commands;
 mod damage;
 mod demo;
 mod exits;
+#[path = "../shared/harness.rs"]
+#[allow(dead_code, reason = "other tests need more of it")]
 mod harness;
 mod misuse;
 mod offline;

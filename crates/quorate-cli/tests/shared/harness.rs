@@ -1,5 +1,8 @@
-//! What the stories need: ports that are free, processes that never outlive their test, and waiting
-//! for conditions with a deadline.
+//! What stories about real processes need: ports that are free, processes that never outlive their test, and
+//! waiting for conditions with a deadline.
+//!
+//! Two test targets share this file: `process` (one story per thing that may happen) and `chaos` (everything that
+//! may happen, while clients write down what they see).
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,17 +29,23 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        // Nobody ever sends: a pause between two looks.
-        let (_nobody, silence) = mpsc::channel::<()>();
-        silence.recv_timeout(Duration::from_millis(15)).unwrap_err();
+        let_pass(Duration::from_millis(15));
     }
+}
+
+/// Does nothing for a while: between two looks at a condition, or for as long as a fault lasts.
+pub(crate) fn let_pass(time: Duration) {
+    // Nobody ever sends.
+    let (_nobody, silence) = mpsc::channel::<()>();
+    silence.recv_timeout(time).unwrap_err();
 }
 
 /// A range of ports for one story, below those that the kernel gives to outgoing connections. The
 /// first one is held as a lease, so that stories in other processes take other ranges.
 pub(crate) struct Ports {
     pub(crate) base: u16,
-    _lease: TcpListener,
+    host: fn(u64) -> String,
+    _lease: Option<TcpListener>,
 }
 
 impl Ports {
@@ -50,23 +59,36 @@ impl Ports {
             let lease = TcpListener::bind(("127.0.0.1", base)).ok()?;
             let all = [1, 2, 3, 4, 101, 102, 103, 104];
             let free = all.iter().all(|offset| TcpListener::bind(("127.0.0.1", base + offset)).is_ok());
-            free.then_some(Self { base, _lease: lease })
+            free.then_some(Self { base, host: |_| "127.0.0.1".to_owned(), _lease: Some(lease) })
         });
         free.next().expect("there are 125 ranges of ports")
     }
 
+    /// Where every node has an address of its own and nobody else uses ports.
+    pub(crate) fn of_hosts(host: fn(u64) -> String) -> Self {
+        Self { base: 7000, host, _lease: None }
+    }
+
     pub(crate) fn client(&self, node: u64) -> String {
-        format!("127.0.0.1:{}", self.base + u16::try_from(node).unwrap())
+        format!("{}:{}", (self.host)(node), self.base + u16::try_from(node).unwrap())
     }
 
     pub(crate) fn peer(&self, node: u64) -> String {
-        format!("127.0.0.1:{}", self.base + 100 + u16::try_from(node).unwrap())
+        format!("{}:{}", (self.host)(node), self.base + 100 + u16::try_from(node).unwrap())
     }
 }
 
 /// The program, without the settings of whoever runs the tests.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    program_after(&[])
+}
+
+/// The program as the last word of a command that becomes it (`ip netns exec NAME`), which keeps its process id.
+fn program_after(words: &[String]) -> Command {
+    let program = env!("CARGO_BIN_EXE_quorate").to_owned();
+    let mut words = words.iter().chain([&program]);
+    let mut command = Command::new(words.next().expect("the program at least"));
+    command.args(words);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("QUORATE_") {
             command.env_remove(name);
@@ -185,16 +207,16 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts a node and waits until it is ready. What it logs goes to the end of `log`.
-    pub(crate) fn start(arguments: &[String], log: &Path) -> Self {
-        Self::try_start(arguments, log)
+    fn start(before: &[String], arguments: &[String], log: &Path) -> Self {
+        Self::try_start(before, arguments, log)
             .unwrap_or_else(|finished| panic!("{arguments:?} is not ready: {finished:?}"))
     }
 
     /// Starts a node, or says how it ended instead. What it logs goes to the end of `log`.
-    fn try_start(arguments: &[String], log: &Path) -> Result<Self, Finished> {
+    fn try_start(before: &[String], arguments: &[String], log: &Path) -> Result<Self, Finished> {
         let logged_before = std::fs::read(log).map_or(0, |log| log.len());
         let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut child = program()
+        let mut child = program_after(before)
             .args(arguments)
             .args(["--ready-format", "json", "--exit-with-parent"])
             .stdin(Stdio::piped())
@@ -217,6 +239,11 @@ impl Node {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// SIGKILL.
@@ -255,23 +282,31 @@ async fn ask(address: &str) -> Option<proto::StatusResponse> {
 
 /// Nodes with their directories and ports; a node is always started again with the same command.
 pub(crate) struct Cluster {
-    pub(crate) ports: Ports,
     pub(crate) scratch: TempDir,
     pub(crate) runtime: tokio::runtime::Runtime,
+    /// The words before the program in a node's command.
+    before: BTreeMap<u64, Vec<String>>,
     commands: BTreeMap<u64, Vec<String>>,
     nodes: BTreeMap<u64, Node>,
+    /// Given back when the nodes are gone.
+    pub(crate) ports: Ports,
 }
 
 impl Cluster {
     pub(crate) fn new() -> Self {
+        Self::at(Ports::lease())
+    }
+
+    pub(crate) fn at(ports: Ports) -> Self {
         Self {
-            ports: Ports::lease(),
+            ports,
             scratch: tempfile::tempdir().unwrap(),
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()
                 .unwrap(),
+            before: BTreeMap::new(),
             commands: BTreeMap::new(),
             nodes: BTreeMap::new(),
         }
@@ -280,16 +315,31 @@ impl Cluster {
     /// Three nodes started at once with the same list, and a leader. `more` are further flags.
     pub(crate) fn of_three(more: &[&str]) -> Self {
         let mut cluster = Self::new();
-        let members: Vec<String> =
-            (1..=3).map(|node| format!("{node}={}", cluster.ports.peer(node))).collect();
-        let members = members.join(",");
-        for node in 1..=3 {
-            let mut flags = vec!["--initial-cluster", &members];
-            flags.extend(more);
-            cluster.start(node, &flags);
-        }
-        cluster.wait_for_leader(None);
+        let addresses = (1..=3).map(|node| (node, cluster.ports.peer(node))).collect();
+        cluster.start_all(&addresses, more);
         cluster
+    }
+
+    /// Nodes started at once, which reach each other at these addresses, and a leader.
+    pub(crate) fn start_all(&mut self, addresses: &BTreeMap<u64, String>, more: &[&str]) {
+        let members: Vec<String> =
+            addresses.iter().map(|(node, address)| format!("{node}={address}")).collect();
+        let members = members.join(",");
+        for (node, address) in addresses {
+            let mut flags = vec!["--initial-cluster", &members, "--peer-advertise", address];
+            flags.extend(more);
+            self.start(*node, &flags);
+        }
+        self.wait_for_leader(None);
+    }
+
+    /// Puts words before the program in the command of `node`, which is not started yet.
+    pub(crate) fn set_before(&mut self, node: u64, words: &[&str]) {
+        self.before.insert(node, words.iter().map(|&word| word.to_owned()).collect());
+    }
+
+    fn before(&self, node: u64) -> &[String] {
+        self.before.get(&node).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn dir(&self, node: u64) -> PathBuf {
@@ -326,7 +376,7 @@ impl Cluster {
 
     /// The identical command again.
     pub(crate) fn restart(&mut self, node: u64) {
-        let started = Node::start(&self.commands[&node], &self.log(node));
+        let started = Node::start(self.before(node), &self.commands[&node], &self.log(node));
         assert!(self.nodes.insert(node, started).is_none(), "node {node} runs already");
     }
 
@@ -344,7 +394,7 @@ impl Cluster {
 
     /// The identical command again, which may fail.
     pub(crate) fn try_restart(&mut self, node: u64) -> Result<(), Finished> {
-        let started = Node::try_start(&self.commands[&node], &self.log(node))?;
+        let started = Node::try_start(self.before(node), &self.commands[&node], &self.log(node))?;
         assert!(self.nodes.insert(node, started).is_none(), "node {node} runs already");
         Ok(())
     }
@@ -358,6 +408,10 @@ impl Cluster {
 
     pub(crate) fn take(&mut self, node: u64) -> Node {
         self.nodes.remove(&node).expect("the node runs")
+    }
+
+    pub(crate) fn node(&mut self, node: u64) -> &mut Node {
+        self.nodes.get_mut(&node).expect("the node runs")
     }
 
     pub(crate) fn running(&self) -> Vec<u64> {

@@ -1,0 +1,103 @@
+//! A client that is nothing but HTTP: it names each write with an idempotency key and sends it again, to one node
+//! after the other, until somebody answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_sim::linearizability::{Operation, Outcome};
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use crate::clients::CLIENT_DEADLINE;
+use crate::harness::let_pass;
+
+pub(crate) struct KeyedClient {
+    agent: Agent,
+    endpoints: Vec<String>,
+    number: u64,
+    /// How many writes were named.
+    writes: u64,
+    /// The endpoint that is asked first, as it answered last.
+    preferred: usize,
+    give_up: Arc<AtomicBool>,
+}
+
+/// What one node said, or did not say.
+enum Said {
+    Final(Outcome),
+    /// It did nothing, and will not.
+    NotApplied,
+    /// It may have done something, or may yet.
+    Nothing,
+}
+
+impl KeyedClient {
+    pub(crate) fn new(endpoints: Vec<String>, number: u64, give_up: Arc<AtomicBool>) -> Self {
+        let agent = Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(3)))
+            .timeout_connect(Some(Duration::from_secs(1)))
+            .http_status_as_error(false)
+            .build();
+        Self { agent: agent.into(), endpoints, number, writes: 0, preferred: 0, give_up }
+    }
+
+    pub(crate) fn perform(&mut self, operation: &Operation) -> Outcome {
+        self.writes += 1;
+        let name = format!("{}-{}", self.number, self.writes);
+        let begun = Instant::now();
+        let mut may_be_applied = false;
+        while begun.elapsed() < CLIENT_DEADLINE && !self.give_up.load(Ordering::Relaxed) {
+            match self.ask(operation, &name) {
+                Said::Final(outcome) => return outcome,
+                Said::NotApplied => {}
+                Said::Nothing => may_be_applied = true,
+            }
+            self.preferred = (self.preferred + 1) % self.endpoints.len();
+            let_pass(Duration::from_millis(50));
+        }
+        if may_be_applied { Outcome::Unknown } else { Outcome::NotApplied }
+    }
+
+    fn ask(&self, operation: &Operation, name: &str) -> Said {
+        let url = |key: &Bytes| {
+            let key = String::from_utf8(key.to_vec()).expect("keys of these tests are words");
+            format!("http://{}/v1/kv/{key}", self.endpoints[self.preferred])
+        };
+        let answer = match operation {
+            Operation::Get { key } => self.agent.get(url(key)).call(),
+            Operation::Put { key, value } => {
+                self.agent.put(url(key)).header("Idempotency-Key", name).send(&value[..])
+            }
+            Operation::Delete { key } => self.agent.delete(url(key)).header("Idempotency-Key", name).call(),
+            Operation::Swap { key, value, .. } => self
+                .agent
+                .put(url(key))
+                .header("Idempotency-Key", name)
+                .header("If-None-Match", "*")
+                .send(&value.clone().unwrap_or_default()[..]),
+        };
+        match answer {
+            Ok(answer) => said(operation, answer),
+            Err(_) => Said::Nothing,
+        }
+    }
+}
+
+/// What an answer means for the operation.
+fn said(operation: &Operation, mut answer: Response<Body>) -> Said {
+    let status = answer.status().as_u16();
+    let Ok(body) = answer.body_mut().read_to_vec() else { return Said::Nothing };
+    match (operation, status) {
+        (Operation::Get { .. }, 200) => Said::Final(Outcome::Found(Some(body.into()))),
+        (Operation::Get { .. }, 404) => Said::Final(Outcome::Found(None)),
+        (_, 200 | 201) => Said::Final(Outcome::Done),
+        (_, 412) => Said::Final(Outcome::Refused),
+        (_, 429 | 503 | 504) => {
+            let error: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            if error["error"]["applied"] == "no" { Said::NotApplied } else { Said::Nothing }
+        }
+        (_, _) => panic!("{operation:?} was answered with {status}: {}", String::from_utf8_lossy(&body)),
+    }
+}
