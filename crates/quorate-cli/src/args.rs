@@ -87,6 +87,20 @@ pub(crate) struct PutArgs {
 pub(crate) struct GetArgs {
     /// The key
     pub(crate) key: OsString,
+    #[command(flatten)]
+    pub(crate) freshness: Freshness,
+}
+
+/// How fresh a read must be, if not linearizable.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(multiple = false)]
+pub(crate) struct Freshness {
+    /// Let the leader answer from its lease where the servers have that switched on; trusts their clocks
+    #[arg(long)]
+    pub(crate) lease: bool,
+    /// An answer that was the newest at most this long ago will do, for example 500ms
+    #[arg(long, value_name = "TIME", value_parser = crate::config::duration)]
+    pub(crate) recent: Option<std::time::Duration>,
     /// Ask one node what it has, without asking whether that is the newest
     #[arg(long)]
     pub(crate) stale: bool,
@@ -114,9 +128,8 @@ pub(crate) struct ScanArgs {
     /// Stop after this many keys
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) limit: u32,
-    /// Ask one node what it has, without asking whether that is the newest
-    #[arg(long)]
-    pub(crate) stale: bool,
+    #[command(flatten)]
+    pub(crate) freshness: Freshness,
 }
 
 /// `member`.

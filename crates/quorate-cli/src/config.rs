@@ -303,6 +303,8 @@ pub(crate) struct ServeConfig {
     pub(crate) election_timeout: Duration,
     /// How often a leader speaks.
     pub(crate) heartbeat_interval: Duration,
+    /// Reads from the leader's lease, and by how much clocks may differ.
+    pub(crate) lease_drift_max: Option<Duration>,
     /// The largest value.
     pub(crate) value_bytes_max: u64,
     /// Snapshot after this many entries.
@@ -353,6 +355,7 @@ impl ServeConfig {
             heartbeat_interval: Duration::from_millis(
                 layers.required("heartbeat-interval-ms", number(1, 200_000))?,
             ),
+            lease_drift_max: lease_drift_max(layers)?,
             value_bytes_max: layers.required("value-bytes-max", |text| match byte_count(text)? {
                 bytes if bytes == 0 || bytes > VALUE_BYTES_LIMIT => {
                     Err("write between 1 and 16MiB".to_owned())
@@ -391,6 +394,11 @@ impl ServeConfig {
                 "it must be at most a third of the election timeout: {at_most}, or raise --election-timeout-ms"
             )));
         }
+        if self.lease_drift_max.is_some_and(|drift| drift >= self.election_timeout) {
+            let value = layers.named("lease-drift-max-ms").expect("lease-drift-max-ms has a default");
+            let below = self.election_timeout.as_millis();
+            return Err(value.wrong(&format!("it must be below the election timeout: less than {below}")));
+        }
         if let Start::InitialCluster(nodes) = &self.start
             && !nodes.contains_key(&self.id)
         {
@@ -399,6 +407,12 @@ impl ServeConfig {
         }
         Ok(())
     }
+}
+
+/// By how much clocks may differ, if leases are switched on.
+fn lease_drift_max(layers: &Layers) -> Result<Option<Duration>, Failure> {
+    let millis = layers.required("lease-drift-max-ms", number(1, 600_000))?;
+    Ok(layers.required("leader-lease", boolean)?.then(|| Duration::from_millis(millis)))
 }
 
 fn peer_tls(layers: &Layers) -> Result<Option<PeerTlsFiles>, Failure> {

@@ -162,3 +162,12 @@ fn full_and_stalled_disks_are_treated_as_told() {
     let set = serve_line(&[("wal-reserve-bytes", "0"), ("stalled-write-ms", "700")]);
     assert!(set.contains("wal_reserve_bytes: 0, stalled_write_max: 700ms"), "{set}");
 }
+
+#[test]
+fn leases_are_off_until_they_are_switched_on() {
+    assert!(serve_line(&[("lease-drift-max-ms", "50")]).contains("lease_drift_max: None"));
+    let on = serve_line(&[("leader-lease", "true"), ("lease-drift-max-ms", "50")]);
+    assert!(on.contains("lease_drift_max: Some(50ms)"), "{on}");
+    let too_much = serve_line(&[("leader-lease", "true"), ("lease-drift-max-ms", "1000")]);
+    assert!(too_much.contains("below the election timeout: less than 1000"), "{too_much}");
+}

@@ -11,7 +11,7 @@ use quorate_client::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::args::{DeleteArgs, GetArgs, PutArgs, ScanArgs};
+use crate::args::{DeleteArgs, Freshness, GetArgs, PutArgs, ScanArgs};
 use crate::config::{ClientConfig, OutputFormat};
 use crate::failure::{Exit, Failure};
 use crate::output;
@@ -72,7 +72,7 @@ pub(crate) async fn put(args: PutArgs, config: &ClientConfig) -> Result<(), Fail
 /// `get`.
 pub(crate) async fn get(args: GetArgs, config: &ClientConfig) -> Result<(), Failure> {
     let key = bytes(args.key);
-    let read = connect(config)?.get_with(key.clone(), consistency(args.stale)).await;
+    let read = connect(config)?.get_with(key.clone(), consistency(args.freshness)).await;
     let read = read.map_err(|error| failure(error, config))?;
     let Some(item) = read.value else {
         return Err(Failure::new(Exit::NotFound, format!("there is no key {}", output::cell(&key))));
@@ -113,7 +113,7 @@ pub(crate) async fn scan(args: ScanArgs, config: &ClientConfig) -> Result<(), Fa
             start,
             end: end.clone(),
             limit: left.min(PAGE_ITEMS),
-            consistency: consistency(args.stale),
+            consistency: consistency(args.freshness),
         };
         let page = client.scan(options).await.map_err(|error| failure(error, config))?;
         index = page.index;
@@ -147,8 +147,13 @@ pub(crate) async fn scan(args: ScanArgs, config: &ClientConfig) -> Result<(), Fa
     }
 }
 
-fn consistency(stale: bool) -> Consistency {
-    if stale { Consistency::Stale } else { Consistency::Linearizable }
+fn consistency(freshness: Freshness) -> Consistency {
+    match freshness {
+        Freshness { stale: true, .. } => Consistency::Stale,
+        Freshness { lease: true, .. } => Consistency::Lease,
+        Freshness { recent: Some(age_max), .. } => Consistency::Recent(age_max),
+        Freshness { recent: None, .. } => Consistency::Linearizable,
+    }
 }
 
 fn bytes(argument: OsString) -> Bytes {

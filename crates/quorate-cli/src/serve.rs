@@ -143,6 +143,7 @@ fn server_config(config: &ServeConfig) -> ServerConfig {
         timings: Timings {
             election_timeout: config.election_timeout,
             heartbeat_interval: config.heartbeat_interval,
+            lease_drift_max: config.lease_drift_max,
             stalled_write_max: config.stalled_write_max,
             ..Timings::default()
         },

@@ -70,6 +70,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     serve("learner", "", "false", "With --join: stay a learner that does not vote, until somebody promotes it"),
     serve("election-timeout-ms", "N", "1000", "A node that hears nothing for one to two of these campaigns; the same on all nodes"),
     serve("heartbeat-interval-ms", "N", "100", "How often a leader speaks; at most a third of the election timeout"),
+    serve("leader-lease", "", "false", "Serve reads that ask for it from the leader's lease, without asking a majority; trusts clocks; the same on all nodes"),
+    serve("lease-drift-max-ms", "N", "100", "By how much two nodes' clocks may differ over one election timeout, with --leader-lease"),
     serve("value-bytes-max", "BYTES", "1MiB", "The largest value that is taken, for example 65536, 64KiB or 1MiB"),
     serve("snapshot-entries", "N", "10000", "Take a snapshot after this many entries; 0: never by count"),
     serve("snapshot-bytes", "BYTES", "64MiB", "Take a snapshot after this many bytes of commands; 0: never by bytes"),

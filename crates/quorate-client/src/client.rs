@@ -189,9 +189,12 @@ impl Client {
         key: impl Into<Bytes>,
         consistency: Consistency,
     ) -> Result<Read<Option<Item>>, ClientError> {
-        let (key, consistency) = (key.into(), consistency_to_proto(consistency));
-        let build =
-            |header| Request::Get(proto::GetRequest { header: Some(header), key: key.clone(), consistency });
+        let key = key.into();
+        let (consistency, age_max_millis) = consistency_to_proto(consistency);
+        let build = |header| {
+            let header = Some(header);
+            Request::Get(proto::GetRequest { header, key: key.clone(), consistency, age_max_millis })
+        };
         let Response::Get(get) = self.read(build).await? else {
             return Err(unexpected("a get"));
         };
@@ -204,13 +207,15 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn scan(&self, options: ScanOptions) -> Result<Read<Page>, ClientError> {
+        let (consistency, age_max_millis) = consistency_to_proto(options.consistency);
         let build = |header| {
             Request::Scan(proto::ScanRequest {
                 header: Some(header),
                 start: options.start.clone(),
                 end: options.end.clone(),
                 limit: options.limit,
-                consistency: consistency_to_proto(options.consistency),
+                consistency,
+                age_max_millis,
             })
         };
         let Response::Scan(scan) = self.read(build).await? else {
@@ -547,10 +552,20 @@ fn condition_to_proto(condition: Condition) -> Option<proto::Condition> {
     Some(proto::Condition { kind: Some(kind) })
 }
 
-fn consistency_to_proto(consistency: Consistency) -> i32 {
+/// The level, and how many milliseconds old the answer may be where that counts.
+fn consistency_to_proto(consistency: Consistency) -> (i32, u32) {
     match consistency {
-        Consistency::Linearizable => proto::Consistency::Linearizable.into(),
-        Consistency::Stale => proto::Consistency::Stale.into(),
+        Consistency::Linearizable => (proto::Consistency::Linearizable.into(), 0),
+        Consistency::Lease => (proto::Consistency::Lease.into(), 0),
+        // Under a millisecond nothing can be old: that is a linearizable read.
+        Consistency::Recent(age_max) if age_max.as_millis() == 0 => {
+            (proto::Consistency::Linearizable.into(), 0)
+        }
+        Consistency::Recent(age_max) => {
+            let millis = u32::try_from(age_max.as_millis()).unwrap_or(u32::MAX);
+            (proto::Consistency::Recent.into(), millis)
+        }
+        Consistency::Stale => (proto::Consistency::Stale.into(), 0),
     }
 }
 

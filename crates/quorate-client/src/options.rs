@@ -43,6 +43,12 @@ pub enum Consistency {
     /// As fresh as any answer or acknowledgement given before the question was asked.
     #[default]
     Linearizable,
+    /// The same without asking anybody, at a leader that holds a lease; elsewhere, and on servers whose leases are
+    /// switched off (the default), a majority is asked. Trusts the clocks of the servers.
+    Lease,
+    /// At least as fresh as a linearizable answer of this long ago: 1 ms to 49 days, in whole milliseconds, rounded
+    /// down.
+    Recent(Duration),
     /// Whatever the answering node has applied, at once.
     Stale,
 }

@@ -98,13 +98,17 @@ pub struct Limits {
     pub connections_max: usize,
 }
 
-/// How long things take. All nodes of a cluster should agree on the first two.
+/// How long things take. All nodes of a cluster should agree on the first three.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timings {
     /// A follower that hears nothing for this long, up to twice this, campaigns. Default 1 s.
     pub election_timeout: Duration,
     /// How often a leader speaks. Default 100 ms.
     pub heartbeat_interval: Duration,
+    /// Serves reads that ask for it from the leader's lease, and trusts that two nodes' clocks differ by no more than
+    /// this over one election timeout. Below the election timeout. Default: none, such reads ask a majority.
+    /// Switch it on on every node before anybody asks for such reads (docs/operations.md).
+    pub lease_drift_max: Option<Duration>,
     /// A leader whose disk does not finish a write for this long hands over, or steps down. Default 5 s.
     pub stalled_write_max: Duration,
     /// The longest a request may take. Default 10 s.
@@ -158,6 +162,7 @@ impl Default for Timings {
         Self {
             election_timeout: Duration::from_secs(1),
             heartbeat_interval: Duration::from_millis(100),
+            lease_drift_max: None,
             stalled_write_max: Duration::from_secs(5),
             request_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),

@@ -1,5 +1,7 @@
 //! Between the protocol's types and ours. The protocol's live and die at the edge.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorate::{Consistency, Dedupe, SessionId};
 use quorate_client::proto;
@@ -74,10 +76,21 @@ pub(crate) fn idempotency_key(key: Bytes, command: &KvCommand) -> Result<Dedupe,
     Ok(Dedupe::Key { key, fingerprint: fnv1a(&command.encode()) })
 }
 
-pub(crate) fn consistency(consistency: i32) -> Result<Consistency, ApiError> {
-    match proto::Consistency::try_from(consistency) {
+pub(crate) fn consistency(consistency: i32, age_max_millis: u32) -> Result<Consistency, ApiError> {
+    let asked = proto::Consistency::try_from(consistency);
+    if age_max_millis != 0 && asked != Ok(proto::Consistency::Recent) {
+        return Err(ApiError::invalid("age_max_millis is for reads that may be a little old: ask for those"));
+    }
+    match asked {
         Ok(proto::Consistency::Linearizable) => Ok(Consistency::Linearizable),
         Ok(proto::Consistency::Stale) => Ok(Consistency::Stale),
+        Ok(proto::Consistency::Lease) => Ok(Consistency::Lease),
+        Ok(proto::Consistency::Recent) if age_max_millis == 0 => {
+            Err(ApiError::invalid("age_max_millis is missing: how many milliseconds may the answer be old?"))
+        }
+        Ok(proto::Consistency::Recent) => {
+            Ok(Consistency::Recent { age_max: Duration::from_millis(age_max_millis.into()) })
+        }
         Err(_) => Err(ApiError::invalid(format!("consistency {consistency} is not known to this node"))),
     }
 }
@@ -98,6 +111,17 @@ mod tests {
     fn fingerprints_are_the_published_hash() {
         assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn how_old_an_answer_may_be_is_said_with_that_consistency_and_no_other() {
+        let ask = |asked: proto::Consistency, age| consistency(asked.into(), age);
+        assert_eq!(ask(proto::Consistency::Lease, 0).unwrap(), Consistency::Lease);
+        let age_max = Duration::from_millis(250);
+        assert_eq!(ask(proto::Consistency::Recent, 250).unwrap(), Consistency::Recent { age_max });
+        assert!(ask(proto::Consistency::Recent, 0).is_err());
+        assert!(ask(proto::Consistency::Linearizable, 250).is_err());
+        assert!(consistency(99, 0).is_err());
     }
 
     #[test]

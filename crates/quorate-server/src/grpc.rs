@@ -65,7 +65,7 @@ impl Grpc {
 
     async fn do_get(&self, request: proto::GetRequest) -> Result<proto::GetResponse, ApiError> {
         let context = self.service.context(request.header)?;
-        let consistency = convert::consistency(request.consistency)?;
+        let consistency = convert::consistency(request.consistency, request.age_max_millis)?;
         let answered = self.service.get(context, request.key, consistency).await?;
         let index = answered.index;
         Ok(match answered.value {
@@ -76,7 +76,7 @@ impl Grpc {
 
     async fn do_scan(&self, request: proto::ScanRequest) -> Result<proto::ScanResponse, ApiError> {
         let context = self.service.context(request.header)?;
-        let consistency = convert::consistency(request.consistency)?;
+        let consistency = convert::consistency(request.consistency, request.age_max_millis)?;
         let range = Range { start: request.start, end: request.end, limit: request.limit };
         let answered = self.service.scan(context, range, consistency).await?;
         let items = answered.value.items.into_iter();

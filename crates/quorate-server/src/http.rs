@@ -22,7 +22,7 @@ use http::header::{ALLOW, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use quorate::{Consistency, Dedupe, NodeId};
-use quorate_client::ErrorCode;
+use quorate_client::{ErrorCode, proto};
 use quorate_kv::{Condition, KvCommand};
 use tokio::time::timeout_at;
 
@@ -306,11 +306,18 @@ fn write_context(service: &Service, request: &Request) -> Result<Context, ApiErr
 
 fn read_context(service: &Service, query: &mut Query) -> Result<(Context, Consistency), ApiError> {
     let timeout_millis = query.take_number("timeout_millis")?.unwrap_or_default();
-    let consistency = match query.take("consistency").as_deref() {
-        None | Some(b"linearizable") => Consistency::Linearizable,
-        Some(b"stale") => Consistency::Stale,
-        Some(_) => return Err(ApiError::invalid("consistency is linearizable (the default) or stale")),
+    let level = match query.take("consistency").as_deref() {
+        None | Some(b"linearizable") => proto::Consistency::Linearizable,
+        Some(b"lease") => proto::Consistency::Lease,
+        Some(b"recent") => proto::Consistency::Recent,
+        Some(b"stale") => proto::Consistency::Stale,
+        Some(_) => {
+            let message = "consistency is linearizable (the default), lease, recent or stale";
+            return Err(ApiError::invalid(message));
+        }
     };
+    let age_max_millis = query.take_number("age_max_millis")?.unwrap_or_default();
+    let consistency = convert::consistency(level.into(), age_max_millis)?;
     Ok((service.context_for(timeout_millis, false), consistency))
 }
 

@@ -320,13 +320,14 @@ impl Server {
 }
 
 async fn start_node(config: &ServerConfig, origin: &Origin) -> Result<Node, StartError> {
+    let defaults = CoreConfig::new(ReplicaId(0));
     let core = CoreConfig {
         election_timeout: config.timings.election_timeout,
         heartbeat_interval: config.timings.heartbeat_interval,
-        command_bytes_max: CoreConfig::new(ReplicaId(0))
-            .command_bytes_max
-            .max(message_bytes_max(config) as u64),
-        ..CoreConfig::new(ReplicaId(0))
+        leader_lease: config.timings.lease_drift_max.is_some(),
+        lease_drift_max: config.timings.lease_drift_max.unwrap_or(defaults.lease_drift_max),
+        command_bytes_max: defaults.command_bytes_max.max(message_bytes_max(config) as u64),
+        ..defaults
     };
     let node = NodeConfig {
         node: config.node,

@@ -12,6 +12,7 @@ mod exits;
 #[path = "../shared/harness.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
 mod harness;
+mod lease;
 mod misuse;
 mod offline;
 mod replace;

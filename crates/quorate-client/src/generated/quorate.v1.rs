@@ -123,6 +123,9 @@ pub struct GetRequest {
     pub key: ::prost::bytes::Bytes,
     #[prost(enumeration = "Consistency", tag = "3")]
     pub consistency: i32,
+    /// With CONSISTENCY_RECENT, and only then: how old the answer may be, at least 1.
+    #[prost(uint32, tag = "4")]
+    pub age_max_millis: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetResponse {
@@ -152,6 +155,9 @@ pub struct ScanRequest {
     pub limit: u32,
     #[prost(enumeration = "Consistency", tag = "5")]
     pub consistency: i32,
+    /// As in GetRequest.
+    #[prost(uint32, tag = "6")]
+    pub age_max_millis: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ScanResponse {
@@ -441,6 +447,11 @@ pub enum Consistency {
     Linearizable = 0,
     /// Whatever the answering node has applied.
     Stale = 1,
+    /// As linearizable, without asking anybody, at a leader that holds a lease; elsewhere, and where leases are
+    /// switched off, a majority is asked. Trusts clocks (docs/api.md).
+    Lease = 2,
+    /// At least as fresh as a linearizable answer of `age_max_millis` ago.
+    Recent = 3,
 }
 impl Consistency {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -451,6 +462,8 @@ impl Consistency {
         match self {
             Self::Linearizable => "CONSISTENCY_LINEARIZABLE",
             Self::Stale => "CONSISTENCY_STALE",
+            Self::Lease => "CONSISTENCY_LEASE",
+            Self::Recent => "CONSISTENCY_RECENT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -458,6 +471,8 @@ impl Consistency {
         match value {
             "CONSISTENCY_LINEARIZABLE" => Some(Self::Linearizable),
             "CONSISTENCY_STALE" => Some(Self::Stale),
+            "CONSISTENCY_LEASE" => Some(Self::Lease),
+            "CONSISTENCY_RECENT" => Some(Self::Recent),
             _ => None,
         }
     }

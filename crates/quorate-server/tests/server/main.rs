@@ -5,6 +5,7 @@
 
 mod client;
 mod cluster;
+mod freshness;
 mod grpc_api;
 mod http_api;
 mod peer_tls;
