@@ -1,11 +1,13 @@
 //! Project chores: `cargo xtask codegen` turns `proto/` into the Rust code that is checked in; `cargo xtask mutants`
-//! sees that the simulator finds the bugs that were planted for it; `cargo xtask seeds` runs many of its worlds.
+//! sees that the simulator finds the bugs that were planted for it; `cargo xtask seeds` runs many of its worlds;
+//! `cargo xtask soak` runs everything that has seeds for as long as it may.
 //!
 //! Generated code is checked in so that neither users nor the gate build a protobuf compiler, and
 //! so that its changes are seen in review. A test below generates it again and compares.
 
 mod mutants;
 mod seeds;
+mod soak;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,9 +26,13 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Some(chore @ ("mutants" | "seeds")) => {
+        Some(chore @ ("mutants" | "seeds" | "soak")) => {
             let arguments: Vec<String> = std::env::args().skip(2).collect();
-            let done = if chore == "seeds" { seeds::run(&arguments) } else { mutants::run(&arguments) };
+            let done = match chore {
+                "seeds" => seeds::run(&arguments),
+                "soak" => soak::run(&arguments),
+                _ => mutants::run(&arguments),
+            };
             match done {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -38,7 +44,8 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "usage: cargo xtask codegen\n       cargo xtask mutants [--gate] [--only NAME] [--seeds N]\n       \
-                 cargo xtask seeds [--short A..B] [--swarm A..B] [--processes N]"
+                 cargo xtask seeds [--short A..B] [--swarm A..B] [--processes N]\n       \
+                 cargo xtask soak [--minutes N] [--seed S]"
             );
             ExitCode::FAILURE
         }

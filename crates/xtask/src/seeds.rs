@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A short seed is eight virtual seconds of faults and 150 operations; a swarm seed a minute and a thousand, in which logs
-//! wrap, groups grow and shrink and snapshots overtake each other. `docs/seeds.md` says which ranges were run when.
+//! wrap, groups grow and shrink and snapshots overtake each other. `docs/seeds.tsv` says which ranges were run when.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -99,7 +99,7 @@ fn pieces(short: &Range<u64>, swarm: &Range<u64>) -> VecDeque<Piece> {
 }
 
 /// Builds the simulator in a profile and says where it is.
-fn build(profile: &str) -> Result<PathBuf, Box<dyn Error>> {
+pub(crate) fn build(profile: &str) -> Result<PathBuf, Box<dyn Error>> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))

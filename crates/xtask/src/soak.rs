@@ -11,14 +11,14 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::workspace;
+use crate::{seeds, workspace};
 
 /// The ledger: which seeds were run when, of everything that has seeds.
-pub(crate) const LEDGER: &str = "docs/seeds.tsv";
+const LEDGER: &str = "docs/seeds.tsv";
 const LEDGER_HEAD: &str = "date\tcommit\tkind\tfrom\tto\tfailures\tseconds\n";
 /// How many seeds are one turn.
 const SHORT_SEEDS: u64 = 200;
@@ -26,6 +26,9 @@ const LONG_SEEDS: u64 = 10;
 /// The stories of `crates/quorate-cli/tests/chaos`, one each turn.
 const STORIES: &[&str] = &[
     "kills::kill_storm_loses_nothing_that_was_acknowledged",
+    "disks::failing_and_slow_syncs_stop_who_cannot_promise_and_lose_nothing",
+    "disks::full_disks_lose_nothing_and_go_on_when_there_is_space",
+    "namespaces::lost_packets_lose_nothing_and_show_nothing_stale",
     "noise::noise_on_the_wires_is_noticed_and_survived",
     "partitions::cut_wires_lose_nothing_and_show_nothing_stale",
     "pause::leader_that_stood_still_gives_no_stale_answers",
@@ -220,27 +223,21 @@ fn said_by(program: &str, arguments: &[&str]) -> Result<String, Box<dyn Error>> 
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The simulator as users get it, and the nodes with all their assertions.
+/// Both with all their assertions.
 fn build() -> Result<Programs, Box<dyn Error>> {
+    let simulator = seeds::build("seeds")?.display().to_string();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    for words in [
-        &["build", "--quiet", "--locked", "--release", "-p", "quorate-sim"][..],
-        &["test", "--quiet", "--locked", "-p", "quorate-cli", "--test", "chaos", "--no-run"][..],
-    ] {
-        if !Command::new(&cargo).args(words).current_dir(workspace()).status()?.success() {
-            return Err("the build failed".into());
-        }
+    let chaos = [&cargo, "test", "--locked", "-p", "quorate-cli", "--test", "chaos"].map(str::to_owned);
+    if !command(&chaos)?.args(["--quiet", "--no-run"]).status()?.success() {
+        return Err("the build failed".into());
     }
-    let simulator = target.join("release/quorate-sim").display().to_string();
-    let chaos = [&cargo, "test", "--locked", "-p", "quorate-cli", "--test", "chaos", "--"];
-    Ok(Programs { simulator: vec![simulator], chaos: chaos.map(str::to_owned).to_vec() })
+    Ok(Programs { simulator: vec![simulator], chaos: [&chaos[..], &["--".to_owned()]].concat() })
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -259,7 +256,8 @@ mod tests {
         }
 
         fn soak(&self) -> Result<usize, String> {
-            let soaked = soak(&self.programs, Duration::ZERO, 7_000, &self.folder.join("seeds.tsv"), "abc1234");
+            let soaked =
+                soak(&self.programs, Duration::ZERO, 7_000, &self.folder.join("seeds.tsv"), "abc1234");
             soaked.map_err(|error| error.to_string())
         }
 
@@ -293,7 +291,8 @@ mod tests {
 
     #[test]
     fn first_failure_ends_it_with_the_command_that_shows_it_again() {
-        let fails_when_long = r#"case "$*" in *--long*) echo "seed 7003: two leaders in term 4"; exit 1;; esac"#;
+        let fails_when_long =
+            r#"case "$*" in *--long*) echo "seed 7003: two leaders in term 4"; exit 1;; esac"#;
         let scene = Scene::new("long", fails_when_long, PASSES);
         let failure = scene.soak().unwrap_err();
         assert!(failure.contains("two leaders in term 4"), "{failure}");
