@@ -22,6 +22,7 @@ use crate::peer::{PeerBody, PeerMessage};
 use crate::reconfiguring::with_envelope;
 use crate::replica::Replica;
 use crate::request::{Request, RequestError, Ticket};
+use crate::resting::{Resting, reaches_a_quorum};
 use crate::snapshotter::drop_view;
 use crate::versions::MachineVersions;
 
@@ -95,7 +96,10 @@ pub struct GroupStatus {
     pub leader: Option<ReplicaId>,
     /// Whether it leads and has applied everything that was committed before it did.
     pub leader_ready: bool,
-    /// When the leader it follows was heard last, by the clock that the host is given. Not followed by `watch`es.
+    /// Whether nothing happens in the group and nobody says so (`Config::quiesce_after`).
+    pub rests: bool,
+    /// When the leader it follows was heard last, by the clock that the host is given; at rest, its node. Not
+    /// followed by `watch`es.
     pub heard_leader: Option<MonoTime>,
     /// The leader's node and client address, if known.
     pub leader_hint: Option<crate::request::LeaderHint>,
@@ -132,6 +136,8 @@ pub struct Host {
     replicas: BTreeMap<GroupId, Replica>,
     /// When each replica is to be ticked. Set anew when it is drained, after whatever happened to it.
     deadlines: Deadlines,
+    /// Groups in which nothing happens.
+    resting: Resting,
     work: Work,
     /// Something happened to these since work was taken: what they have to do is collected once for all of it,
     /// so that a hundred requests become one write and one message.
@@ -165,6 +171,7 @@ impl Host {
             node,
             replicas: BTreeMap::new(),
             deadlines: Deadlines::default(),
+            resting: Resting::default(),
             work: Work::default(),
             touched: BTreeSet::new(),
             now: Now::default(),
@@ -241,6 +248,10 @@ impl Host {
     /// Stops a replica and answers all its requests; its data stays.
     pub fn close_group(&mut self, group: GroupId) {
         self.broken.remove(&group);
+        if let Some(replica) = self.replicas.get_mut(&group) {
+            // Nobody shall rest under a leader that is gone.
+            replica.core.wake(self.now.mono);
+        }
         self.drain(group);
         self.take_out(group, "the group was closed");
     }
@@ -251,6 +262,8 @@ impl Host {
         match event {
             Event::Tick => {
                 self.allow_bytes(now);
+                self.resting.tick(now.mono);
+                self.wake_lost(now);
                 for group in self.deadlines.due(now.mono) {
                     if let Some(replica) = self.replicas.get_mut(&group) {
                         replica.tick(now, &mut self.work);
@@ -266,8 +279,13 @@ impl Host {
             }
             Event::Request { group, ticket, request } => self.on_request(now, group, ticket, request),
             Event::Unreachable { node } => {
-                let on_node =
-                    |replica: &Replica| replica.core.status().membership.on_node(node).map(|(id, _)| id);
+                self.resting.on_unreachable(now.mono, node);
+                // To members of a group at rest nothing is under way that could be lost.
+                let on_node = |replica: &Replica| {
+                    let status = replica.core.status();
+                    let member = status.membership.on_node(node).map(|(id, _)| id);
+                    member.filter(|_| !status.quiescent)
+                };
                 let affected =
                     self.replicas.iter().filter_map(|(group, replica)| Some((*group, on_node(replica)?)));
                 for (group, id) in affected.collect::<Vec<_>>() {
@@ -313,6 +331,19 @@ impl Host {
         if let Some(replica) = self.replicas.get_mut(&group) {
             replica.drain(self.now, &mut self.work);
             self.deadlines.set(group, replica.next_deadline());
+            self.resting.watch(self.now.mono, group, replica);
+        }
+    }
+
+    /// Wakes groups that rest under a leader that may be lost, and leaders that may have lost their quorum.
+    fn wake_lost(&mut self, now: Now) {
+        for group in self.resting.take_waking() {
+            let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            let leads = replica.core.status().role == quorate_core::RoleName::Leader;
+            if !leads || !reaches_a_quorum(replica, |node| self.resting.is_silent(node)) {
+                replica.core.wake(now.mono);
+                self.touched.insert(group);
+            }
         }
     }
 
@@ -330,6 +361,7 @@ impl Host {
     fn take_out(&mut self, group: GroupId, reason: &str) -> bool {
         let Some(mut replica) = self.replicas.remove(&group) else { return false };
         self.deadlines.remove(group);
+        self.resting.forget(group);
         replica.stop(reason, &mut self.work);
         self.work.apply.push(ApplyTask::Remove { group });
         self.work.snapshots.push(SnapshotTask::Close { group });
@@ -369,8 +401,13 @@ impl Host {
 
     fn on_received(&mut self, now: Now, from: NodeId, message: PeerMessage) {
         let group = message.group;
+        if let PeerBody::Beat(beat) = &message.body {
+            self.resting.on_beat(now.mono, from, beat);
+            return self.wake_lost(now);
+        }
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         match message.body {
+            PeerBody::Beat(_) => {}
             PeerBody::Raft(message) => {
                 // A snapshot is switched to only when this node itself staged it.
                 let staged_only = matches!(message.body, MessageBody::InstallSnapshot(_));
@@ -522,13 +559,16 @@ impl Host {
         if !self.on_behalf.is_empty() {
             self.answer_on_behalf();
         }
+        // Behind whatever the leaders of this node have said.
+        self.resting.beat(self.now.mono, &mut self.work.send);
         std::mem::take(&mut self.work)
     }
 
     /// When `Event::Tick` has something to do next, if nothing else happens. As of the last [`Host::take_work`].
     #[must_use]
     pub fn next_deadline(&self) -> Option<MonoTime> {
-        self.deadlines.first().into_iter().chain(self.pace.deadline()).min()
+        let others = self.pace.deadline().into_iter().chain(self.resting.deadline());
+        self.deadlines.first().into_iter().chain(others).min()
     }
 
     /// The groups, ascending.
@@ -547,7 +587,8 @@ impl Host {
             term: status.term,
             leader: status.leader,
             leader_ready: replica.is_ready_leader(),
-            heard_leader: replica.heard_leader,
+            rests: status.quiescent,
+            heard_leader: replica.heard_leader.max(self.resting.heard(group)),
             leader_hint: replica.leader_hint(),
             last: status.last,
             commit: status.commit,
@@ -576,6 +617,7 @@ impl Host {
             self.stopped = Some(reason.to_owned());
         }
         self.deadlines.clear();
+        self.resting.clear();
         for (group, mut replica) in std::mem::take(&mut self.replicas) {
             replica.stop(reason, &mut self.work);
             self.work.stopped.push((group, reason.to_owned()));

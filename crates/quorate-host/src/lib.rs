@@ -142,6 +142,7 @@ mod reconfiguring;
 mod recovery;
 mod replica;
 mod request;
+mod resting;
 mod sending;
 mod sessions;
 mod snapshot_content;
@@ -161,7 +162,7 @@ pub use latency::{LatencyHistogram, StageLatencies};
 pub use log_fetcher::LogFetcher;
 pub use log_writer::LogWriter;
 pub use peer::{
-    Forward, ForwardReply, ForwardVerdict, Lane, PeerBody, PeerMessage, SnapshotAck, SnapshotChunk,
+    Beat, Forward, ForwardReply, ForwardVerdict, Lane, PeerBody, PeerMessage, SnapshotAck, SnapshotChunk,
     SnapshotVerdict, VersionNote, decode_peer_message, encode_peer_message,
 };
 pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, recover_group, recover_log};

@@ -34,6 +34,18 @@ pub enum PeerBody {
     ForwardReply(ForwardReply),
     /// Which versions of commands a member's state machine understands.
     Version(VersionNote),
+    /// The sender's node is there, and vouches for the groups that it leads at rest. Of no group in particular.
+    Beat(Beat),
+}
+
+/// Groups are divided into so many parts by their number: see [`Beat`].
+pub(crate) const PARTS: usize = 16;
+
+/// For each part of the groups (their number modulo 16) that the sender leads at rest with a member on the receiver's
+/// node: the exclusive or of a mark for each, made of its number and its term.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    pub(crate) digest: [u64; PARTS],
 }
 
 /// A member tells its leader which versions of commands it understands, or the leader that it has heard.
@@ -197,7 +209,7 @@ impl PeerMessage {
                 | quorate_core::MessageBody::ReadIndex { .. }
                 | quorate_core::MessageBody::ReadIndexReply { .. } => Lane::Control,
             },
-            PeerBody::SnapshotAck(_) | PeerBody::Version(_) => Lane::Control,
+            PeerBody::SnapshotAck(_) | PeerBody::Version(_) | PeerBody::Beat(_) => Lane::Control,
             PeerBody::SnapshotChunk(_) => Lane::Bulk,
             PeerBody::Forward(_) | PeerBody::ForwardReply(_) => Lane::Append,
         }
@@ -210,6 +222,7 @@ const SNAPSHOT_ACK: u8 = 3;
 const FORWARD: u8 = 4;
 const FORWARD_REPLY: u8 = 5;
 const VERSION_NOTE: u8 = 6;
+const BEAT: u8 = 7;
 
 /// Appends the encoding of `message` to `out`: kind, group, and by kind the core's message or the
 /// fields of a piece or an answer in order.
@@ -221,6 +234,7 @@ pub fn encode_peer_message(message: &PeerMessage, out: &mut Vec<u8>) {
         PeerBody::Forward(_) => FORWARD,
         PeerBody::ForwardReply(_) => FORWARD_REPLY,
         PeerBody::Version(_) => VERSION_NOTE,
+        PeerBody::Beat(_) => BEAT,
     });
     put_u64(out, message.group.0);
     match &message.body {
@@ -256,6 +270,7 @@ pub fn encode_peer_message(message: &PeerMessage, out: &mut Vec<u8>) {
             }
             out.push(u8::from(note.is_answer));
         }
+        PeerBody::Beat(beat) => beat.digest.iter().for_each(|part| put_u64(out, *part)),
     }
 }
 
@@ -315,6 +330,14 @@ pub fn decode_peer_message(bytes: &Bytes) -> Result<PeerMessage, DecodeError> {
             let is_answer = reader.flag("whether it is an answer")?;
             reader.end()?;
             PeerBody::Version(VersionNote { from, to, term, supported, is_answer })
+        }
+        BEAT => {
+            let mut digest = [0; PARTS];
+            for part in &mut digest {
+                *part = reader.u64("a digest")?;
+            }
+            reader.end()?;
+            PeerBody::Beat(Beat { digest })
         }
         _ => return Err(DecodeError { offset: 0, expected: "the kind of a peer message" }),
     };
@@ -400,7 +423,9 @@ mod tests {
         let reply =
             move |verdict| PeerBody::ForwardReply(ForwardReply { from: to, to: from, number: 6, verdict });
         let note = VersionNote { from, to, term: Term(3), supported: 2, is_answer: true };
-        requests.into_iter().chain(verdicts.map(reply)).chain([PeerBody::Version(note)])
+        let digest = std::array::from_fn(|part| part as u64);
+        let others = [PeerBody::Version(note), PeerBody::Beat(Beat { digest })];
+        requests.into_iter().chain(verdicts.map(reply)).chain(others)
     }
 
     #[test]
@@ -414,6 +439,13 @@ mod tests {
         let position = [3u64, 9].map(u64::to_le_bytes).concat();
         let expected = [&b"\x05"[..], &group, &answer, b"\0", &position, b"c"].concat();
         assert_eq!(encoded(&examples()[7]), expected);
+    }
+
+    #[test]
+    fn golden_vector_of_a_beat() {
+        let digest: Vec<u8> = (0..16u64).flat_map(u64::to_le_bytes).collect();
+        let expected = [&b"\x07"[..], &7u64.to_le_bytes(), &digest].concat();
+        assert_eq!(encoded(examples().last().unwrap()), expected);
     }
 
     #[test]

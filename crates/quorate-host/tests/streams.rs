@@ -60,7 +60,8 @@ impl Wire {
                 PeerBody::Raft(_)
                 | PeerBody::Forward(_)
                 | PeerBody::ForwardReply(_)
-                | PeerBody::Version(_) => return false,
+                | PeerBody::Version(_)
+                | PeerBody::Beat(_) => return false,
             }
             count += 1;
             loses(count)

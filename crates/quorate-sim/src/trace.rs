@@ -120,6 +120,7 @@ impl fmt::Display for Short<'_> {
                 write!(f, "snapshot {} {verdict} {}", ack.last, ack.next_offset)
             }
             PeerBody::Forward(forward) => write!(f, "{:?} passed on: {}", forward.term, forward.number),
+            PeerBody::Beat(_) => f.write_str("beat"),
             PeerBody::Version(note) => write!(f, "{:?} understands version {}", note.term, note.supported),
             PeerBody::ForwardReply(reply) => {
                 write!(f, "passed on {}: {}", reply.number, reply.verdict.name())

@@ -59,7 +59,8 @@ impl World {
             | PeerBody::SnapshotAck(_)
             | PeerBody::Forward(_)
             | PeerBody::ForwardReply(_)
-            | PeerBody::Version(_) => None,
+            | PeerBody::Version(_)
+            | PeerBody::Beat(_) => None,
         });
         let messages: Vec<(GroupId, &Message)> = messages.collect();
         let mut known: Option<(GroupId, Durable)> = None;

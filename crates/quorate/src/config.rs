@@ -64,7 +64,8 @@ pub struct NodeConfig {
     pub wal: WalConfig,
     /// Limits that all groups share, like how many snapshots are sent at a time.
     pub host: HostConfig,
-    /// What a group gets that is opened without a configuration of its own.
+    /// What a group gets that is opened without a configuration of its own. Unlike `GroupConfig::default()` it rests
+    /// after 10 s in which nothing happens (`core.quiesce_after`).
     pub group: GroupConfig,
     /// Limits of the queues between the threads of this node.
     pub queues: QueueConfig,
@@ -83,10 +84,17 @@ impl Default for NodeConfig {
             peer_tls: None,
             wal: WalConfig::default(),
             host: HostConfig::default(),
-            group: GroupConfig::default(),
+            group: restful_group(),
             queues: QueueConfig::default(),
         }
     }
+}
+
+/// Of many groups most are idle: they cost nothing after a while.
+fn restful_group() -> GroupConfig {
+    let mut group = GroupConfig::default();
+    group.core.quiesce_after = Some(Duration::from_secs(10));
+    group
 }
 
 /// Limits of the TCP transport.

@@ -502,7 +502,7 @@ impl Raft {
     #[must_use]
     #[doc(alias = "register_observer")]
     pub fn events(&self) -> RaftEvents {
-        let receiver = self.feed.events.upgrade().map(|events| events.subscribe());
+        let receiver = self.feed.events.upgrade().map(|feed| feed.subscribe());
         RaftEvents { receiver, wanted: Box::new(|_| true), missed: 0 }
     }
 

@@ -141,7 +141,7 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
     let body = match &message.body {
         PeerBody::Raft(raft) => raft.entries().iter().map(entry_bytes).sum(),
         PeerBody::SnapshotChunk(chunk) => chunk.data.len(),
-        PeerBody::SnapshotAck(_) | PeerBody::Version(_) => 0,
+        PeerBody::SnapshotAck(_) | PeerBody::Version(_) | PeerBody::Beat(_) => 0,
         PeerBody::Forward(forward) => match &forward.request {
             LeaderRequest::Propose { command, .. } => command.len(),
             LeaderRequest::OpenSession => 0,

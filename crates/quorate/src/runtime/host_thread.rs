@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use quorate_core::{GroupId, Membership, MonoTime, NodeId, RaftEvent};
@@ -110,16 +110,27 @@ impl Inbound for Shared {
 #[derive(Clone)]
 pub(crate) struct GroupFeed {
     pub(crate) status: watch::Receiver<GroupStatus>,
-    pub(crate) events: broadcast::WeakSender<RaftEvent>,
+    pub(crate) events: Weak<EventFeed>,
     pub(crate) stopped: watch::Receiver<Option<String>>,
     /// How long requests have waited for the host thread.
     pub(crate) queued: Arc<Mutex<LatencyHistogram>>,
 }
 
+/// Where the events of a group go. Room for them is made when somebody subscribes: it is a hundred times what an
+/// idle group needs otherwise.
+#[derive(Default)]
+pub(crate) struct EventFeed(OnceLock<broadcast::Sender<RaftEvent>>);
+
+impl EventFeed {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<RaftEvent> {
+        self.0.get_or_init(|| broadcast::channel(EVENTS_KEPT).0).subscribe()
+    }
+}
+
 /// The other end of a [`GroupFeed`].
 struct GroupOutlet {
     status: watch::Sender<GroupStatus>,
-    events: broadcast::Sender<RaftEvent>,
+    events: Arc<EventFeed>,
     stopped: watch::Sender<Option<String>>,
     queued: Arc<Mutex<LatencyHistogram>>,
 }
@@ -285,12 +296,12 @@ impl HostThread {
         let answer = opened.map(|status| {
             self.meet(&status.membership);
             let (status, status_feed) = watch::channel(status);
-            let (events, _) = broadcast::channel(EVENTS_KEPT);
+            let events = Arc::<EventFeed>::default();
             let (stopped, stopped_feed) = watch::channel(None);
             let queued = Arc::<Mutex<LatencyHistogram>>::default();
             let feed = GroupFeed {
                 status: status_feed,
-                events: events.downgrade(),
+                events: Arc::downgrade(&events),
                 stopped: stopped_feed,
                 queued: Arc::clone(&queued),
             };
@@ -365,10 +376,10 @@ impl HostThread {
     /// Tells subscribers and the log what happened.
     fn tell(&self, group: GroupId, event: RaftEvent) {
         self.shared.event_log.take(self.shared.node, group, &event);
-        let outlet = self.groups.get(&group).filter(|outlet| outlet.events.receiver_count() > 0);
-        if let Some(outlet) = outlet {
+        let events = self.groups.get(&group).and_then(|outlet| outlet.events.0.get());
+        if let Some(events) = events.filter(|events| events.receiver_count() > 0) {
             // The last subscriber may have left in between.
-            drop(outlet.events.send(event));
+            drop(events.send(event));
         }
     }
 
@@ -465,6 +476,7 @@ fn differs(a: &GroupStatus, b: &GroupStatus) -> bool {
         || a.term != b.term
         || a.leader != b.leader
         || a.leader_ready != b.leader_ready
+        || a.rests != b.rests
         || a.leader_hint != b.leader_hint
         || a.last != b.last
         || a.commit != b.commit
