@@ -82,7 +82,7 @@ impl Replica {
             Request::TransferLeadership { to } => self.transfer(now, ticket, to, work)?,
             Request::AbortTransfer => self.abort_transfer(now, ticket, work),
             Request::Reconfigure { config } => {
-                self.reconfigure(*config)?;
+                self.reconfigure(now, *config)?;
                 work.replies.push((ticket, Ok(Answer::Reconfigured)));
             }
             Request::Campaign => {

@@ -42,7 +42,6 @@ pub struct RecoveredMachine {
     pub group: GroupId,
     pub(crate) machine: Box<dyn StateMachine>,
     pub(crate) sessions: Sessions,
-    pub(crate) sessions_config: SessionConfig,
     pub(crate) applied: LogId,
 }
 
@@ -121,7 +120,8 @@ impl RecoveredMachine {
             ApplyTask::Restore { group, snapshot } => {
                 self.restore(snapshots, &snapshot)?;
                 let active_version = self.sessions.active_version();
-                Ok(Applied::Restored { group, last: self.applied, active_version })
+                let limits = self.sessions.limits().clone();
+                Ok(Applied::Restored { group, last: self.applied, active_version, limits })
             }
             ApplyTask::Query { group, ticket, request } => self.query(group, ticket, &request),
             ApplyTask::Capture { group, meta } => self.capture(group, meta),
@@ -159,7 +159,8 @@ impl RecoveredMachine {
         self.machine.commit(BatchEnd { applied: self.applied, records: &records })?;
         let through = entries.last().map_or(self.applied.index, Entry::index);
         let active_version = self.sessions.active_version();
-        Ok(Applied::Entries { group, through, responses, bytes, active_version })
+        let limits = self.sessions.limits().clone();
+        Ok(Applied::Entries { group, through, responses, bytes, active_version, limits })
     }
 
     /// The answer to one command, or why the machine failed.
@@ -177,8 +178,13 @@ impl RecoveredMachine {
         let Ok(logged) = LoggedCommand::decode(payload) else {
             return Ok(Err(RequestError::Malformed));
         };
+        if let LoggedKind::Limits(limits) = &logged.kind {
+            // Before the clock: what is over by the old limits need not be by the new ones.
+            self.sessions.set_limits(limits.clone());
+        }
         self.sessions.advance(logged.unix_millis);
         let (dedupe, data) = match logged.kind {
+            LoggedKind::Limits(_) => return Ok(Ok(Answer::Applied { id, response: Bytes::new() })),
             LoggedKind::Open => return Ok(Ok(self.sessions.open(id))),
             LoggedKind::Piece { restore, offset, data } => {
                 let taken = self.sessions.take_piece(restore, offset, &data);
@@ -268,7 +274,7 @@ impl RecoveredMachine {
         let mut content = ContentReader::new(reader);
         let stored = read_sessions(&mut content)
             .map_err(|error| MachineError::with(format!("snapshot at {last} cannot be read"), error))?;
-        self.sessions = Sessions::from_records(self.sessions_config.clone(), &stored)
+        self.sessions = Sessions::from_records(SessionConfig::default(), &stored)
             .map_err(|error| MachineError::with(format!("sessions of the snapshot at {last}"), error))?;
         self.check_version()?;
         let records: Vec<_> = stored.into_iter().map(|(key, value)| (key, Some(value))).collect();

@@ -10,6 +10,8 @@
 //!     4 gate      version of commands:u32
 //!     5 piece     of a state from outside:u64 · offset:u64 · data…
 //!     6 install   a state from outside:u64 · bytes:u64 · crc32c:u32
+//!   version:u8 = 3 · kind:u8 · unix_millis:u64 · by kind:
+//!     7 limits    of sessions: bytes, idle millis, millis a key is kept, bytes of a response, bytes from outside: u64 each
 //! ```
 //!
 //! A new kind is a new version: a replica that does not know it stops.
@@ -18,10 +20,12 @@ use bytes::Bytes;
 use quorate_core::DecodeError;
 
 use crate::bytes_reader::{BytesReader, put_u64};
+use crate::config::SessionConfig;
 use crate::request::{Dedupe, SessionId};
 
 const VERSION: u8 = 1;
 const SECOND_VERSION: u8 = 2;
+const THIRD_VERSION: u8 = 3;
 const PLAIN: u8 = 0;
 const SESSION: u8 = 1;
 const KEY: u8 = 2;
@@ -29,6 +33,7 @@ const OPEN: u8 = 3;
 const GATE: u8 = 4;
 const PIECE: u8 = 5;
 const INSTALL: u8 = 6;
+const LIMITS: u8 = 7;
 
 /// The longest idempotency key in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 255;
@@ -62,6 +67,8 @@ pub(crate) enum LoggedKind {
         bytes: u64,
         crc: u32,
     },
+    /// From here on the session table has these limits.
+    Limits(SessionConfig),
     Command {
         dedupe: Dedupe,
         command: Bytes,
@@ -73,6 +80,7 @@ impl LoggedCommand {
         let mut out = Vec::with_capacity(40 + self.command_len());
         out.push(match &self.kind {
             LoggedKind::Gate { .. } | LoggedKind::Piece { .. } | LoggedKind::Install { .. } => SECOND_VERSION,
+            LoggedKind::Limits(_) => THIRD_VERSION,
             LoggedKind::Open | LoggedKind::Command { .. } => VERSION,
         });
         out.push(match &self.kind {
@@ -80,6 +88,7 @@ impl LoggedCommand {
             LoggedKind::Gate { .. } => GATE,
             LoggedKind::Piece { .. } => PIECE,
             LoggedKind::Install { .. } => INSTALL,
+            LoggedKind::Limits(_) => LIMITS,
             LoggedKind::Command { dedupe: Dedupe::None, .. } => PLAIN,
             LoggedKind::Command { dedupe: Dedupe::Session { .. }, .. } => SESSION,
             LoggedKind::Command { dedupe: Dedupe::Key { .. }, .. } => KEY,
@@ -97,6 +106,9 @@ impl LoggedCommand {
             put_u64(&mut out, *restore);
             put_u64(&mut out, *bytes);
             out.extend_from_slice(&crc.to_le_bytes());
+        }
+        if let LoggedKind::Limits(limits) = &self.kind {
+            limits.encode(&mut out);
         }
         if let LoggedKind::Command { dedupe, command } = &self.kind {
             match dedupe {
@@ -119,7 +131,10 @@ impl LoggedCommand {
 
     fn command_len(&self) -> usize {
         match &self.kind {
-            LoggedKind::Open | LoggedKind::Gate { .. } | LoggedKind::Install { .. } => 0,
+            LoggedKind::Open
+            | LoggedKind::Gate { .. }
+            | LoggedKind::Install { .. }
+            | LoggedKind::Limits(_) => 0,
             LoggedKind::Piece { data, .. } => data.len(),
             LoggedKind::Command { command, .. } => command.len() + KEY_BYTES_MAX,
         }
@@ -128,14 +143,14 @@ impl LoggedCommand {
     /// The version of a command that a newer build wrote. Passing over it would make this replica differ from
     /// those that understand it.
     pub(crate) fn newer_version(bytes: &Bytes) -> Option<u8> {
-        bytes.first().copied().filter(|version| *version > SECOND_VERSION)
+        bytes.first().copied().filter(|version| *version > THIRD_VERSION)
     }
 
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = BytesReader::new(bytes);
         let version = reader.u8("a command")?;
-        if version != VERSION && version != SECOND_VERSION {
-            return Err(DecodeError { offset: 0, expected: "a command of version 1 or 2" });
+        if !(VERSION..=THIRD_VERSION).contains(&version) {
+            return Err(DecodeError { offset: 0, expected: "a command of version 1, 2 or 3" });
         }
         let kind = reader.u8("the kind of a command")?;
         let unix_millis = reader.u64("a clock")?;
@@ -150,6 +165,11 @@ impl LoggedCommand {
                 let crc = reader.u32("a checksum")?;
                 reader.end()?;
                 return Ok(Self { unix_millis, kind: LoggedKind::Install { restore, bytes, crc } });
+            }
+            LIMITS if version == THIRD_VERSION => {
+                let limits = SessionConfig::decode(&mut reader)?;
+                reader.end()?;
+                return Ok(Self { unix_millis, kind: LoggedKind::Limits(limits) });
             }
             GATE if version == SECOND_VERSION => {
                 let version = reader.u32("a version of commands")?;
@@ -188,9 +208,21 @@ impl LoggedCommand {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    fn limits() -> SessionConfig {
+        SessionConfig {
+            bytes_max: 1,
+            idle_max: Duration::from_millis(2),
+            key_retention: Duration::from_millis(3),
+            response_bytes_max: 4,
+            restore_bytes_max: 5,
+        }
+    }
 
     fn examples() -> Vec<(LoggedCommand, &'static [u8])> {
         let command = |unix_millis, dedupe, command| LoggedCommand {
@@ -222,6 +254,11 @@ mod tests {
                 LoggedCommand { unix_millis: 1, kind: LoggedKind::Install { restore: 7, bytes: 6, crc: 9 } },
                 b"\x02\x06\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x09\0\0\0",
             ),
+            (
+                LoggedCommand { unix_millis: 1, kind: LoggedKind::Limits(limits()) },
+                b"\x03\x07\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\
+                  \x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0",
+            ),
         ]
     }
 
@@ -245,8 +282,8 @@ mod tests {
         fn garbage_is_refused_or_means_exactly_itself(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut bytes = bytes;
             if bytes.len() > 1 {
-                bytes[0] = VERSION + bytes[0] % 2;
-                bytes[1] %= 8;
+                bytes[0] = VERSION + bytes[0] % 3;
+                bytes[1] %= 9;
             }
             let bytes = Bytes::from(bytes);
             if let Ok(command) = LoggedCommand::decode(&bytes) {

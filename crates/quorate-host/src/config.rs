@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use quorate_core::ConfigError;
+use quorate_core::{ConfigError, DecodeError};
 
+use crate::bytes_reader::{BytesReader, put_u64};
 use crate::snapshot_trigger::SnapshotTrigger;
 
 /// Limits that all groups of a host share.
@@ -62,7 +63,8 @@ pub struct SnapshotPolicy {
     pub window_bytes: u64,
 }
 
-/// Limits of a group's session table. Must be the same on all replicas: the table is replicated state.
+/// Limits of a group's session table. The table is replicated state, and so are its limits: those of the leader are the
+/// group's, from an entry of the log on. Configure all nodes alike, or they change with the leader. Kept in whole milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
     /// The most bytes the table may hold; beyond it the least recently used sessions go. Default 64 MiB.
@@ -112,6 +114,49 @@ impl SnapshotPolicy {
             (self.interval.is_none_or(|interval| !interval.is_zero()), "snapshots.interval", "above 0"),
         ])
     }
+}
+
+impl SessionConfig {
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        first_broken([
+            (self.bytes_max >= 4096, "sessions.bytes_max", "at least 4 KiB"),
+            (self.idle_max.as_millis() > 0, "sessions.idle_max", "at least 1 ms"),
+        ])
+    }
+
+    /// As the log keeps it.
+    pub(crate) fn in_whole_millis(&self) -> Self {
+        Self {
+            idle_max: Duration::from_millis(millis(self.idle_max)),
+            key_retention: Duration::from_millis(millis(self.key_retention)),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let (idle, retention) = (millis(self.idle_max), millis(self.key_retention));
+        for number in [self.bytes_max, idle, retention, self.response_bytes_max, self.restore_bytes_max] {
+            put_u64(out, number);
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut BytesReader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            bytes_max: reader.u64("the bytes of sessions")?,
+            idle_max: Duration::from_millis(reader.u64("how long a session lasts")?),
+            key_retention: Duration::from_millis(reader.u64("how long a key lasts")?),
+            response_bytes_max: reader.u64("the bytes of a response")?,
+            restore_bytes_max: reader.u64("the bytes of a state from outside")?,
+        })
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn first_broken<const N: usize>(rules: [(bool, &'static str, &'static str); N]) -> Result<(), ConfigError> {

@@ -17,6 +17,7 @@ use quorate_core::{
 };
 use quorate_storage::{GroupWrite, LogError, SnapshotInfo};
 
+use crate::config::SessionConfig;
 use crate::peer::{Lane, PeerMessage, SnapshotAck, SnapshotChunk};
 use crate::request::{Answer, Request, RequestError, Ticket};
 use crate::state_machine::SnapshotSource;
@@ -202,6 +203,8 @@ pub enum Applied {
         bytes: u64,
         /// The newest version that commands may have now.
         active_version: u32,
+        /// The limits of the session table now.
+        limits: SessionConfig,
     },
     /// A snapshot is the state now.
     Restored {
@@ -211,6 +214,8 @@ pub enum Applied {
         last: LogId,
         /// The newest version that commands may have now.
         active_version: u32,
+        /// The limits of the session table now.
+        limits: SessionConfig,
     },
     /// A question was answered.
     Query {

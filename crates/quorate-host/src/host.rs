@@ -10,7 +10,7 @@ use quorate_core::{
 };
 use quorate_storage::{LogError, SnapshotInfo};
 
-use crate::config::{GroupConfig, HostConfig};
+use crate::config::{GroupConfig, HostConfig, SessionConfig};
 use crate::deadlines::Deadlines;
 use crate::event::{
     Applied, ApplyTask, Event, Fetched, LogWritten, Now, Outbound, SnapshotEvent, SnapshotTask, Work,
@@ -42,6 +42,8 @@ pub struct GroupSetup {
     pub durable_machine: bool,
     /// Which versions of commands its machine understands, and its group uses.
     pub versions: MachineVersions,
+    /// The limits of its session table.
+    pub session_limits: SessionConfig,
     /// Replicas known before the first membership arrives (a joining learner): where to answer to.
     pub seeds: Vec<(ReplicaId, NodeId, String)>,
 }
@@ -205,6 +207,7 @@ impl Host {
             return Err(OpenError::Inconsistent { group, reason });
         }
         setup.config.snapshots.validate().map_err(|error| OpenError::Config { group, error })?;
+        setup.config.sessions.validate().map_err(|error| OpenError::Config { group, error })?;
         if setup.config.core.apply_unpersisted && setup.durable_machine {
             // It would be ahead of its log after a crash, and never start again.
             let must = "off for a machine that keeps its own state";
@@ -638,6 +641,7 @@ mod tests {
             snapshot: None,
             durable_machine: false,
             versions: MachineVersions::default(),
+            session_limits: SessionConfig::default(),
             seeds: Vec::new(),
         }
     }

@@ -74,7 +74,7 @@
 //! let config = GroupConfig::default();
 //! let snapshots: Arc<dyn SnapshotStore> = Arc::new(MemSnapshotStore::new());
 //! let state = wal.reader().state(group).unwrap();
-//! let recovered = recover_group(&state, &*snapshots, Box::new(Counter(0)), &config.sessions)?;
+//! let recovered = recover_group(&state, &*snapshots, Box::new(Counter(0)))?;
 //! let mut fetcher = LogFetcher::new(wal.reader());
 //! let mut writer = LogWriter::new(Box::new(wal));
 //! let mut applier = Applier::new(Arc::clone(&snapshots));
@@ -144,6 +144,7 @@ mod replica;
 mod request;
 mod resting;
 mod sending;
+mod session_limits;
 mod sessions;
 mod snapshot_content;
 mod snapshot_trigger;

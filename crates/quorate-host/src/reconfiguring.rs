@@ -1,12 +1,14 @@
 //! What a replica changes while it runs.
 //!
 //! * Timings, the delay before it campaigns, the core's limits, the snapshot policy, and the limits of what waits here.
+//! * Limits of sessions: on a leader they become the group's (`session_limits`), elsewhere when it leads.
 //! * Everything else is sized when a group is opened, or is replicated state: it is refused by name, not ignored.
 
 use quorate_core::{Config, ConfigError};
 
 use crate::command::ENVELOPE_BYTES_MAX;
 use crate::config::{GroupConfig, SnapshotPolicy};
+use crate::event::Now;
 use crate::replica::Replica;
 use crate::request::RequestError;
 
@@ -14,12 +16,13 @@ const AS_IT_WAS: &str = "as it was: it takes effect when the group is opened";
 
 impl Replica {
     /// Behaves by `config` from now on, or not at all.
-    pub(crate) fn reconfigure(&mut self, config: GroupConfig) -> Result<(), RequestError> {
+    pub(crate) fn reconfigure(&mut self, now: Now, config: GroupConfig) -> Result<(), RequestError> {
         let wrong = |ConfigError { field, must }| RequestError::Config { field, must };
         if let Some(field) = fixed_field_that_differs(&self.config, &config) {
             return Err(RequestError::Config { field, must: AS_IT_WAS });
         }
         config.snapshots.validate().map_err(wrong)?;
+        config.sessions.validate().map_err(wrong)?;
         config.core.validate().map_err(wrong)?;
         let limits = with_envelope(config.core.clone());
         limits.validate().map_err(wrong)?;
@@ -27,6 +30,7 @@ impl Replica {
         self.core.set_limits(&limits).map_err(wrong)?;
         self.core.set_election_delay(config.core.election_delay);
         self.config = config;
+        self.propose_session_limits(now);
         Ok(())
     }
 }
@@ -59,7 +63,6 @@ fn fixed_field_that_differs(before: &GroupConfig, after: &GroupConfig) -> Option
     let chunk_bytes = |snapshots: &SnapshotPolicy| snapshots.chunk_bytes;
     let same = [
         (core == before.core, "a switch of core"),
-        (after.sessions == before.sessions, "sessions"),
         (chunk_bytes(&after.snapshots) == chunk_bytes(&before.snapshots), "snapshots.chunk_bytes"),
     ];
     same.into_iter().find(|(same, _)| !same).map(|(_, field)| field)

@@ -71,7 +71,19 @@ impl RecoveredGroup {
             supported: machine.machine.supported_version(),
             active: machine.sessions.active_version(),
         };
-        (GroupSetup { group, replica, config, restored, snapshot, durable_machine, versions, seeds }, machine)
+        let session_limits = machine.sessions.limits().clone();
+        let setup = GroupSetup {
+            group,
+            replica,
+            config,
+            restored,
+            snapshot,
+            durable_machine,
+            versions,
+            session_limits,
+            seeds,
+        };
+        (setup, machine)
     }
 }
 
@@ -123,21 +135,14 @@ pub fn recover_group(
     state: &GroupState,
     snapshots: &dyn SnapshotStore,
     mut machine: Box<dyn StateMachine>,
-    sessions: &SessionConfig,
 ) -> Result<RecoveredGroup, RecoverError> {
     let group = state.group;
     let recovered = machine.recovered()?;
     let durable_machine = machine.is_durable();
     let records = if planted("sessions_lost_at_start") { &[][..] } else { &recovered.records[..] };
-    let table = Sessions::from_records(sessions.clone(), records)
+    let table = Sessions::from_records(SessionConfig::default(), records)
         .map_err(|error| MachineError::with("the session records of the machine are damaged", error))?;
-    let mut machine = RecoveredMachine {
-        group,
-        machine,
-        sessions: table,
-        sessions_config: sessions.clone(),
-        applied: recovered.applied,
-    };
+    let mut machine = RecoveredMachine { group, machine, sessions: table, applied: recovered.applied };
     machine.check_version()?;
     let mut listed =
         snapshots.list(group).map_err(|error| RecoverError::Snapshot { group, what: describe(&error) })?;

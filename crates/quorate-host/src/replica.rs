@@ -28,6 +28,7 @@ use crate::latency::{Sample, StageLatencies};
 use crate::peer::{PeerBody, PeerMessage};
 use crate::reads::Reads;
 use crate::request::{Answer, LeaderHint, RequestError, Ticket};
+use crate::session_limits::SessionLimits;
 use crate::snapshots::SnapshotState;
 use crate::streams::Streaming;
 use crate::versions::Versions;
@@ -62,6 +63,7 @@ pub(crate) struct Replica {
     pub(crate) reads: Reads,
     pub(crate) forwarding: Forwarding,
     pub(crate) versions: Versions,
+    pub(crate) session_limits: SessionLimits,
     pub(crate) transferring: Option<Transferring>,
     /// The term this replica leads in.
     pub(crate) leading: Option<Term>,
@@ -122,6 +124,7 @@ impl Replica {
             reads: Reads::new(),
             forwarding: Forwarding::new(core_term),
             versions: Versions::new(setup.versions),
+            session_limits: SessionLimits::new(setup.session_limits),
             transferring: None,
             leading: None,
             heard_leader: None,
@@ -241,20 +244,22 @@ impl Replica {
 
     pub(crate) fn on_applied(&mut self, now: Now, applied: Applied, work: &mut Work) {
         match applied {
-            Applied::Entries { through, responses, bytes, active_version, .. } => {
+            Applied::Entries { through, responses, bytes, active_version, limits, .. } => {
                 self.versions.on_active(active_version);
                 self.entries_since += through.0.saturating_sub(self.applied.0);
                 self.bytes_since += bytes;
                 self.applied = self.applied.max(through);
                 self.answer(through, responses, work);
                 self.core.on_applied(now.mono, through);
+                self.on_session_limits(now, limits);
                 self.uncovered_since = self.uncovered_since.or(Some(now.mono));
                 self.maybe_snapshot(now, work);
             }
-            Applied::Restored { last, active_version, .. } => {
+            Applied::Restored { last, active_version, limits, .. } => {
                 self.versions.on_active(active_version);
                 self.applied = self.applied.max(last.index);
                 self.core.on_applied(now.mono, last.index);
+                self.on_session_limits(now, limits);
                 // What waited for a position that the snapshot covers was decided somewhere else.
                 for (_, waiting) in self.take_waiting(last.index) {
                     work.replies.push((waiting.ticket(), Err(RequestError::OutcomeUnknown)));

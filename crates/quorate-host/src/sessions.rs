@@ -20,6 +20,7 @@
 //!   "t"                           unix_millis:u64
 //!   "i"                           see `incoming.rs`
 //!   "v"                           the version that commands may have:u64 (from 2 on)
+//!   "l"                           the limits, if an entry has set them: as in the entry (`command.rs`)
 //!   "s" session:u64be             acked_below:u64 used_millis:u64 used_index:u64
 //!   "r" session:u64be number:u64be  answer
 //!   "k" key…                      fingerprint:u64 used_millis:u64 answer
@@ -52,6 +53,8 @@ pub(crate) type Records = Vec<(Bytes, Option<Bytes>)>;
 /// The session table of one group.
 pub(crate) struct Sessions {
     config: SessionConfig,
+    /// An entry has set `config`.
+    limited: bool,
     unix_millis: u64,
     /// The newest version that commands of the group may have.
     active_version: u32,
@@ -135,6 +138,7 @@ impl Sessions {
     pub(crate) fn new(config: SessionConfig) -> Self {
         Self {
             config,
+            limited: false,
             unix_millis: 0,
             active_version: FIRST_VERSION,
             incoming: Incoming::default(),
@@ -163,6 +167,19 @@ impl Sessions {
             self.active_version = version;
             self.changed.insert(version_record());
         }
+    }
+
+    /// The limits of this table.
+    pub(crate) const fn limits(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    /// The table has these limits from now on. Call before the group's clock moves on.
+    pub(crate) fn set_limits(&mut self, limits: SessionConfig) {
+        self.config = limits;
+        self.limited = true;
+        self.changed.insert(limits_record());
+        self.evict();
     }
 
     /// A piece of a state from outside came.
@@ -371,6 +388,9 @@ impl Sessions {
         if self.unix_millis > 0 {
             keys.push(time_record());
         }
+        if self.limited {
+            keys.push(limits_record());
+        }
         if self.active_version > FIRST_VERSION {
             keys.push(version_record());
         }
@@ -394,6 +414,8 @@ impl Sessions {
                 }
             }
             RecordKey::Piece(offset) => out.extend_from_slice(self.incoming.pieces.get(&offset)?),
+            RecordKey::Limits if !self.limited => return None,
+            RecordKey::Limits => self.config.encode(&mut out),
             RecordKey::Version => put_u64(&mut out, u64::from(self.active_version)),
             RecordKey::Session(id) => {
                 let session = self.sessions.get(&id)?;
@@ -436,6 +458,10 @@ impl Sessions {
                     table.incoming.used_millis = reader.u64("a time")?;
                 }
                 RecordKey::Piece(offset) => drop(table.incoming.pieces.insert(offset, reader.rest())),
+                RecordKey::Limits => {
+                    table.config = SessionConfig::decode(&mut reader)?;
+                    table.limited = true;
+                }
                 RecordKey::Version => {
                     let version = u32::try_from(reader.u64("a version")?);
                     table.active_version = version.map_err(|_large| reader.fail("a version"))?;
@@ -480,6 +506,7 @@ enum RecordKey {
     Incoming,
     Piece(u64),
     Version,
+    Limits,
     Session(SessionId),
     Answer(SessionId, u64),
     Key(Bytes),
@@ -490,6 +517,7 @@ fn parse_key(key: &Bytes) -> Result<RecordKey, DecodeError> {
     let parsed = match reader.u8("a record's kind")? {
         b't' => RecordKey::Time,
         b'v' => RecordKey::Version,
+        b'l' => RecordKey::Limits,
         b'i' if reader.is_empty() => RecordKey::Incoming,
         b'i' => RecordKey::Piece(reader.u64_big_endian("an offset")?),
         b's' => RecordKey::Session(SessionId(reader.u64_big_endian("a session")?)),
@@ -514,6 +542,9 @@ fn piece_record(offset: u64) -> Bytes {
 }
 const fn version_record() -> Bytes {
     Bytes::from_static(b"v")
+}
+const fn limits_record() -> Bytes {
+    Bytes::from_static(b"l")
 }
 fn session_record(id: SessionId) -> Bytes {
     Bytes::from([&b"s"[..], &id.0.to_be_bytes()].concat())

@@ -51,6 +51,7 @@ impl Replica {
                 self.lost_at = Some(now.mono);
             }
             self.leading = leading;
+            self.propose_session_limits(now);
         }
     }
 

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use quorate_core::{LogIndex, NodeId, RoleName};
-use quorate_host::{Answer, Lane, RecoverError, Request, SessionConfig, recover_group};
+use quorate_host::{Answer, Lane, RecoverError, Request, recover_group};
 use quorate_storage::{Disk as _, LogStore as _, MemSnapshotStore};
 
 use support::{Cluster, GROUP, Journal, propose, query, text};
@@ -175,8 +175,7 @@ fn only_voter_with_a_damaged_log_does_not_start() {
     .unwrap();
     let state = store.groups().remove(0);
     let machine = Box::new(Journal::default());
-    let error =
-        recover_group(&state, &MemSnapshotStore::new(), machine, &SessionConfig::default()).unwrap_err();
+    let error = recover_group(&state, &MemSnapshotStore::new(), machine).unwrap_err();
     let RecoverError::Damaged(damaged) = &error else { panic!("{error}") };
     assert_eq!((damaged.group, damaged.first), (GROUP, damaged.last));
     let said = error.to_string();

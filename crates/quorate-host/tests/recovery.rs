@@ -12,8 +12,7 @@ use bytes::Bytes;
 use quorate_core::{Entry, EntryPayload, GroupId, LogId, LogIndex, Membership, NodeId, SnapshotMeta, Term};
 use quorate_host::{
     Answer, Applied, Applier, ApplyTask, BatchEnd, Command, Dedupe, Event, MachineError, RecoverError,
-    Recovered, RecoveredGroup, Request, RequestError, SessionConfig, SnapshotSource, StateMachine,
-    recover_group,
+    Recovered, RecoveredGroup, Request, RequestError, SnapshotSource, StateMachine, recover_group,
 };
 use quorate_storage::{
     Damage, GroupState, MemSnapshotStore, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotStore,
@@ -212,7 +211,7 @@ fn recover(
     disk: Option<&Arc<Mutex<(u8, LogId)>>>,
 ) -> Result<RecoveredGroup, RecoverError> {
     let machine = Sum { value: 0, disk: disk.cloned() };
-    recover_group(log, snapshots, Box::new(machine), &SessionConfig::default())
+    recover_group(log, snapshots, Box::new(machine))
 }
 
 fn summary(recovered: &RecoveredGroup) -> String {
@@ -300,15 +299,15 @@ fn command_of_a_newer_version_stops_the_replica_and_garbage_does_not() {
         let state = GroupState { group: GroupId(1), ..GroupState::default() };
         let machine = Box::new(support::Journal::default());
         let store = MemSnapshotStore::new();
-        let recovered = recover_group(&state, &store, machine, &SessionConfig::default()).unwrap();
+        let recovered = recover_group(&state, &store, machine).unwrap();
         let mut applier = Applier::new(Arc::new(store));
         applier.add(recovered.machine);
         let payload = EntryPayload::Command(Bytes::from_static(payload));
         let entries = vec![Entry { id: LogId::new(1, 1), payload }];
         applier.step(ApplyTask::Apply { group: GroupId(1), entries: entries.into() }).pop()
     };
-    let Some(Event::Applied(Applied::Failed { reason, .. })) = apply(b"\x03anything") else { panic!() };
-    assert!(reason.contains("1@t1 is a command of version 3: this node needs a newer build"), "{reason}");
+    let Some(Event::Applied(Applied::Failed { reason, .. })) = apply(b"\x04anything") else { panic!() };
+    assert!(reason.contains("1@t1 is a command of version 4: this node needs a newer build"), "{reason}");
     for garbage in [&b""[..], b"\x00garbage", b"\x01\x09garbage", b"\x02\x01garbage"] {
         let Some(Event::Applied(Applied::Entries { responses, .. })) = apply(garbage) else { panic!() };
         assert_eq!(responses, [(LogId::new(1, 1), Err(RequestError::Malformed))]);

@@ -246,7 +246,7 @@ impl Node {
         let mut config = around.swarm.group.clone();
         config.core.id = state.replica;
         config.core.seed = self.life << 32 | self.id.0 << 8 | group.0;
-        let mut recovered = recover_group(state, &*running.snapshots, machine, &config.sessions)
+        let mut recovered = recover_group(state, &*running.snapshots, machine)
             .map_err(|error| Refused::Error(error.to_string()))?;
         let applied = recovered.restored.applied;
         around.invariants.on_start(recovered.replica, state, applied).map_err(Refused::Violation)?;

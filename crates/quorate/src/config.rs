@@ -241,6 +241,7 @@ impl NodeConfig {
     /// As for [`NodeConfig::validate`].
     pub fn validate_group(&self, group: &GroupConfig) -> Result<(), ConfigError> {
         fits_in_frames(group, self.transport.frame_bytes_max)?;
+        group.sessions.validate().map_err(ConfigError::from)?;
         group.snapshots.validate().map_err(ConfigError::from)
     }
 }

@@ -412,9 +412,8 @@ impl Node {
         };
         self.reserve(group).await?;
         let state = self.find_or_create(group, start).await?;
-        let (snapshots, sessions) = (Arc::clone(&self.snapshots), config.sessions.clone());
-        let recovered =
-            tokio::task::spawn_blocking(move || recover_group(&state, &*snapshots, machine, &sessions));
+        let snapshots = Arc::clone(&self.snapshots);
+        let recovered = tokio::task::spawn_blocking(move || recover_group(&state, &*snapshots, machine));
         // The only error of the join is a panic of the machine's, which is the caller's to see.
         let mut recovered = match recovered.await {
             Ok(recovered) => recovered?,

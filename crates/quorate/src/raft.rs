@@ -441,7 +441,8 @@ impl Raft {
     }
 
     /// Changes how this replica behaves while it runs: `core.election_timeout`, `core.heartbeat_interval`,
-    /// `core.election_delay`, the core's limits, the snapshot policy (but for the size of pieces) and the limits of what waits.
+    /// `core.election_delay`, the core's limits, the snapshot policy (but for the size of pieces) and the limits of what waits. Limits of
+    /// sessions as well: those of the leader become the group's, by an entry of the log.
     /// Returns what is in effect. Lasts until the group is closed; changes are made one after the other.
     ///
     /// # Errors

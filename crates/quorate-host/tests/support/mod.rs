@@ -351,10 +351,12 @@ impl Cluster {
         let disk = node.data.journal.clone();
         let version = *self.builds.get(&node.host.node()).unwrap_or(&1);
         let machine = Box::new(Journal { disk, version, ..Journal::default() });
-        let mut recovered = recover_group(state, &snapshots, machine, &self.config.sessions).unwrap();
+        let mut recovered = recover_group(state, &snapshots, machine).unwrap();
         node.writer.submit(recovered.log_fix.take().into_iter().collect());
         node.writer.step();
-        let (setup, machine) = recovered.into_setup(self.config.clone(), seeds);
+        let mut config = self.config.clone();
+        config.core.id = recovered.replica;
+        let (setup, machine) = recovered.into_setup(config, seeds);
         node.applier.add(machine);
         setup
     }

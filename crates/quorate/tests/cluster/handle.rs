@@ -236,8 +236,11 @@ async fn a_running_replica_takes_new_timings_and_limits_and_refuses_what_needs_a
     raft.wait_for(|status| status.compacted.index.0 > 30, PATIENCE).await.unwrap();
     let wrong = raft.update_config(|config| config.core.heartbeat_interval = PATIENCE).await.unwrap_err();
     assert!(matches!(wrong, RequestError::Config { field: "election_timeout", .. }), "{wrong:?}");
-    let fixed = raft.update_config(|config| config.sessions.bytes_max = 1).await.unwrap_err();
-    assert!(matches!(fixed, RequestError::Config { field: "sessions", .. }), "{fixed:?}");
+    let fixed = raft.update_config(|config| config.snapshots.chunk_bytes = 7).await.unwrap_err();
+    assert!(matches!(fixed, RequestError::Config { field: "snapshots.chunk_bytes", .. }), "{fixed:?}");
+    let none = raft.update_config(|config| config.sessions.bytes_max = 1).await.unwrap_err();
+    assert!(matches!(none, RequestError::Config { field: "sessions.bytes_max", .. }), "{none:?}");
+    raft.update_config(|config| config.sessions.idle_max = 2 * PATIENCE).await.unwrap();
     let limited = raft.update_config(|config| config.core.command_bytes_max = 10).await.unwrap();
     let refused = raft.apply("eleven bytes").await.unwrap_err();
     assert!(matches!(refused, RequestError::TooLarge { bytes: 12, bytes_max: 10 }), "{refused:?}");
