@@ -124,7 +124,7 @@ impl LogTask {
                 group,
                 reset_to,
                 truncate_from: persist.truncate_from,
-                entries: persist.entries.into_vec(),
+                entries: persist.entries,
                 hard_state: persist.hard_state,
                 ..GroupWrite::default()
             },

@@ -196,12 +196,23 @@ fn merge(earlier: &mut GroupWrite, later: GroupWrite) {
     if let Some(from) = later.truncate_from {
         let keep = earlier.entries.partition_point(|entry| entry.index() < from);
         let reaches_disk = earlier.entries.first().is_none_or(|first| from < first.index());
-        earlier.entries.truncate(keep);
+        if keep < earlier.entries.len() {
+            let mut kept = std::mem::take(&mut earlier.entries).into_vec();
+            kept.truncate(keep);
+            earlier.entries = kept.into();
+        }
         if reaches_disk && earlier.truncate_from.is_none_or(|already| from < already) {
             earlier.truncate_from = Some(from);
         }
     }
-    earlier.entries.extend(later.entries);
+    if earlier.entries.is_empty() {
+        earlier.entries = later.entries;
+    } else if !later.entries.is_empty() {
+        // Copied once: then nobody else holds the list.
+        let mut entries = std::mem::take(&mut earlier.entries).into_vec();
+        entries.extend_from_slice(&later.entries);
+        earlier.entries = entries.into();
+    }
     earlier.hard_state = later.hard_state.or(earlier.hard_state);
     earlier.compact_to = later.compact_to.or(earlier.compact_to.take());
     earlier.lost_until = later.lost_until.or(earlier.lost_until);
@@ -310,12 +321,14 @@ mod tests {
         let mut writer = LogWriter::new(Box::new(store.clone()));
         let large = |group: u64, token: u64| {
             let mut task = append(group, token, &[(1, token)]);
-            task.write.entries[0].payload = EntryPayload::Command(vec![0; ROUND_BYTES_MAX / 3].into());
+            let payload = EntryPayload::Command(vec![0; ROUND_BYTES_MAX / 3].into());
+            task.write.entries = vec![Entry { id: LogId::new(1, token), payload }].into();
             task
         };
         writer.submit((1..=4).flat_map(|token| [large(1, token), large(2, token)]).collect());
         let mut too_large = large(3, 1);
-        too_large.write.entries[0].payload = EntryPayload::Command(vec![0; ROUND_BYTES_MAX + 1].into());
+        let payload = EntryPayload::Command(vec![0; ROUND_BYTES_MAX + 1].into());
+        too_large.write.entries = vec![Entry { id: LogId::new(1, 1), payload }].into();
         writer.submit(vec![too_large, large(3, 2)]);
         let events = writer.step();
         let expected =
@@ -338,9 +351,9 @@ mod tests {
             (None, 2),
             "only what was not written yet"
         );
-        merge(&mut earlier, GroupWrite { entries: vec![entry(2, 6)], ..GroupWrite::default() });
-        assert_eq!(earlier.entries, [entry(1, 4), entry(1, 5), entry(2, 6)]);
-        merge(&mut earlier, GroupWrite { entries: vec![entry(3, 2)], ..truncate(2) });
+        merge(&mut earlier, GroupWrite { entries: vec![entry(2, 6)].into(), ..GroupWrite::default() });
+        assert_eq!(earlier.entries[..], [entry(1, 4), entry(1, 5), entry(2, 6)]);
+        merge(&mut earlier, GroupWrite { entries: vec![entry(3, 2)].into(), ..truncate(2) });
         assert_eq!((earlier.truncate_from, earlier.entries.len()), (Some(LogIndex(2)), 1));
         merge(&mut earlier, truncate(3));
         assert_eq!((earlier.truncate_from, earlier.entries.len()), (Some(LogIndex(2)), 1));

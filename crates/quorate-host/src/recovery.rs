@@ -301,7 +301,7 @@ pub fn bootstrap_batch(group: GroupId, replica: ReplicaId, membership: &Arc<Memb
     let write = GroupWrite {
         group,
         replica: Some(replica),
-        entries: vec![first],
+        entries: vec![first].into(),
         hard_state: Some(hard_state),
         ..GroupWrite::default()
     };

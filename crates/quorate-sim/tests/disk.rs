@@ -177,7 +177,7 @@ fn the_log_keeps_what_it_completed_through_a_hundred_power_cuts() {
 fn batch(index: u64, rng: &mut Rng) -> LogBatch {
     let size = usize::try_from(rng.below(900)).unwrap();
     let entry = Entry { id: LogId::new(1, index), payload: EntryPayload::Command(vec![b'x'; size].into()) };
-    let write = GroupWrite { group: GroupId(1), entries: vec![entry], ..GroupWrite::default() };
+    let write = GroupWrite { group: GroupId(1), entries: vec![entry].into(), ..GroupWrite::default() };
     LogBatch { groups: vec![write] }
 }
 

@@ -262,8 +262,12 @@ mod tests {
         log.check(&write).unwrap();
         log.apply(&write);
         assert_eq!((log.term_runs.len(), log.last_id()), (0, LogId::new(4, 6)));
-        assert!(log.check(&GroupWrite { entries: vec![command(4, 7)], ..GroupWrite::default() }).is_ok());
-        assert!(log.check(&GroupWrite { entries: vec![command(3, 7)], ..GroupWrite::default() }).is_err());
+        assert!(
+            log.check(&GroupWrite { entries: vec![command(4, 7)].into(), ..GroupWrite::default() }).is_ok()
+        );
+        assert!(
+            log.check(&GroupWrite { entries: vec![command(3, 7)].into(), ..GroupWrite::default() }).is_err()
+        );
     }
 
     #[test]
@@ -271,7 +275,7 @@ mod tests {
         let mut log = six();
         let write = GroupWrite {
             truncate_from: Some(LogIndex(3)),
-            entries: vec![command(5, 3)],
+            entries: vec![command(5, 3)].into(),
             ..GroupWrite::default()
         };
         log.check(&write).unwrap();
@@ -285,8 +289,8 @@ mod tests {
         let log = six();
         let refused = |write: GroupWrite| log.check(&write).unwrap_err();
         let write = || GroupWrite::default();
-        assert!(refused(GroupWrite { entries: vec![command(4, 8)], ..write() }).contains("gap"));
-        assert!(refused(GroupWrite { entries: vec![command(4, 6)], ..write() }).contains("gap"));
+        assert!(refused(GroupWrite { entries: vec![command(4, 8)].into(), ..write() }).contains("gap"));
+        assert!(refused(GroupWrite { entries: vec![command(4, 6)].into(), ..write() }).contains("gap"));
         assert!(refused(GroupWrite { truncate_from: Some(LogIndex(0)), ..write() }).contains("truncation"));
         let beyond = Some((LogId::new(4, 7), LogId::default(), members()));
         assert!(refused(GroupWrite { compact_to: beyond, ..write() }).contains("inside"));

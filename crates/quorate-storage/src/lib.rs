@@ -31,7 +31,7 @@
 //!
 //! let mut wal = open()?;
 //! let entry = Entry { id: LogId::new(1, 1), payload: EntryPayload::Command("hello".into()) };
-//! let write = GroupWrite { group: GroupId(1), entries: vec![entry.clone()], ..GroupWrite::default() };
+//! let write = GroupWrite { group: GroupId(1), entries: vec![entry.clone()].into(), ..GroupWrite::default() };
 //! wal.write(LogBatch { groups: vec![write] }, true, Box::new(|outcome| assert!(outcome.is_ok())));
 //! wal.flush()?; // One sync for everything queued, then the completions.
 //!

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quorate_core::{Entry, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId};
+use quorate_core::{Entries, Entry, GroupId, HardState, LogId, LogIndex, Membership, ReplicaId};
 
 use crate::error::{DamagedEntries, LogError};
 
@@ -33,7 +33,7 @@ pub struct GroupWrite {
     /// Drop entries from here on. Appending never truncates by itself.
     pub truncate_from: Option<LogIndex>,
     /// Entries that follow the last one without a gap.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// The new hard state.
     pub hard_state: Option<HardState>,
     /// Drop entries up to here (a durable snapshot covers them); membership in effect there.

@@ -116,10 +116,10 @@ fn what_was_written_is_read_back(test: &mut dyn LogStoreUnderTest) {
     let writes = vec![
         commands(1, 1, 1, 4),
         commands(9, 4, 1, 100),
-        GroupWrite { group: GroupId(1), entries: vec![membership, noop], ..GroupWrite::default() },
+        GroupWrite { group: GroupId(1), entries: vec![membership, noop].into(), ..GroupWrite::default() },
         GroupWrite {
             group: GroupId(1),
-            entries: vec![Entry { id: LogId::new(3, 7), payload: large }],
+            entries: vec![Entry { id: LogId::new(3, 7), payload: large }].into(),
             hard_state: Some(HardState {
                 term: quorate_core::Term(3),
                 vote: Some(ReplicaId(2)),

@@ -182,11 +182,13 @@ impl ModelGroup {
         }
         after.apply(&write);
         let mut last = after.last();
+        let mut entries = Vec::new();
         for _ in 0..chance.below(5) {
             let term = Term(last.term.0.max(1) + u64::from(chance.once_in(5)));
             last = LogId { term, index: last.index.next() };
-            write.entries.push(random_entry(last, chance));
+            entries.push(random_entry(last, chance));
         }
+        write.entries = entries.into();
         if chance.once_in(2) {
             let vote = if chance.once_in(2) { Some(ReplicaId(chance.below(3) + 1)) } else { None };
             write.hard_state = Some(HardState { term: last.term, vote, commit: last.index });

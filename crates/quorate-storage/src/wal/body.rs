@@ -428,7 +428,7 @@ impl<'a> Cursor<'a> {
             replica,
             reset_to,
             truncate_from,
-            entries,
+            entries: entries.into(),
             hard_state,
             compact_to,
             lost_until,

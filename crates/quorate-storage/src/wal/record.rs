@@ -159,7 +159,7 @@ mod tests {
             let command = EntryPayload::Command(Bytes::from(vec![7; 100]));
             let write = GroupWrite {
                 group: GroupId(1),
-                entries: vec![Entry { id, payload: command }],
+                entries: vec![Entry { id, payload: command }].into(),
                 compact_to: Some((id, LogId::default(), Arc::new(Membership::default()))),
                 ..GroupWrite::default()
             };

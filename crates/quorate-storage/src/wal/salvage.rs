@@ -84,11 +84,13 @@ fn place_holes(index: &Index, logged: &mut LoggedWrite) -> Result<(), &'static s
     let first = first.ok_or("an entry is damaged, and nothing says which")?;
     let before = known.and_then(|group| group.log.term_at(first.previous()));
     let mut term = before.or(neighbour.map(|(_, term)| term)).unwrap_or(Term(1));
-    for (number, entry) in (0_u64..).zip(&mut write.entries) {
+    let mut entries = std::mem::take(&mut write.entries).into_vec();
+    for (number, entry) in (0_u64..).zip(&mut entries) {
         if holes.contains(&usize::try_from(number).unwrap_or(usize::MAX)) {
             entry.id = LogId { term, index: LogIndex(first.0 + number) };
         }
         term = entry.term();
     }
+    write.entries = entries.into();
     Ok(())
 }

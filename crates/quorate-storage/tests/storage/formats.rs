@@ -113,7 +113,8 @@ fn segments_are_what_the_fixtures_say() {
             entry(4, 2, EntryPayload::Command(Bytes::from_static(b"hello"))),
             entry(5, 3, EntryPayload::Membership(members())),
             entry(5, 4, EntryPayload::Noop),
-        ],
+        ]
+        .into(),
         ..group(7)
     }]);
     write(vec![
@@ -128,7 +129,7 @@ fn segments_are_what_the_fixtures_say() {
     for index in 1..=2 {
         let command = EntryPayload::Command(Bytes::from(vec![0xAB; 2000]));
         let compact_to = Some((LogId::new(1, index), LogId::default(), members()));
-        write(vec![GroupWrite { entries: vec![entry(1, index, command)], compact_to, ..group(1) }]);
+        write(vec![GroupWrite { entries: vec![entry(1, index, command)].into(), compact_to, ..group(1) }]);
     }
     drop(wal);
     let paths = ["wal/0000000000000001.wal", "wal/0000000000000002.wal"];
