@@ -1,8 +1,9 @@
 //! What can be typed. Only shapes: what the words mean is decided in the module each command goes to.
 
 use std::ffi::OsString;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -54,6 +55,11 @@ pub(crate) enum Command {
     Wal(WalCommand),
     /// Lets one node go on alone after a majority of the nodes is lost for good
     Recover(RecoverArgs),
+    /// Puts load on a cluster and says how quick it was, and what it cost
+    #[command(
+        after_help = "Without --endpoints, bench starts a cluster of its own on this machine. How to read the figures: docs/bench/quorate-bench.md."
+    )]
+    Bench(Box<BenchArgs>),
     /// Runs the cluster's code in a simulator that breaks disks, networks and clocks
     Sim(SimArgs),
     /// Shows which settings are in effect, or checks them
@@ -234,6 +240,63 @@ pub(crate) enum ConfigCommand {
     Print(ServeFlags),
     /// Checks that `serve` with the same flags, environment and file would start
     Check(ServeFlags),
+}
+
+/// `bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// What is done, in which shares: write, read (linearizable), lease, stale
+    #[arg(long, value_name = "KIND=N,…", default_value = "write=100")]
+    pub(crate) mix: quorate_load::Mix,
+    /// How many requests are under way at a time, 1 to 4096
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) in_flight: usize,
+    /// Over how many connections; each has a session of its own [default: 4, or as many as are in flight]
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<usize>,
+    /// Open loop: begin this many operations a second, whatever happened to earlier ones; latency counts from when
+    /// each was to begin
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<f64>,
+    /// For how long to measure
+    #[arg(long, value_name = "N", default_value = "10", value_parser = crate::bench::seconds)]
+    pub(crate) seconds: Duration,
+    /// For how many seconds the load is on before that
+    #[arg(long, value_name = "N", default_value = "2", value_parser = crate::bench::seconds)]
+    pub(crate) warmup: Duration,
+    /// How many different keys
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) keys: u64,
+    /// How often each key: uniform, zipf[:EXPONENT], hot[:PERCENT of the keys], sequential
+    #[arg(long, value_name = "NAME", default_value = "uniform")]
+    pub(crate) distribution: quorate_load::Distribution,
+    /// What keys begin with; they stay in the cluster
+    #[arg(long, value_name = "TEXT", default_value = "bench/")]
+    pub(crate) prefix: String,
+    /// How long values are: a size, or FROM..TO
+    #[arg(long, value_name = "BYTES", default_value = "128", value_parser = crate::bench::value_sizes)]
+    pub(crate) value_bytes: RangeInclusive<usize>,
+    /// Send every request as a gRPC call of its own, not over the pipelined stream
+    #[arg(long)]
+    pub(crate) unary: bool,
+    /// Do not write every key once before reads are measured
+    #[arg(long)]
+    pub(crate) no_fill: bool,
+    /// Where chance begins: the same number, the same operations
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print one JSON document, as -o json does
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write a page with drawings, readable without a network
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// How many nodes to start, 1 to 7, when no --endpoints are given [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=7))]
+    pub(crate) nodes: Option<u64>,
+    /// Where their data is while it runs [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 /// `sim`.

@@ -110,6 +110,11 @@ impl Layers {
         }
     }
 
+    /// Whether somebody said what this setting is to be.
+    pub(crate) fn is_given(&self, name: &str) -> bool {
+        self.named(name).is_some_and(|value| value.source != Source::Default)
+    }
+
     fn named(&self, name: &str) -> Option<Value> {
         self.value(Setting::named(name).expect("the name of a setting is in the table"))
     }
@@ -532,7 +537,7 @@ fn initial_cluster(text: &str) -> Result<BTreeMap<u64, String>, String> {
 }
 
 /// A number of bytes: `65536`, `64KiB`, `1MiB`, `1GiB`.
-fn byte_count(text: &str) -> Result<u64, String> {
+pub(crate) fn byte_count(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
     let factor = match unit.trim() {

@@ -17,7 +17,7 @@ mod control;
 mod hello;
 mod layout;
 mod network;
-mod process;
+pub(crate) mod process;
 mod prompt;
 mod proxy;
 mod supervisor;
@@ -157,14 +157,14 @@ Try:
 }
 
 /// The signals that ask to stop.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind).map_err(|error| Failure::error(format!("cannot listen for signals: {error}")))
         };
@@ -175,7 +175,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -1,7 +1,7 @@
 //! The `quorate` program: a demo, a server, and the commands to use and to run a cluster.
 //!
 //! ```text
-//!   args ──► config (flags, environment, file) ──► serve │ demo │ data │ admin │ wal ──► output, exit code
+//!   args ──► config (flags, environment, file) ──► serve │ demo │ data │ admin │ bench │ wal ──► output, exit code
 //! ```
 //!
 //! No logic of its own: whatever decides something lives in the libraries, where the simulator and
@@ -9,6 +9,7 @@
 
 mod admin;
 mod args;
+mod bench;
 mod completions;
 mod config;
 mod data;
@@ -55,6 +56,7 @@ fn run(args: Args) -> Result<(), Failure> {
             let layers = Layers::read(flags, path)?;
             serve::run(&ServeConfig::resolve(&layers)?)
         }
+        Command::Bench(args) => bench::run(&args, &Layers::read(flags, path)?),
         Command::Completions { shell } => completions::run(shell),
         Command::Sim(args) => sim::run(&args),
         Command::Wal(command) => {

@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     requests: mpsc::Sender<proto::StreamRequest>,
     waiting: Arc<Waiting>,
     reader: tokio::task::JoinHandle<()>,
+    /// Requests longer than this are calls of their own.
+    streamed_bytes_max: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +92,8 @@ impl Connection {
             .into_inner();
         let waiting = Arc::new(Waiting::default());
         let reader = tokio::spawn(read_answers(answers, waiting.clone(), address.to_owned()));
-        Ok(Self { channel, requests, waiting, reader })
+        let streamed_bytes_max = (!options.unary).then_some(STREAMED_BYTES_MAX);
+        Ok(Self { channel, requests, waiting, reader, streamed_bytes_max })
     }
 
     /// Whether the stream still works.
@@ -100,18 +103,26 @@ impl Connection {
 
     /// Sends one request and waits for its answer.
     pub(crate) async fn call(&self, request: Request) -> Result<Response, CallError> {
-        match request {
-            Request::Put(put) if put.encoded_len() > STREAMED_BYTES_MAX => {
-                unary(self.kv().put(put).await).map(Response::Put)
-            }
-            Request::Delete(delete) if delete.encoded_len() > STREAMED_BYTES_MAX => {
-                unary(self.kv().delete(delete).await).map(Response::Delete)
-            }
+        let Some(bytes_max) = self.streamed_bytes_max else { return self.call_unary(request).await };
+        match &request {
+            Request::Put(put) if put.encoded_len() > bytes_max => self.call_unary(request).await,
+            Request::Delete(delete) if delete.encoded_len() > bytes_max => self.call_unary(request).await,
             Request::Put(_)
             | Request::Delete(_)
             | Request::Get(_)
             | Request::Scan(_)
             | Request::OpenSession(_) => self.call_on_stream(request).await,
+        }
+    }
+
+    async fn call_unary(&self, request: Request) -> Result<Response, CallError> {
+        let mut kv = self.kv();
+        match request {
+            Request::Put(put) => unary(kv.put(put).await).map(Response::Put),
+            Request::Delete(delete) => unary(kv.delete(delete).await).map(Response::Delete),
+            Request::Get(get) => unary(kv.get(get).await).map(Response::Get),
+            Request::Scan(scan) => unary(kv.scan(scan).await).map(Response::Scan),
+            Request::OpenSession(open) => unary(kv.open_session(open).await).map(Response::OpenSession),
         }
     }
 

@@ -21,6 +21,9 @@ pub struct ClientOptions {
     pub in_flight_max: usize,
     /// Refuse to talk to nodes of another cluster.
     pub cluster_id: Option<u64>,
+    /// Send every request as a call of its own instead of over the pipelined stream: slower, and what
+    /// programs without this library do. Default false.
+    pub unary: bool,
 }
 
 impl Default for ClientOptions {
@@ -33,6 +36,7 @@ impl Default for ClientOptions {
             backoff_max: Duration::from_millis(500),
             in_flight_max: 1024,
             cluster_id: None,
+            unary: false,
         }
     }
 }

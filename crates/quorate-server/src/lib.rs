@@ -34,6 +34,7 @@ mod members;
 mod metrics;
 pub mod offline;
 mod origin;
+mod process_figures;
 mod query;
 mod room;
 mod server;

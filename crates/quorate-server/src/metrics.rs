@@ -1,7 +1,7 @@
 //! What `/metrics` says, in the text format of Prometheus.
 //!
-//! Requests are counted as they are answered; everything else is read from the replica, the log and the
-//! transport when somebody asks. Each server has a registry of its own.
+//! Requests are counted as they are answered; everything else is read from the replica, the log, the
+//! transport and the kernel when somebody asks. Each server has a registry of its own.
 
 use std::fmt;
 use std::sync::Weak;
@@ -16,6 +16,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 use quorate::{DiskHealth, EventLabel, Node, Raft, RoleName};
+
+use crate::process_figures;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -148,6 +150,7 @@ impl Collector for NodeFigures {
                 <ConstCounter<u64> as TypedMetric>::TYPE,
             )?)?;
         }
+        encode_process(&mut encoder)?;
         self.encode_events(&mut encoder)?;
         encode_disk(&mut encoder, status.disk)?;
         self.encode_role(encoder, status.role)
@@ -196,4 +199,28 @@ impl NodeFigures {
         }
         Ok(())
     }
+}
+
+/// What the process uses. Figures that the system does not tell are left out.
+fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let counter = <ConstCounter<u64> as TypedMetric>::TYPE;
+    let help = "Processor time this process has used";
+    let cpu = ConstCounter::new(process_figures::cpu_seconds());
+    cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, counter)?)?;
+    if let Some(bytes) = process_figures::resident_bytes() {
+        let help = "Memory of this process that is resident";
+        let kind = MetricType::Gauge;
+        ConstGauge::new(bytes).encode(encoder.encode_descriptor(
+            "process_resident_bytes",
+            help,
+            None,
+            kind,
+        )?)?;
+    }
+    if let Some(bytes) = process_figures::disk_written_bytes() {
+        let help = "Bytes this process made the kernel write to disks";
+        let descriptor = encoder.encode_descriptor("process_disk_written_bytes", help, None, counter)?;
+        ConstCounter::new(bytes).encode(descriptor)?;
+    }
+    Ok(())
 }

@@ -15,7 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quorate-sim", &["quorate-core", "quorate-storage", "quorate-host", "quorate-kv"]),
     ("quorate-client", &["quorate-kv"]),
     ("quorate-server", &["quorate", "quorate-kv", "quorate-client"]),
-    ("quorate-cli", &["quorate-server", "quorate-client", "quorate-sim"]),
+    ("quorate-load", &["quorate-client"]),
+    ("quorate-cli", &["quorate-server", "quorate-client", "quorate-load", "quorate-sim"]),
     ("xtask", &[]),
     ("raftexample", &["quorate"]),
 ];

@@ -127,5 +127,5 @@ fn every_front_page_has_an_example_that_runs() {
         });
         assert!(opening.into_iter().any(str::is_empty), "{}: no example that runs", page.display());
     }
-    assert_eq!(seen, 8);
+    assert_eq!(seen, 9);
 }

@@ -4,6 +4,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
+mod bench;
 mod by_hand;
 mod commands;
 mod damage;

@@ -264,6 +264,10 @@ async fn health_and_figures_are_there_for_machines() {
     };
     assert!(figure("quorate_log_syncs_total") > 0);
     assert!(figure("quorate_log_written_bytes_total") > 0);
+    assert!(metrics.contains("\nquorate_process_cpu_seconds_total "), "{metrics}");
+    if cfg!(target_os = "linux") {
+        assert!(figure("quorate_process_resident_bytes") > 1 << 20);
+    }
     assert!(figure("quorate_commit_index") >= figure("quorate_applied_index"));
     let status = get(node, "/v1/status").await.json();
     assert_eq!(
