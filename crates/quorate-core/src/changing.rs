@@ -118,7 +118,7 @@ impl Leader {
 
     /// Ends a joint state that is to end by itself, once it is committed.
     pub(crate) fn maybe_leave_joint(&mut self, shared: &mut Shared) {
-        if shared.membership().joint().is_none_or(|joint| !joint.leaves_automatically()) {
+        if !self.joint || shared.membership().joint().is_none_or(|joint| !joint.leaves_automatically()) {
             return;
         }
         if let Ok((_, membership)) = self.changeable(shared, None)

@@ -37,8 +37,8 @@ impl Leader {
         }
         // A member that left may have been all that a round waited for.
         self.maybe_confirm_reads(shared);
-        let ready = Self::own_term_committed(shared) || planted("read_before_own_commit");
-        if self.rounds.can_start() && ready {
+        let ready = || Self::own_term_committed(shared) || planted("read_before_own_commit");
+        if self.rounds.can_start() && ready() {
             let number = self.rounds.start(shared.log.commit());
             self.note_round(shared, number);
             self.maybe_confirm_reads(shared);

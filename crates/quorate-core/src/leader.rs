@@ -55,11 +55,13 @@ pub(crate) struct Leader {
     pub(crate) rounds: Rounds,
     pub(crate) lease: Lease,
     pub(crate) transfer: Option<Transfer>,
-    /// Bytes of own entries above the commit index, oldest first.
-    uncommitted: VecDeque<(LogIndex, u64)>,
+    /// Bytes of own entries that are not committed, or not yet applied and durable here, oldest first.
+    own: VecDeque<(LogIndex, u64)>,
+    /// How many of them are committed.
+    own_committed: usize,
+    /// The bytes of those that are not.
     pub(crate) uncommitted_bytes: u64,
-    /// Bytes of own entries that are committed and not yet applied and durable here, oldest first.
-    unapplied: VecDeque<(LogIndex, u64)>,
+    /// The bytes of those that are.
     pub(crate) unapplied_bytes: u64,
     /// Something may have to be sent.
     pub(crate) replicate: bool,
@@ -82,9 +84,9 @@ impl Leader {
             rounds: Rounds::default(),
             lease: Lease::default(),
             transfer: None,
-            uncommitted: VecDeque::new(),
+            own: VecDeque::new(),
+            own_committed: 0,
             uncommitted_bytes: 0,
-            unapplied: VecDeque::new(),
             unapplied_bytes: 0,
             replicate: false,
         };
@@ -98,7 +100,7 @@ impl Leader {
         let id = LogId { term: shared.term, index: shared.log.last_index().next() };
         let entry = Entry { id, payload };
         let bytes = entry_bytes(&entry);
-        self.uncommitted.push_back((id.index, bytes));
+        self.own.push_back((id.index, bytes));
         self.uncommitted_bytes += bytes;
         shared.append(entry);
         self.stir(shared);
@@ -402,11 +404,10 @@ impl Leader {
         if !counts || !shared.commit_to(reached) {
             return Transition::Stay;
         }
-        while let Some((index, bytes)) = self.uncommitted.front().copied().filter(|(at, _)| *at <= reached) {
+        while let Some((_, bytes)) = self.own.get(self.own_committed).filter(|(at, _)| *at <= reached) {
+            self.own_committed += 1;
             self.uncommitted_bytes -= bytes;
-            self.uncommitted.pop_front();
             self.unapplied_bytes += bytes;
-            self.unapplied.push_back((index, bytes));
         }
         self.replicate = true;
         let votes = self.votes.incoming || self.votes.outgoing;
@@ -424,9 +425,10 @@ impl Leader {
     /// Entries were applied here, or became durable.
     pub(crate) fn forget_applied(&mut self, shared: &Shared) {
         let done = shared.apply.applied().min(shared.log.persisted());
-        while let Some((_, bytes)) = self.unapplied.front().filter(|(index, _)| *index <= done) {
+        while let Some((_, bytes)) = self.own.front().filter(|(index, _)| *index <= done) {
+            self.own_committed -= 1;
             self.unapplied_bytes -= bytes;
-            self.unapplied.pop_front();
+            self.own.pop_front();
         }
     }
 

@@ -125,12 +125,20 @@ impl RawNode {
     /// Why it was refused. Nothing changed, except that a later term may have been taken over.
     pub fn step(&mut self, now: MonoTime, from: ReplicaId, message: Message) -> Result<(), Rejected> {
         self.tick(now);
-        let taken = gate::check(&self.shared, from, &message).and_then(|()| self.dispatch(&message));
+        let taken = match gate::check(&self.shared, from, &message) {
+            Ok(()) => self.dispatch(&message),
+            Err(reason) => Err(reason),
+        };
         if let Err(reason) = taken {
-            let outline = without_entries(&message);
-            self.shared.event(RaftEvent::MessageRejected { reason, message: Box::new(outline) });
+            self.tell_rejected(reason, &message);
         }
         taken
+    }
+
+    #[cold]
+    fn tell_rejected(&mut self, reason: Rejected, message: &Message) {
+        let message = Box::new(without_entries(message));
+        self.shared.event(RaftEvent::MessageRejected { reason, message });
     }
 
     // ---- users ----------------------------------------------------------------------------------

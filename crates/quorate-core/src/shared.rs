@@ -331,11 +331,11 @@ impl Shared {
 
     /// Whether a `Ready` would hold anything of this.
     pub(crate) fn has_output(&self) -> bool {
-        self.writes.is_waiting(self.hard_state(), &self.log)
-            || !self.outbox.is_empty()
-            || !self.fetches.is_empty()
-            || !self.reads.is_empty()
+        !self.outbox.is_empty()
             || !self.events.is_empty()
+            || !self.reads.is_empty()
+            || !self.fetches.is_empty()
+            || self.writes.is_waiting(self.hard_state(), &self.log)
             || self.has_something_to_apply()
     }
 }
