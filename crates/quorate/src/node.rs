@@ -12,6 +12,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use quorate_core::{EventLabel, GroupId, LogIndex, Member, Membership, NodeId, ReplicaId};
 use quorate_host::{
@@ -583,7 +584,33 @@ impl Node {
         tokio::task::spawn_blocking(move || tls.reload()).await.unwrap_or(Ok(false))
     }
 
-    /// Stops the node: answers every pending request, joins every thread and task, and gives the
+    /// Stops the node without haste: for what it leads of `groups`, lets what was asked for until now come to its end and
+    /// hands over, and then does as [`Node::shutdown`], at the latest after `within`. Returns the groups for which that was not
+    /// enough: nobody took over, or something was still on its way. Nothing acknowledged is lost either way.
+    ///
+    /// Dropping the call before its end stops nothing that has not stopped yet.
+    pub async fn shutdown_gracefully(&self, groups: &[Raft], within: Duration) -> Vec<GroupId> {
+        let deadline = tokio::time::Instant::now() + within;
+        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        let mut unfinished = Vec::new();
+        for raft in groups.iter().filter(|raft| raft.is_leader()) {
+            // Behind everything that was asked for before it.
+            let drained = raft.within(left()).barrier().await;
+            let others = raft.status().membership.voters().count() > 1;
+            // Alone it leads until the end.
+            let handed_over = match others {
+                true => raft.within(left()).transfer_leadership(None).await.map(drop),
+                false => Ok(()),
+            };
+            if drained.is_err() || handed_over.is_err() {
+                unfinished.push(raft.group());
+            }
+        }
+        self.shutdown().await;
+        unfinished
+    }
+
+    /// Stops the node at once: answers every pending request, joins every thread and task, and gives the
     /// data directory free. May be called more than once.
     pub async fn shutdown(&self) {
         let mut running = self.running.lock().await;

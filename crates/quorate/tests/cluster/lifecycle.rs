@@ -269,3 +269,25 @@ async fn a_node_starts_at_once() {
     assert!(began.elapsed() < Duration::from_secs(1), "took {:?}", began.elapsed());
     cluster.shutdown().await;
 }
+
+/// The others waited for an election timeout when a leader was stopped for maintenance, and what was on its way had no answer.
+#[tokio::test]
+async fn a_leader_that_stops_gracefully_answers_what_waits_and_hands_over() {
+    let cluster = Cluster::start(3, memory(), |_| {}).await;
+    cluster.apply_all(numbers(0..5)).await;
+    let leader = cluster.leader().await;
+    let raft = cluster.rafts[&leader].clone();
+    let waiting: Vec<_> = numbers(5..25).into_iter().map(|line| raft.submit(line, Dedupe::None)).collect();
+    let others: Vec<_> = (1..=3).filter(|id| *id != leader).collect();
+    let unfinished = cluster.nodes[&leader].shutdown_gracefully(std::slice::from_ref(&raft), PATIENCE).await;
+    assert_eq!(unfinished, []);
+    for ticket in waiting {
+        ticket.await.unwrap();
+    }
+    // That nothing was unfinished says that somebody has taken over: nobody waits for a timeout.
+    let new = cluster.leader_among(others).await;
+    assert_eq!(cluster.caught_up(new).await, lines(0..25));
+    // A second time nothing waits, and nobody is left to hand over to.
+    assert_eq!(cluster.nodes[&leader].shutdown_gracefully(&[raft], Duration::ZERO).await, []);
+    cluster.shutdown().await;
+}
