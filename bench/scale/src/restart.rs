@@ -16,7 +16,9 @@ use crate::{Failure, Flags};
 pub async fn fill(endpoints: &[String], bytes: u64, value_bytes: usize, keys: u64) -> Result<(), Failure> {
     let total = bytes / value_bytes as u64;
     let next = Arc::new(AtomicU64::new(0));
-    let client = Client::connect(endpoints.to_vec(), ClientOptions::default())?;
+    // On a busy machine some writes take long; all of them may be repeated.
+    let options = ClientOptions { deadline: Duration::from_secs(120), ..ClientOptions::default() };
+    let client = Client::connect(endpoints.to_vec(), options)?;
     let mut writers = tokio::task::JoinSet::new();
     for _ in 0..128 {
         let (client, next) = (client.clone(), Arc::clone(&next));
@@ -37,7 +39,12 @@ pub async fn fill(endpoints: &[String], bytes: u64, value_bytes: usize, keys: u6
                     value.extend_from_slice(&state.to_le_bytes());
                 }
                 value.truncate(value_bytes);
-                client.put(format!("key-{:012}", number % keys), value).await?;
+                let key = format!("key-{:012}", number % keys);
+                while let Err(error) = client.put(key.clone(), value.clone()).await {
+                    if !matches!(error, quorate_client::ClientError::OutcomeUnknown { .. }) {
+                        return Err(error);
+                    }
+                }
             }
         });
     }
