@@ -1,5 +1,5 @@
 //! A client that is nothing but HTTP: it names each write with an idempotency key and sends it again, to one node
-//! after the other, until somebody answers.
+//! after the other, until somebody answers. Half of its reads ask for the leader's lease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +17,8 @@ pub(crate) struct KeyedClient {
     agent: Agent,
     endpoints: Vec<String>,
     number: u64,
-    /// How many writes were named.
-    writes: u64,
+    /// How many operations there were so far, which names the writes.
+    operations: u64,
     /// The endpoint that is asked first, as it answered last.
     preferred: usize,
     give_up: Arc<AtomicBool>,
@@ -40,12 +40,12 @@ impl KeyedClient {
             .timeout_connect(Some(Duration::from_secs(1)))
             .http_status_as_error(false)
             .build();
-        Self { agent: agent.into(), endpoints, number, writes: 0, preferred: 0, give_up }
+        Self { agent: agent.into(), endpoints, number, operations: 0, preferred: 0, give_up }
     }
 
     pub(crate) fn perform(&mut self, operation: &Operation) -> Outcome {
-        self.writes += 1;
-        let name = format!("{}-{}", self.number, self.writes);
+        self.operations += 1;
+        let name = format!("{}-{}", self.number, self.operations);
         let begun = Instant::now();
         let mut may_be_applied = false;
         while begun.elapsed() < CLIENT_DEADLINE && !self.give_up.load(Ordering::Relaxed) {
@@ -66,6 +66,10 @@ impl KeyedClient {
             format!("http://{}/v1/kv/{key}", self.endpoints[self.preferred])
         };
         let answer = match operation {
+            // Every other read is answered from the leader's lease, if it has one, and is to be as good as any.
+            Operation::Get { key } if self.operations % 2 == 0 => {
+                self.agent.get(url(key)).query("consistency", "lease").call()
+            }
             Operation::Get { key } => self.agent.get(url(key)).call(),
             Operation::Put { key, value } => {
                 self.agent.put(url(key)).header("Idempotency-Key", name).send(&value[..])

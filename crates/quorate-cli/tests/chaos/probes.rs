@@ -31,10 +31,13 @@ impl std::ops::AddAssign for Answers {
 /// A read that was sent and not answered yet.
 pub(crate) struct Asked {
     key: String,
+    /// Half of them by the leader's lease, which promises the same.
+    consistency: &'static str,
     stream: TcpStream,
 }
 
 impl Probes {
+    /// How many reads [`Self::connect`] prepares.
     pub(crate) const COUNT: usize = 16;
 
     pub(crate) fn write_old(scene: &Scene, round: u64) -> Self {
@@ -57,21 +60,22 @@ impl Probes {
     /// Connections to `node` which have not asked yet.
     pub(crate) fn connect(&self, scene: &Scene, node: u64) -> Vec<Asked> {
         let address = scene.cluster.ports.client(node);
-        let asked = self.keys.iter().map(|key| {
+        let consistencies = ["linearizable", "lease"].into_iter().cycle();
+        let asked = self.keys.iter().zip(consistencies).map(|(key, consistency)| {
             let stream = TcpStream::connect(&address).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-            Asked { key: key.clone(), stream }
+            Asked { key: key.clone(), consistency, stream }
         });
         asked.collect()
     }
 }
 
 impl Asked {
-    /// Sends a linearizable read. It is in the node's socket when this returns, whether or not the node runs.
+    /// Sends a read that must not be stale. It is in the node's socket when this returns, whether or not the node runs.
     pub(crate) fn ask(&mut self) {
         let request = format!(
-            "GET /v1/kv/{}?timeout_millis=4000 HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n",
-            self.key
+            "GET /v1/kv/{}?consistency={}&timeout_millis=4000 HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n",
+            self.key, self.consistency
         );
         self.stream.write_all(request.as_bytes()).unwrap();
     }
@@ -86,7 +90,11 @@ impl Asked {
             return Answers { fresh: 1, refused: 0 };
         }
         let is_stale = is_found || answer.starts_with("HTTP/1.1 404");
-        assert!(!is_stale, "{story}: a stale answer for {}: {answer} ({read:?})", self.key);
+        assert!(
+            !is_stale,
+            "{story}: a stale answer ({}) for {}: {answer} ({read:?})",
+            self.consistency, self.key
+        );
         Answers { fresh: 0, refused: 1 }
     }
 }

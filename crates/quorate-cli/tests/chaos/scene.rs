@@ -16,8 +16,10 @@ use crate::wires::Wires;
 pub(crate) const RECOVERY_BOUND: Duration = Duration::from_secs(15);
 /// Clients are answered in the meantime, or the story has failed. Longer than any client tries.
 const PROGRESS_BOUND: Duration = Duration::from_secs(60);
-/// Small enough that logs are compacted and snapshots are sent while things go wrong.
-const POLICY: [&str; 6] = ["--snapshot-entries", "300", "--snapshot-trailing-entries", "30", "--log", "warn"];
+/// Small enough that logs are compacted and snapshots are sent while things go wrong. With leases, so that reads may ask
+/// for them: those that do not must not care.
+const FLAGS: [&str; 7] =
+    ["--snapshot-entries", "300", "--snapshot-trailing-entries", "30", "--log", "warn", "--leader-lease"];
 
 pub(crate) struct Scene {
     pub(crate) story: String,
@@ -50,7 +52,7 @@ impl Scene {
         let seed = seed();
         let story = format!("{story}, seed {seed}");
         eprintln!("{story}: begins");
-        cluster.start_all(addresses, &POLICY);
+        cluster.start_all(addresses, &FLAGS);
         let endpoints: Vec<String> = addresses.keys().map(|node| cluster.ports.client(*node)).collect();
         let crowd = Crowd::start(&cluster.runtime, &endpoints, seed);
         Self {
