@@ -114,7 +114,7 @@ impl Wishes {
                 let expected = self.seen.get(&key).cloned().flatten();
                 Operation::Swap { key, expected, value: Some(value) }
             }
-            _ => Operation::Put { key: Bytes::from(format!("kept-{value:?}").replace('"', "")), value },
+            _ => Operation::Put { key: Bytes::from(format!("kept-{}-{}", self.number, self.round)), value },
         }
     }
 
@@ -125,6 +125,9 @@ impl Wishes {
                 self.seen.insert(key, found.clone());
             }
             (Operation::Put { key, value }, Outcome::Done) if key.starts_with(b"kept-") => {
+                book.kept.lock().unwrap().insert(key, value);
+            }
+            (Operation::Swap { key, value: Some(value), .. }, Outcome::Done) if key.starts_with(b"kept-") => {
                 book.kept.lock().unwrap().insert(key, value);
             }
             (Operation::Put { key, value }, Outcome::Done) => {
@@ -211,9 +214,10 @@ async fn in_session(mut wishes: Wishes, endpoints: Vec<String>, book: Arc<Book>,
 fn with_keys(mut wishes: Wishes, mut client: KeyedClient, book: &Book, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let mut operation = wishes.next();
-        // Over HTTP a version can be expected, or nothing, but no value.
-        if let Operation::Swap { expected, .. } = &mut operation {
-            *expected = None;
+        // Over HTTP no value can be expected, but nothing can: on a key of its own that is refused only if it is done twice.
+        if let Operation::Swap { key, expected, value } = &mut operation {
+            let once = String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned();
+            (*key, *expected) = (Bytes::from(format!("kept-once-{once}")), None);
         }
         let id = book.invoke(wishes.number, operation.clone());
         let outcome = client.perform(&operation);

@@ -194,7 +194,7 @@ fn failing_and_slow_syncs_stop_who_cannot_promise_and_lose_nothing() {
         for node in &victims {
             delays += slow_down(&mut scene, *node);
         }
-        let (failed, stopped) = fail(&mut scene, &victims);
+        let (failed, stopped) = fail(&mut scene, &victims, if round % 6 < 3 { "" } else { "+" });
         failures += failed;
         stops += stopped;
         if victims.len() == 1 {
@@ -236,13 +236,14 @@ fn slow_down(scene: &mut Scene, node: u64) -> usize {
     count
 }
 
-/// From some sync on, all of these nodes fail, until they stop. Says how many syncs failed, and how many nodes stopped.
-fn fail(scene: &mut Scene, victims: &[u64]) -> (usize, usize) {
+/// Syncs of all these nodes fail, until they stop: one of every thread, or all from some on. Who tried a failed one again
+/// might succeed, and would not know what is on the disk. Says how many syncs failed, and how many nodes stopped.
+fn fail(scene: &mut Scene, victims: &[u64], and_later: &str) -> (usize, usize) {
     let first = 1 + scene.dice.throw(30);
     let mut failing = BTreeMap::new();
     for node in victims {
         let (pid, log) = (scene.cluster.node(*node).pid(), syncs_log(scene, *node));
-        failing.insert(*node, Interference::attach(pid, &format!("error=EIO:when={first}+"), log));
+        failing.insert(*node, Interference::attach(pid, &format!("error=EIO:when={first}{and_later}"), log));
     }
     // When two have stopped, the third has nothing to sync any more.
     let mut ended = BTreeMap::new();

@@ -15,6 +15,8 @@ use crate::harness::let_pass;
 
 pub(crate) struct KeyedClient {
     agent: Agent,
+    /// Gives up before most answers come.
+    impatient: Agent,
     endpoints: Vec<String>,
     number: u64,
     /// How many operations there were so far, which names the writes.
@@ -35,12 +37,15 @@ enum Said {
 
 impl KeyedClient {
     pub(crate) fn new(endpoints: Vec<String>, number: u64, give_up: Arc<AtomicBool>) -> Self {
-        let agent = Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(3)))
-            .timeout_connect(Some(Duration::from_secs(1)))
-            .http_status_as_error(false)
-            .build();
-        Self { agent: agent.into(), endpoints, number, operations: 0, preferred: 0, give_up }
+        let agent = |patience| {
+            let config = Agent::config_builder()
+                .timeout_global(Some(patience))
+                .timeout_connect(Some(Duration::from_secs(1)))
+                .http_status_as_error(false);
+            Agent::from(config.build())
+        };
+        let (agent, impatient) = (agent(Duration::from_secs(3)), agent(Duration::from_millis(12)));
+        Self { agent, impatient, endpoints, number, operations: 0, preferred: 0, give_up }
     }
 
     pub(crate) fn perform(&mut self, operation: &Operation) -> Outcome {
@@ -48,35 +53,37 @@ impl KeyedClient {
         let name = format!("{}-{}", self.number, self.operations);
         let begun = Instant::now();
         let mut may_be_applied = false;
+        // Now and then nobody waits for the answer, so that the write is sent again though it is being done.
+        let mut agent = if self.operations.is_multiple_of(5) { &self.impatient } else { &self.agent }.clone();
         while begun.elapsed() < CLIENT_DEADLINE && !self.give_up.load(Ordering::Relaxed) {
-            match self.ask(operation, &name) {
+            match self.ask(&agent, operation, &name) {
                 Said::Final(outcome) => return outcome,
                 Said::NotApplied => {}
                 Said::Nothing => may_be_applied = true,
             }
+            agent = self.agent.clone();
             self.preferred = (self.preferred + 1) % self.endpoints.len();
             let_pass(Duration::from_millis(50));
         }
         if may_be_applied { Outcome::Unknown } else { Outcome::NotApplied }
     }
 
-    fn ask(&self, operation: &Operation, name: &str) -> Said {
+    fn ask(&self, agent: &Agent, operation: &Operation, name: &str) -> Said {
         let url = |key: &Bytes| {
             let key = String::from_utf8(key.to_vec()).expect("keys of these tests are words");
             format!("http://{}/v1/kv/{key}", self.endpoints[self.preferred])
         };
         let answer = match operation {
             // Every other read is answered from the leader's lease, if it has one, and is to be as good as any.
-            Operation::Get { key } if self.operations % 2 == 0 => {
-                self.agent.get(url(key)).query("consistency", "lease").call()
+            Operation::Get { key } if self.operations.is_multiple_of(2) => {
+                agent.get(url(key)).query("consistency", "lease").call()
             }
-            Operation::Get { key } => self.agent.get(url(key)).call(),
+            Operation::Get { key } => agent.get(url(key)).call(),
             Operation::Put { key, value } => {
-                self.agent.put(url(key)).header("Idempotency-Key", name).send(&value[..])
+                agent.put(url(key)).header("Idempotency-Key", name).send(&value[..])
             }
-            Operation::Delete { key } => self.agent.delete(url(key)).header("Idempotency-Key", name).call(),
-            Operation::Swap { key, value, .. } => self
-                .agent
+            Operation::Delete { key } => agent.delete(url(key)).header("Idempotency-Key", name).call(),
+            Operation::Swap { key, value, .. } => agent
                 .put(url(key))
                 .header("Idempotency-Key", name)
                 .header("If-None-Match", "*")
