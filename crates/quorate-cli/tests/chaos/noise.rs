@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::harness::eventually;
 use crate::scene::{Scene, rounds};
 use crate::wires::Condition;
 
@@ -18,9 +19,9 @@ fn noise_on_the_wires_is_noticed_and_survived() {
                 let condition = Condition {
                     cut: false,
                     delay_max: Duration::from_millis(dice.choose(&[0, 5, 20, 60])),
-                    dropped: dice.choose(&[0, 2, 10]),
-                    garbled: dice.choose(&[0, 2, 10]),
-                    torn: dice.choose(&[0, 2, 10]),
+                    dropped: dice.choose(&[1, 4, 10]),
+                    garbled: dice.choose(&[1, 4, 10]),
+                    torn: dice.choose(&[1, 4, 10]),
                 };
                 wires.set([(from, to)], condition);
             }
@@ -31,9 +32,12 @@ fn noise_on_the_wires_is_noticed_and_survived() {
             let delay_max = Duration::from_millis(20);
             wires.set(all, Condition { cut: false, delay_max, dropped: 5, garbled: 5, torn: 5 });
         }
-        scene.clients_go_on(300, "the wires are noisy");
+        // How much is answered meanwhile depends on luck and the machine; that there was noise does not.
+        let before = wires.counts.broken();
+        eventually("the wires break things", || (wires.counts.broken() >= before + 6).then_some(()));
         wires.heal();
         scene.is_writable_again("noise");
+        scene.clients_go_on(200, "the wires are silent");
         for node in 1..=3 {
             assert_eq!(scene.cluster.node(node).ended(), None, "{}: node {node} ended", scene.story);
         }
@@ -46,7 +50,7 @@ fn noise_on_the_wires_is_noticed_and_survived() {
         ("garbled", &counts.garbled),
         ("torn", &counts.torn),
     ] {
-        assert!(count.load(Ordering::Relaxed) >= 5, "{}: nothing was {what}: {counts:?}", scene.story);
+        assert!(count.load(Ordering::Relaxed) > 0, "{}: nothing was {what}: {counts:?}", scene.story);
     }
     scene.end();
 }

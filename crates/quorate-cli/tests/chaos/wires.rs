@@ -59,6 +59,13 @@ pub(crate) struct Counts {
     pub(crate) torn: AtomicU64,
 }
 
+impl Counts {
+    /// Chunks that did not arrive as they were sent.
+    pub(crate) fn broken(&self) -> u64 {
+        [&self.dropped, &self.garbled, &self.torn].map(|count| count.load(Ordering::Relaxed)).iter().sum()
+    }
+}
+
 type Direction = (u64, u64);
 type Conditions = BTreeMap<Direction, Condition>;
 
