@@ -41,7 +41,7 @@ pub struct MemDisk {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     files: Vec<FileState>,
     directories: std::collections::BTreeSet<PathBuf>,
@@ -59,19 +59,21 @@ struct State {
     capacity_bytes: Option<u64>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct FileState {
     current: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
 }
 
+#[derive(Clone)]
 enum Pending {
     Write { offset: u64, bytes: Vec<u8> },
     Size(u64),
 }
 
 /// One atomic change of names: each name and the file it then stands for.
+#[derive(Clone)]
 struct NameChange {
     set: Vec<(PathBuf, Option<usize>)>,
 }
@@ -176,6 +178,12 @@ impl MemDisk {
         state.faults.clear();
         state.life += 1;
         state.dark = false;
+    }
+
+    /// A copy of the disk with all that is not durable yet: to try several crashes at one moment.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.state().clone())) }
     }
 
     /// A copy of what is on the disk now as if it were all durable (to try several endings).

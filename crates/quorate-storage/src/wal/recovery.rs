@@ -125,6 +125,8 @@ pub(super) struct Scan {
     /// Groups that moves with damaged entries spoke of: segment and offset of the first of these, and of how
     /// many not even the index is known.
     pub(super) holes: BTreeMap<GroupId, ((u64, u64), u64)>,
+    /// Groups of which damaged entries without a place were left out, and no move has said yet what they need.
+    pub(super) homeless: BTreeMap<GroupId, (u64, u64)>,
     pub(super) report: RecoveryReport,
 }
 
@@ -209,6 +211,7 @@ impl Scan {
             RecordKind::Move => {
                 let (floor, groups) = decode_move(&record.body, body_at).map_err(damaged)?;
                 for moved in groups {
+                    self.homeless.remove(&moved.group);
                     self.index.apply_move(moved, segment.number).map_err(damaged)?;
                 }
                 self.floor = self.floor.max(floor);
@@ -252,6 +255,13 @@ impl Scan {
 
     /// What must hold once everything is read.
     fn check(&mut self, directory: &SegmentDirectory, numbers: &[u64]) -> Result<(), LogError> {
+        if let Some((segment, offset)) = self.homeless.values().next().copied() {
+            return Err(LogError::Damaged(Damage {
+                path: directory.path_of(segment),
+                offset,
+                what: "an entry is damaged, and nothing says which",
+            }));
+        }
         for (group, (place, nameless)) in std::mem::take(&mut self.holes) {
             self.index.fill_holes(group, place, nameless);
         }

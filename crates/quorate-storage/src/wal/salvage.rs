@@ -10,7 +10,7 @@
 //! * Where not even the place can be told, nothing is salvaged, and the log is damaged as a whole.
 //! * Only records that were synced come here. What was never acknowledged is a torn tail (see `recovery`).
 
-use quorate_core::{LogId, LogIndex, Term};
+use quorate_core::{Entries, LogId, LogIndex, Term};
 
 use super::body::{LoggedWrite, salvage_batch, salvage_move};
 use super::index::Index;
@@ -35,6 +35,9 @@ impl Scan {
                 let mut writes = salvage_batch(&record.body, body_at, body_crc)?;
                 // All or nothing: a batch is atomic.
                 for write in &mut writes {
+                    if is_without_a_place(&self.index, write) {
+                        self.forget_entries(segment, write);
+                    }
                     place_holes(&self.index, write)?;
                 }
                 for write in &writes {
@@ -49,6 +52,7 @@ impl Scan {
                         let nameless = moved.holes.iter().filter(|(index, _)| index.is_none()).count();
                         self.holes.entry(moved.group).or_insert((place, 0)).1 += nameless as u64;
                     }
+                    self.homeless.remove(&moved.group);
                     self.index.apply_move(moved, segment.number)?;
                 }
                 self.floor = self.floor.max(floor);
@@ -58,6 +62,28 @@ impl Scan {
         self.report.records_damaged += 1;
         Ok(())
     }
+
+    /// Leaves out entries of which not even the index is known. A move further on says what the group still needs:
+    /// if they are among it, they are missing then.
+    fn forget_entries(&mut self, segment: &Segment, logged: &mut LoggedWrite) {
+        let group = logged.write.group;
+        let offset = logged.spots.first().map_or(0, |spot| u64::from(spot.offset));
+        let hole = self.holes.entry(group).or_insert(((segment.number, offset), 0));
+        hole.1 += logged.write.entries.len() as u64;
+        self.homeless.insert(group, (segment.number, offset));
+        logged.write.entries = Entries::default();
+        logged.spots.clear();
+        logged.holes.clear();
+    }
+}
+
+/// Whether all entries of a write are damaged and nothing says where they stood: what the group's log held before them
+/// went with a segment that was dropped.
+fn is_without_a_place(index: &Index, logged: &LoggedWrite) -> bool {
+    let LoggedWrite { write, holes, .. } = logged;
+    let is_known = index.groups.get(&write.group).is_some_and(|group| group.is_known);
+    let says_so = is_known || write.reset_to.is_some() || write.replica.is_some();
+    !holes.is_empty() && holes.len() == write.entries.len() && !says_so
 }
 
 /// Gives the entries that cannot be read the positions they must have had.
