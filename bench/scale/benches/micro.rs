@@ -32,7 +32,11 @@ fn entries(from: u64, count: u64) -> Vec<Entry> {
 
 fn batch(from: u64) -> LogBatch {
     LogBatch {
-        groups: vec![GroupWrite { group: GROUP, entries: entries(from, ENTRIES), ..GroupWrite::default() }],
+        groups: vec![GroupWrite {
+            group: GROUP,
+            entries: entries(from, ENTRIES).into(),
+            ..GroupWrite::default()
+        }],
     }
 }
 
