@@ -25,12 +25,7 @@ impl Store {
     }
 
     fn on(disk: &MemEngineDisk) -> Self {
-        Self::spilling_after(1 << 20, disk)
-    }
-
-    fn spilling_after(spill_bytes: usize, disk: &MemEngineDisk) -> Self {
-        let machine = KvStateMachine::new(Box::new(MemEngine::open(disk)));
-        let mut machine = machine.spilling_after(spill_bytes);
+        let mut machine = KvStateMachine::new(Box::new(MemEngine::open(disk)));
         let index = machine.recovered().unwrap().applied.index.0;
         Self { machine, index }
     }
@@ -311,38 +306,6 @@ fn after_a_crash_the_log_is_applied_again_from_what_was_flushed() {
     );
 }
 
-/// Records of the host come and go with the writes they belong to. What the engine is given is what it would have
-/// been given batch by batch, whenever that happens.
-#[test]
-fn records_reach_the_engine_as_they_are_at_the_end() {
-    let record = |text: &'static str| Bytes::from_static(text.as_bytes());
-    for spill_bytes in [0, 150, 1 << 20] {
-        let disk = MemEngineDisk::new();
-        let mut store = Store::spilling_after(spill_bytes, &disk);
-        let batches: [&[(Bytes, Option<Bytes>)]; 4] = [
-            &[(record("stays"), Some(record("1"))), (record("goes"), Some(record("1")))],
-            &[(record("stays"), Some(record("2")))],
-            &[(record("goes"), None), (record("short"), Some(record("1")))],
-            &[(record("short"), None), (record("back"), None)],
-        ];
-        for (index, records) in (1..).zip(batches) {
-            store.apply(&put("a", "1", Condition::Any));
-            store.machine.commit(BatchEnd { applied: LogId::new(1, index), records }).unwrap();
-        }
-        assert_eq!(store.machine.flush().unwrap(), LogId::new(1, 4));
-        disk.crash(0);
-        let mut store = Store::spilling_after(spill_bytes, &disk);
-        let kept = store.machine.recovered().unwrap().records;
-        assert_eq!(kept, [(record("stays"), record("2"))], "spilling after {spill_bytes} bytes");
-        // What was found on the disk is removed there, too.
-        store.apply(&put("a", "2", Condition::Any));
-        let gone = [(record("stays"), None)];
-        store.machine.commit(BatchEnd { applied: LogId::new(1, 5), records: &gone }).unwrap();
-        store.machine.flush().unwrap();
-        assert_eq!(Store::on(&disk).machine.recovered().unwrap().records, []);
-    }
-}
-
 #[test]
 fn a_restore_that_failed_leaves_a_machine_that_asks_for_it_again() {
     let disk = MemEngineDisk::new();
@@ -459,10 +422,9 @@ proptest! {
     #[test]
     fn a_crash_at_any_batch_and_the_log_again_give_the_same_state(
         steps in some_steps(), flush_every in 1..10_usize, kept in 0..5_usize, crash_at in 0..60_usize,
-        spill_bytes in 0..500_usize,
     ) {
         let disk = MemEngineDisk::new();
-        let mut store = Store::spilling_after(spill_bytes, &disk);
+        let mut store = Store::on(&disk);
         let mut expected = Store::volatile();
         let mut durable = 0;
         for (position, step) in steps.iter().enumerate() {
@@ -475,7 +437,7 @@ proptest! {
             }
             if position == crash_at {
                 disk.crash(kept);
-                store = Store::spilling_after(spill_bytes, &disk);
+                store = Store::on(&disk);
                 prop_assert!(store.index >= durable, "what was durable is there");
                 for step in &steps[usize::try_from(store.index).unwrap()..=position] {
                     store.apply(&step.command);

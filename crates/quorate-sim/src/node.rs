@@ -34,9 +34,6 @@ use crate::seams::{Assignment, Assignments, Seams, wrapped};
 use crate::swarm::Swarm;
 use crate::watched_machine::{SharedWitness, WatchedMachine};
 
-/// Small, so that engines are given several batches at once and crash in between.
-const SPILL_BYTES: usize = 512;
-
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asker {
@@ -240,8 +237,7 @@ impl Node {
             Some(disk) if around.swarm.durable_machines => MemEngine::open(disk),
             Some(_) | None => MemEngine::volatile(),
         };
-        let machine: Box<dyn StateMachine> =
-            Box::new(KvStateMachine::new(Box::new(engine)).spilling_after(SPILL_BYTES));
+        let machine: Box<dyn StateMachine> = Box::new(KvStateMachine::new(Box::new(engine)));
         let machine = wrapped(around.seams.machine.as_ref(), machine);
         let machine: Box<dyn StateMachine> = match around.witnesses.get(&group) {
             Some(witness) => Box::new(WatchedMachine::new(machine, witness.clone())),

@@ -1,125 +1,45 @@
-//! What has been applied and is not in the engine yet: the batch that is being applied, and whole batches before it.
+//! The writes of a batch before they reach the engine.
 //!
 //! ```text
-//!   apply ──► changes ──────────┐
-//!   commit ─► records, applied  ├──► get, scan      a later command sees the earlier ones
-//!             written (a cache) │
-//!             engine ───────────┘
-//!   spill ──► one engine write of everything that is complete; `changes` become `written`
+//!   apply ──► staged changes ──┐
+//!                              ├──► get, scan      a later command of the batch sees the earlier ones
+//!             engine ──────────┘
+//!   commit ──► one engine write, staged is empty again
 //! ```
 //!
-//! * The engine gets whole batches, in order, several in one atomic write: what it holds is always the state after
-//!   some batch. What it does not hold yet, the log does: nothing is dropped from the log that was not flushed.
-//! * A key that changes often and a record that comes and goes reach the engine once, or never.
-//! * `changes` and `written` are bounded by the bytes that were handed in since the last spill, so that a restart
-//!   never has more than that to apply again.
-//! * For a key that is in `changes` or `written`, the engine is not asked.
+//! * For a key that is staged, the engine is not asked.
+//! * Bounded by the batch: whoever cuts the batches bounds their bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
-use quorate_core::LogId;
-use quorate_host::{BatchEnd, MachineError, Recovered};
+use quorate_host::MachineError;
 
 use crate::command::Item;
-use crate::engine::{Changes, Engine, EngineView, KeyRange, Stored, Visit};
-
-/// What a change costs besides its bytes.
-const CHANGE_BYTES: usize = 64;
+use crate::engine::{Changes, EngineView, KeyRange, Stored, Visit};
 
 /// Changes on top of an engine.
 #[derive(Default)]
 pub(super) struct Staged {
     changes: Changes,
-    /// The host's records that changed.
-    records: BTreeMap<Bytes, Option<Bytes>>,
-    /// The keys of the records that the engine has.
-    records_below: BTreeSet<Bytes>,
-    /// The end of the last whole batch.
-    applied: LogId,
-    /// What was handed in since the last spill.
-    bytes: usize,
-    /// Whether a batch has begun and not ended.
-    in_batch: bool,
-    /// Whether a batch has ended since the last spill.
-    is_behind: bool,
-    /// What the last spill wrote.
-    written: Changes,
 }
 
 impl Staged {
-    /// What the engine was found with.
-    pub(super) fn on_recovered(&mut self, recovered: &Recovered) {
-        self.applied = recovered.applied;
-        self.records_below = recovered.records.iter().map(|(key, _)| key.clone()).collect();
+    /// The changes so far, key by key.
+    pub(super) const fn changes(&self) -> &Changes {
+        &self.changes
     }
 
-    /// The engine's content was replaced, or is about to be.
-    pub(super) fn on_replaced(&mut self, end: BatchEnd<'_>) {
-        let kept = end.records.iter().filter(|(_, record)| record.is_some());
-        let records_below = kept.map(|(key, _)| key.clone()).collect();
-        *self = Self { applied: end.applied, records_below, ..Self::default() };
-    }
-
-    /// What was handed in since the last spill.
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether the engine has less than was applied.
-    pub(super) const fn is_behind(&self) -> bool {
-        self.is_behind
-    }
-
-    /// Whether a batch has begun and not ended.
-    pub(super) const fn is_in_batch(&self) -> bool {
-        self.in_batch
+    pub(super) fn clear(&mut self) {
+        self.changes.clear();
     }
 
     pub(super) fn set(&mut self, key: Bytes, change: Option<Stored>) {
-        self.in_batch = true;
-        self.bytes += CHANGE_BYTES + key.len() + change.as_ref().map_or(0, |stored| stored.value.len());
         self.changes.insert(key, change);
     }
 
-    /// The batch is complete.
-    pub(super) fn end_batch(&mut self, end: BatchEnd<'_>) {
-        for (key, record) in end.records {
-            self.bytes += CHANGE_BYTES + key.len() + record.as_ref().map_or(0, Bytes::len);
-            if record.is_some() || self.records_below.contains(key) {
-                self.records.insert(key.clone(), record.clone());
-            } else {
-                // Nobody below has it: it came and went.
-                self.records.remove(key);
-            }
-        }
-        self.applied = end.applied;
-        (self.in_batch, self.is_behind) = (false, true);
-    }
-
-    /// Writes everything to the engine, in one step. Between batches only.
-    pub(super) fn spill(&mut self, engine: &mut dyn Engine) -> Result<(), MachineError> {
-        assert!(!self.in_batch, "half a batch is not written");
-        if !self.is_behind {
-            return Ok(());
-        }
-        let records: Vec<_> = std::mem::take(&mut self.records).into_iter().collect();
-        engine.write(&self.changes, BatchEnd { applied: self.applied, records: &records })?;
-        for (key, record) in records {
-            if record.is_some() {
-                self.records_below.insert(key);
-            } else {
-                self.records_below.remove(&key);
-            }
-        }
-        self.written = std::mem::take(&mut self.changes);
-        (self.bytes, self.is_behind) = (0, false);
-        Ok(())
-    }
-
     pub(super) fn get(&self, below: &dyn EngineView, key: &[u8]) -> Result<Option<Stored>, MachineError> {
-        match self.changes.get(key).or_else(|| self.written.get(key)) {
+        match self.changes.get(key) {
             Some(change) => Ok(change.clone()),
             None => below.get(key),
         }

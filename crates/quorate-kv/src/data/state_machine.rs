@@ -5,7 +5,7 @@
 //! made here.
 //!
 //! ```text
-//!   Command ──decode──► condition holds? ──► staged ──spill───► Engine::write
+//!   Command ──decode──► condition holds? ──► staged ──commit──► Engine::write
 //!      │                      │no               │                changes + applied + records
 //!      │malformed             ▼                 ▼
 //!      └────────► Malformed  ConditionFailed   Done { version: log index }
@@ -13,8 +13,7 @@
 //!
 //! * The result depends on the commands before it alone: not on how they are cut into batches, not on a
 //!   node's configuration, not on the engine.
-//! * Whole batches reach the engine, several of them in one write (`staged.rs`). Staged writes are seen by what comes
-//!   after them.
+//! * One batch is one engine write. Staged writes are seen by what comes after them in the batch.
 //! * A version is the index of the log entry, so it grows with every write and never repeats.
 //!
 //! Not here: sessions (the host wraps them around any state machine).
@@ -33,29 +32,17 @@ use crate::data::staged::Staged;
 use crate::engine::{Engine, KeyRange, Stored};
 use crate::limits::{KvLimits, SCAN_BYTES_CAP};
 
-/// A durable engine is given what was applied after this many bytes. Also the most that a restart applies again, besides
-/// what the engine itself lost.
-const SPILL_BYTES: usize = 1 << 20;
-
 /// The key-value store as a state machine.
 pub struct KvStateMachine {
     engine: Box<dyn Engine>,
     staged: Staged,
-    spill_bytes: usize,
 }
 
 impl KvStateMachine {
     /// The store on `engine`, as it finds it.
     #[must_use]
     pub fn new(engine: Box<dyn Engine>) -> Self {
-        Self { engine, staged: Staged::default(), spill_bytes: SPILL_BYTES }
-    }
-
-    /// The same store, whose engine is given what was applied after this many bytes. Default 1 MiB; 0: after every
-    /// batch. What it was not given is applied again after a restart.
-    #[must_use]
-    pub fn spilling_after(self, spill_bytes: usize) -> Self {
-        Self { spill_bytes, ..self }
+        Self { engine, staged: Staged::default() }
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Stored>, MachineError> {
@@ -118,11 +105,8 @@ impl StateMachine for KvStateMachine {
     }
 
     fn commit(&mut self, batch: BatchEnd<'_>) -> Result<(), MachineError> {
-        self.staged.end_batch(batch);
-        // An engine in memory gains nothing from waiting.
-        if self.staged.bytes() >= self.spill_bytes || !self.engine.is_durable() {
-            self.staged.spill(&mut *self.engine)?;
-        }
+        self.engine.write(self.staged.changes(), batch)?;
+        self.staged.clear();
         Ok(())
     }
 
@@ -142,22 +126,17 @@ impl StateMachine for KvStateMachine {
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
-        assert!(!self.staged.is_in_batch(), "a snapshot is taken between batches");
-        self.staged.spill(&mut *self.engine)?;
+        assert!(self.staged.changes().is_empty(), "a snapshot is taken between batches");
         Ok(Box::new(KvSnapshot::new(self.engine.view()?)))
     }
 
     fn restore(&mut self, content: &mut dyn Read, batch: BatchEnd<'_>) -> Result<(), MachineError> {
-        self.staged.on_replaced(batch);
+        self.staged.clear();
         self.engine.replace_all(&mut SnapshotItems::new(content, batch.applied.index), batch)
     }
 
     fn recovered(&mut self) -> Result<Recovered, MachineError> {
-        let recovered = self.engine.recovered()?;
-        if !self.staged.is_behind() {
-            self.staged.on_recovered(&recovered);
-        }
-        Ok(recovered)
+        self.engine.recovered()
     }
 
     fn is_durable(&self) -> bool {
@@ -165,8 +144,7 @@ impl StateMachine for KvStateMachine {
     }
 
     fn flush(&mut self) -> Result<LogId, MachineError> {
-        assert!(!self.staged.is_in_batch(), "a flush comes between batches");
-        self.staged.spill(&mut *self.engine)?;
+        assert!(self.staged.changes().is_empty(), "a flush comes between batches");
         self.engine.flush()
     }
 }
