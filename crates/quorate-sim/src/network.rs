@@ -18,6 +18,9 @@ use quorate_host::Lane;
 
 use crate::rng::Rng;
 
+/// How much may be queued for a slow link, in the time that it takes: as the transport's queues, it is bounded.
+const QUEUED_NANOS_MAX: u64 = 3_000_000_000;
+
 /// How bad the network is.
 #[derive(Clone, Copy, Debug)]
 pub struct NetworkProfile {
@@ -124,7 +127,8 @@ impl Network {
             return Fate::Lost;
         }
         let late = self.rng.chance(self.profile.late_permille);
-        let mut at = now + self.delay() + self.transmission(now, from, to, bytes);
+        let Some(transmission) = self.transmission(now, from, to, bytes) else { return Fate::Lost };
+        let mut at = now + self.delay() + transmission;
         if late {
             at += self.delay() * 20;
         } else {
@@ -139,12 +143,16 @@ impl Network {
         Fate::Arrives(arrivals)
     }
 
-    /// How long a slow link needs until the message is through, those before it included.
-    fn transmission(&mut self, now: u64, from: NodeId, to: NodeId, bytes: u64) -> u64 {
-        let Some((bytes_per_second, busy_until)) = self.slow.get_mut(&(from, to)) else { return 0 };
-        let takes = bytes.saturating_mul(1_000_000_000) / *bytes_per_second;
-        *busy_until = (*busy_until).max(now) + takes;
-        *busy_until - now
+    /// How long a slow link needs until the message is through, those before it included; `None` when too much is
+    /// queued for it already.
+    fn transmission(&mut self, now: u64, from: NodeId, to: NodeId, bytes: u64) -> Option<u64> {
+        let Some((bytes_per_second, busy_until)) = self.slow.get_mut(&(from, to)) else { return Some(0) };
+        let starts = (*busy_until).max(now);
+        if starts - now > QUEUED_NANOS_MAX {
+            return None;
+        }
+        *busy_until = starts + bytes.saturating_mul(1_000_000_000) / *bytes_per_second;
+        Some(*busy_until - now)
     }
 
     const fn delay(&mut self) -> u64 {
@@ -197,6 +205,8 @@ mod tests {
             };
             assert!(at[0] > second * 1_000_000_000 && at[0] < second * 1_010_000_000, "{at:?}");
         }
+        assert!(matches!(network.send(0, one, two, Lane::Control, 1_000), Fate::Arrives(_)));
+        assert_eq!(network.send(0, one, two, Lane::Control, 1_000), Fate::Lost, "its queue is full");
         assert_eq!((network.connection(one, two), network.connection(two, one)), (0, 0));
         network.reset(two, one);
         assert_eq!((network.connection(one, two), network.connection(two, one)), (1, 1));
