@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{GroupId, LogId, LogIndex, NodeId};
-use quorate_host::{Answer, Consistency, Dedupe, Request, RequestError, SessionId};
+use quorate_host::{Answer, Consistency, Dedupe, LeaderRequest, Request, RequestError, SessionId};
 use quorate_kv::{Condition, KvAnswer, KvCommand, KvQuery, KvResponse};
 
 use crate::invariants::Violation;
 use crate::linearizability::{History, OpId, Operation, Outcome};
 use crate::rng::{Rng, hash};
+use crate::workload::Workload;
 
 /// How a client protects its writes from being applied twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,8 @@ pub(crate) struct Client {
     pub(crate) id: u64,
     pub(crate) group: GroupId,
     protection: Protection,
+    /// Whoever is asked has the leader do it.
+    forwards: bool,
     nodes: Vec<NodeId>,
     keys: u64,
     value_bytes_max: u64,
@@ -109,6 +112,7 @@ pub(crate) struct Client {
     seen: Option<Bytes>,
     pending: Option<Pending>,
     wishes_left: u64,
+    workload: Option<Workload>,
     /// When the newest attempt was made.
     asked_at: u64,
     /// The number of the newest attempt: answers to others are too late.
@@ -131,6 +135,7 @@ pub(crate) struct ClientSetup {
     pub(crate) keys: u64,
     pub(crate) value_bytes_max: u64,
     pub(crate) wishes: u64,
+    pub(crate) workload: Option<Workload>,
 }
 
 impl Client {
@@ -145,6 +150,7 @@ impl Client {
             id: setup.id,
             group: setup.group,
             protection,
+            forwards: rng.chance(300),
             nodes: setup.nodes,
             keys: setup.keys,
             value_bytes_max: setup.value_bytes_max,
@@ -155,6 +161,7 @@ impl Client {
             seen: None,
             pending: None,
             wishes_left: setup.wishes,
+            workload: setup.workload,
             asked_at: 0,
             attempt: 0,
             awaits: false,
@@ -183,11 +190,17 @@ impl Client {
             let only_reads = finish && self.wishes_left <= self.keys;
             if needs_session && !only_reads {
                 self.attempt += 1;
-                return Move::Ask { node: self.target, request: Request::OpenSession };
+                let request = if self.forwards {
+                    Request::AtLeader(LeaderRequest::OpenSession)
+                } else {
+                    Request::OpenSession
+                };
+                return Move::Ask { node: self.target, request };
             }
             self.wishes_left -= 1;
             let wish = if only_reads { self.read_next() } else { self.choose() };
-            let record = wish.operation().map(|operation| history.invoke(self.id, operation, now));
+            let known = wish.operation().filter(|_| self.workload.is_none());
+            let record = known.map(|operation| history.invoke(self.id, operation, now));
             self.sequence += 1;
             self.pending =
                 Some(Pending { wish, record, sequence: self.sequence, attempts: 0, in_doubt: false });
@@ -232,16 +245,19 @@ impl Client {
             }
             Wish::Get { key, lease } => {
                 let consistency = if lease { Consistency::Lease } else { Consistency::Linearizable };
-                return Request::Query { request: KvQuery::Get { key }.encode(), consistency };
+                return Request::Query { request: self.question(key, sequence), consistency };
             }
             Wish::GetStale { key, age_millis_max } => {
                 let consistency = age_millis_max.map_or(Consistency::Stale, |millis| Consistency::Recent {
                     age_max: Duration::from_millis(millis),
                 });
-                return Request::Query { request: KvQuery::Get { key }.encode(), consistency };
+                return Request::Query { request: self.question(key, sequence), consistency };
             }
         };
-        let command = command.encode();
+        let command = match &self.workload {
+            Some(workload) => workload.command(&mut self.drawn(sequence)),
+            None => command.encode(),
+        };
         let dedupe = match (self.protection, self.session) {
             (Protection::Session, Some(session)) => {
                 Dedupe::Session { session, sequence, acked_below: sequence }
@@ -252,7 +268,32 @@ impl Client {
             },
             (Protection::Session, None) | (Protection::Fragile, _) => Dedupe::None,
         };
-        Request::Propose { command, dedupe }
+        if self.forwards {
+            Request::AtLeader(LeaderRequest::Propose { command, dedupe })
+        } else {
+            Request::Propose { command, dedupe }
+        }
+    }
+
+    fn question(&self, key: Bytes, sequence: u64) -> Bytes {
+        match &self.workload {
+            Some(workload) => workload.question(&mut self.drawn(sequence)),
+            None => KvQuery::Get { key }.encode(),
+        }
+    }
+
+    /// Chance for what a user's own machine is asked: the same for every attempt.
+    fn drawn(&self, sequence: u64) -> Rng {
+        let session = self.session.map_or(0, |session| session.0);
+        Rng::new(hash(format!("client {} session {session} number {sequence}", self.id).as_bytes()))
+    }
+
+    /// The question that waits for an answer, if it is one to a user's own machine.
+    pub(crate) fn pending_question(&self) -> Option<Bytes> {
+        self.workload.as_ref()?;
+        let pending = self.pending.as_ref()?;
+        let request = self.request(&pending.wish, pending.sequence);
+        if let Request::Query { request, .. } = request { Some(request) } else { None }
     }
 
     /// No answer came in time.
@@ -315,7 +356,13 @@ impl Client {
     pub(crate) fn pending_command(&self) -> Option<Bytes> {
         let pending = self.pending.as_ref()?;
         let request = self.request(&pending.wish, pending.sequence);
-        if let Request::Propose { command, .. } = request { Some(command) } else { None }
+        if let Request::Propose { command, .. } | Request::AtLeader(LeaderRequest::Propose { command, .. }) =
+            request
+        {
+            Some(command)
+        } else {
+            None
+        }
     }
 
     /// The newest attempt was answered.
@@ -332,6 +379,14 @@ impl Client {
 
     fn on_good_answer(&mut self, answer: Answer) -> Result<Reaction, Violation> {
         let wish = self.pending.as_ref().map(|pending| pending.wish.clone());
+        if self.workload.is_some() && wish.is_some() {
+            if let Answer::Applied { id, .. } = answer {
+                return Ok(self.settle(Outcome::Done, Some(id)));
+            }
+            if let Answer::Queried { .. } = answer {
+                return Ok(self.settle(Outcome::Found(None), None));
+            }
+        }
         match (answer, wish) {
             (Answer::SessionOpened { session }, None) => {
                 self.session = Some(session);

@@ -14,12 +14,13 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use quorate_storage::{Disk, DiskFile, DiskLock};
+use quorate_storage::{DataDir, Disk, DiskFile, DiskLock};
 
 use crate::disk_image::{
     Crash, CrashDamage, Directory, File, FileOperation, Image, Inode, NameOperation, ROOT,
 };
 use crate::rng::Rng;
+use crate::strange_disks::Rot;
 
 /// What a failure on purpose says, so that one by mistake is told from it.
 pub(crate) const INJECTED: &str = "injected:";
@@ -39,6 +40,8 @@ pub struct DiskProfile {
     pub failed_write_per_100k: u64,
     /// How often, in a hundred thousand reads, one fails.
     pub failed_read_per_100k: u64,
+    /// How often, in a hundred thousand reads, one returns what stands elsewhere in the file.
+    pub misread_per_100k: u64,
     /// How often, in a thousand allocations and writes that make a file longer, there is no space.
     pub no_space_permille: u64,
     /// The file system has been mounted read-only: nothing can be changed.
@@ -54,6 +57,7 @@ impl DiskProfile {
         failed_sync_per_100k: 0,
         failed_write_per_100k: 0,
         failed_read_per_100k: 0,
+        misread_per_100k: 0,
         no_space_permille: 0,
         read_only: false,
     };
@@ -72,6 +76,8 @@ pub struct DiskCounters {
     pub short_writes: u64,
     /// Reads that failed on purpose.
     pub failed_reads: u64,
+    /// Reads that returned what stands elsewhere.
+    pub misreads: u64,
     /// Allocations, and writes that make a file longer, refused on purpose.
     pub refused_allocations: u64,
     /// Changes refused because the disk is read-only.
@@ -85,6 +91,7 @@ impl DiskCounters {
         self.failed_syncs
             + self.failed_writes
             + self.failed_reads
+            + self.misreads
             + self.refused_allocations
             + self.refused_changes
     }
@@ -164,6 +171,50 @@ impl SimDisk {
         let copy = Self::new(DiskProfile::GOOD, Rng::new(0));
         copy.state().image = self.state().image.durable_at(now);
         copy
+    }
+
+    /// Meanwhile every read returns what stands where it should.
+    pub(crate) fn reading_right<T>(&self, action: impl FnOnce() -> T) -> T {
+        let misread_per_100k = std::mem::take(&mut self.state().profile.misread_per_100k);
+        let done = action();
+        self.state().profile.misread_per_100k = misread_per_100k;
+        done
+    }
+
+    /// A copy of what a program sees, on a good disk.
+    pub(crate) fn sound_copy(&self) -> Self {
+        let copy = Self::new(DiskProfile::GOOD, Rng::new(0));
+        copy.state().image = self.state().image.clone();
+        copy
+    }
+
+    /// A bit of the log or of a snapshot changes by itself. `None`: there is neither.
+    pub(crate) fn rot(&self, rng: &mut Rng) -> Option<Rot> {
+        let mut files = Vec::new();
+        for directory in [DataDir::WAL, DataDir::SNAPSHOTS] {
+            let names = self.handle().list(Path::new(directory)).unwrap_or_default();
+            files.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
+        }
+        let path = rng.pick(&files)?.clone();
+        let mut state = self.state();
+        let inode = state.find(Path::new(&path)).ok()?;
+        let file = state.file(inode).ok()?;
+        // What nobody has written yet is not worth a fault.
+        let end = file.content.iter().rposition(|byte| *byte != 0)? as u64;
+        let offset = usize::try_from(rng.below(end + 1)).ok()?;
+        let mask = 1 << rng.below(8);
+        file.rot(offset, mask);
+        let rotten = *file.content.get(offset)?;
+        Some(Rot { path, inode, offset, mask, rotten })
+    }
+
+    /// The bit changes back, unless something else has been written there.
+    pub(crate) fn mend(&self, rot: &Rot) {
+        if let Ok(file) = self.state().file(rot.inode)
+            && file.content.get(rot.offset) == Some(&rot.rotten)
+        {
+            file.rot(rot.offset, rot.mask);
+        }
     }
 
     /// Changes how the disk behaves from here on.
@@ -448,10 +499,17 @@ impl DiskFile for SimFile {
             state.counters.failed_reads += 1;
             return Err(io::Error::other(format!("{INJECTED} the read failed")));
         }
+        let misread = state.profile.misread_per_100k;
+        let shift = if state.unlucky(misread) { 1 + state.rng.below(2_000) } else { 0 };
         let content = &state.file(self.inode)?.content;
+        let elsewhere =
+            if shift % 2 == 0 { offset.saturating_add(shift) } else { offset.saturating_sub(shift) };
+        let misread = shift > 0 && elsewhere < content.len() as u64;
+        let offset = if misread { elsewhere } else { offset };
         let rest = content.get(position(offset)?..).unwrap_or_default();
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
+        state.counters.misreads += u64::from(misread);
         Ok(length)
     }
 

@@ -210,6 +210,16 @@ impl File {
         self.content = visible;
     }
 
+    /// A bit changes by itself, on the medium, after everything has got there.
+    pub(crate) fn rot(&mut self, offset: usize, mask: u8) {
+        self.pending.clear();
+        self.cached = None;
+        if let Some(byte) = self.content.get_mut(offset) {
+            *byte ^= mask;
+        }
+        self.durable.clone_from(&self.content);
+    }
+
     /// The kernel drops pages that it takes for clean.
     fn forget_cached(&mut self) {
         if self.cached.take().is_some() {

@@ -5,6 +5,7 @@ use quorate_host::Event;
 
 use crate::disk::DiskProfile;
 use crate::disk_image::Crash;
+use crate::fault_kinds::FaultKind;
 use crate::invariants::Checked;
 use crate::network::NetworkProfile;
 use crate::node::{BootError, Clock, Surroundings};
@@ -12,16 +13,16 @@ use crate::report::Fault;
 use crate::world::{MILLISECOND, Name, Step, World, note};
 
 impl World {
-    pub(crate) fn on_fault_injector_moves(&mut self) {
+    pub(crate) fn on_fault_injector_moves(&mut self) -> Checked {
         if self.calm {
-            return;
+            return Ok(());
         }
         let pause_max = self.swarm.fault_pause_millis_max;
         self.agenda.plan_within(10 * MILLISECOND, pause_max * MILLISECOND, Step::FaultInjectorMoves);
         let number = self.moves;
         self.moves += 1;
         if self.only_faults.as_ref().is_some_and(|only| !only.contains(&number)) {
-            return;
+            return Ok(());
         }
         let own = self.fault_rng.fork(&format!("fault {number}"));
         let others = std::mem::replace(&mut self.rng, own);
@@ -31,32 +32,43 @@ impl World {
         let what = self.trace.remembered_fault();
         self.faults.push(Fault { number, at_millis, what });
         self.rng = others;
+        self.check_swaps()
     }
 
     fn inflict(&mut self) {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         let Some(victim) = self.rng.pick(&ids).copied() else { return };
-        match self.rng.below(24) {
-            0..4 => self.stop_node(victim, Crash::Power, "power cut"),
-            4..6 => self.stop_node(victim, Crash::Process, "killed"),
-            6 => self.stop_leader(),
-            7 if self.rng.chance(400) => {
+        let kind = self.swarm.faults.pick(&mut self.rng);
+        match kind {
+            FaultKind::PowerCut => self.stop_node(victim, Crash::Power, "power cut"),
+            FaultKind::Kill => self.stop_node(victim, Crash::Process, "killed"),
+            FaultKind::LeaderPowerCut => self.stop_leader(),
+            FaultKind::PowerCutEverywhere => {
                 for id in ids {
                     self.stop_node(id, Crash::Power, "power cut everywhere");
                 }
             }
-            7 | 8 => self.pause(victim),
-            9 | 10 => self.split(&ids),
-            11 => self.isolate(victim, &ids),
-            12 | 13 => self.cut_one_way(&ids),
-            14 => self.slow_disk(victim),
-            15 => self.bridge(&ids),
-            16 => self.cut_a_pair(&ids),
-            17 => self.slow_links(&ids),
-            18 | 19 => self.reset_connections(&ids),
-            20 => self.disturb_clock(victim),
-            21 => self.read_only_disk(victim),
-            _ => self.on_heal(),
+            FaultKind::Pause => self.pause(victim),
+            FaultKind::Split => self.split(&ids),
+            FaultKind::Isolate => self.isolate(victim, &ids),
+            FaultKind::OneWayCut => self.cut_one_way(&ids),
+            FaultKind::SlowDisk => self.slow_disk(victim),
+            FaultKind::Bridge => self.bridge(&ids),
+            FaultKind::PairCut => self.cut_a_pair(&ids),
+            FaultKind::SlowLinks => self.slow_links(&ids),
+            FaultKind::Resets => self.reset_connections(&ids),
+            FaultKind::Clock => self.disturb_clock(victim),
+            FaultKind::ReadOnly => self.read_only_disk(victim),
+            FaultKind::BitRot if self.rots => self.bit_rot(victim),
+            FaultKind::Misreads if self.rots => self.misreads(victim),
+            FaultKind::BitRot | FaultKind::Misreads => {}
+            FaultKind::WipedDisk => self.wipe_disk(victim),
+            FaultKind::SwappedDisks => {
+                if let Some(other) = self.rng.pick(&ids).copied() {
+                    self.swap_disks(victim, other);
+                }
+            }
+            FaultKind::Heal => self.on_heal(),
         }
     }
 
@@ -105,6 +117,7 @@ impl World {
         let mut around = Surroundings {
             swarm: &self.swarm,
             seams: &self.seams,
+            workload: self.workload.as_ref(),
             witnesses: &self.witnesses,
             invariants: &mut self.invariants,
         };
@@ -114,8 +127,12 @@ impl World {
                 let life = node.life;
                 let replicas: Vec<_> = node.running.iter().flat_map(|running| &running.replicas).collect();
                 let replicas = format!("{replicas:?}");
+                let was_rotten = node.rot.is_some();
+                let gave_up = node.running.as_ref().is_some_and(|running| running.gave_up_entries);
                 note!(self, Name(id), "starts, is {replicas}");
                 self.coverage.count("starts");
+                self.coverage.add("starts with damaged entries, which are given up", u64::from(gave_up));
+                self.coverage.add("starts with harmless damage", u64::from(was_rotten && !gave_up));
                 if let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) {
                     running.inbox.push_back(Event::Tick);
                     running.turn_planned = true;
@@ -135,7 +152,16 @@ impl World {
                 self.agenda.plan_within(MILLISECOND, 100 * MILLISECOND, Step::Boot(id));
                 Ok(())
             }
-            Err(BootError::Violation(violation)) => Err(violation),
+            Err(BootError::Violation(violation)) => {
+                if self.restore_rotten_bit(id, &violation.detail) {
+                    if let Some(node) = self.nodes.get_mut(&id) {
+                        node.crash(Crash::Process, now, &mut self.rng);
+                    }
+                    self.agenda.plan_within(MILLISECOND, 300 * MILLISECOND, Step::Boot(id));
+                    return Ok(());
+                }
+                Err(violation)
+            }
         }
     }
 
@@ -280,7 +306,7 @@ impl World {
         self.heal_later();
     }
 
-    fn heal_later(&mut self) {
+    pub(crate) fn heal_later(&mut self) {
         let millis = *self.rng.pick(&[100, 600, 2_000]).unwrap_or(&600);
         self.agenda.plan_within(MILLISECOND, millis * MILLISECOND, Step::Heal);
     }
@@ -316,6 +342,9 @@ impl World {
         self.on_heal();
         for node in self.nodes.values_mut() {
             node.paused_until = 0;
+        }
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.on_disk_comes_back(id);
         }
         for number in 0..self.clients.len() {
             if let Some(client) = self.clients.get_mut(number) {

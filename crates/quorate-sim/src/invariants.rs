@@ -228,6 +228,13 @@ impl Invariants {
         Ok(())
     }
 
+    /// A replica has found entries damaged and gives them up: that says nothing about anybody else's.
+    pub(crate) fn on_damage(&mut self, replica: ReplicaId, write: &GroupWrite) {
+        if let Some(from) = write.truncate_from {
+            self.group(write.group).replicas.entry(replica).or_default().terms.split_off(&from);
+        }
+    }
+
     /// A write of a replica found no space.
     pub(crate) fn on_no_space(&mut self, group: GroupId, replica: ReplicaId) {
         self.group(group).replicas.entry(replica).or_default().repeats = true;

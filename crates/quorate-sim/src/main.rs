@@ -21,6 +21,7 @@ options:
   --wishes N                    how many operations all clients together do (default 150)
   --only-faults 3,7,..|none     which moves of the fault injector happen
   --without WHAT                leaves out the noise of the network, that of the disk, or the operator
+  --rot                         bits of one node's disk change by themselves, reads go wrong
   --until-failure               with --seeds: stop at the first failure
   --no-minimise                 with --seeds: do not look for what the first failure needs
   --quiet                       with --seed: no trace";
@@ -88,6 +89,7 @@ fn parse(arguments: &[String]) -> Result<Line, String> {
                 "operator" => options.without.operator = true,
                 other => return Err(format!("{other} cannot be left out: network, disk or operator")),
             },
+            "--rot" => options.rots = true,
             "--until-failure" => until_failure = true,
             "--no-minimise" => minimises = false,
             "--quiet" => quiet = true,

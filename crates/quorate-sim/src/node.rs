@@ -31,8 +31,10 @@ use crate::disk_image::{Crash, CrashDamage};
 use crate::invariants::{Durable, Invariants, Violation};
 use crate::rng::Rng;
 use crate::seams::{Assignment, Assignments, Seams, wrapped};
+use crate::strange_disks::Rot;
 use crate::swarm::Swarm;
 use crate::watched_machine::{SharedWitness, WatchedMachine};
+use crate::workload::Workload;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,8 @@ pub(crate) struct Running {
     pub(crate) fetch_busy: bool,
     pub(crate) snapshot_busy: bool,
     pub(crate) askers: BTreeMap<Ticket, Asker>,
+    /// A group of its log lacked entries when it started.
+    pub(crate) gave_up_entries: bool,
     _data_dir: DataDir,
 }
 
@@ -143,12 +147,21 @@ pub(crate) struct Node {
     pub(crate) running: Option<Running>,
     pub(crate) paused_until: u64,
     pub(crate) clock: Clock,
+    /// Of its data directory; 0 before the first start.
+    pub(crate) incarnation: u64,
+    /// A bit that has changed since the node stopped.
+    pub(crate) rot: Option<Rot>,
+    /// It may have lost what it said it has.
+    pub(crate) was_damaged: bool,
+    /// Its own disk, while an empty one is in its place.
+    pub(crate) kept_disk: Option<(SimDisk, BTreeMap<GroupId, MemEngineDisk>)>,
 }
 
 /// What a starting node is given.
 pub(crate) struct Surroundings<'a> {
     pub(crate) swarm: &'a Swarm,
     pub(crate) seams: &'a Seams,
+    pub(crate) workload: Option<&'a Workload>,
     pub(crate) witnesses: &'a BTreeMap<GroupId, SharedWitness>,
     pub(crate) invariants: &'a mut Invariants,
 }
@@ -164,7 +177,29 @@ impl Node {
             running: None,
             paused_until: 0,
             clock: Clock::default(),
+            incarnation: 0,
+            rot: None,
+            was_damaged: false,
+            kept_disk: None,
         }
+    }
+
+    /// Another disk is put in place of the node's own.
+    pub(crate) fn take_disk(&mut self, disk: SimDisk) {
+        let own = std::mem::replace(&mut self.disk, disk);
+        self.kept_disk = Some((own, std::mem::take(&mut self.engines)));
+    }
+
+    /// The node's own disk is put back.
+    pub(crate) fn bring_disk_back(&mut self) {
+        if let Some((disk, engines)) = self.kept_disk.take() {
+            (self.disk, self.engines) = (disk, engines);
+        }
+    }
+
+    /// Whether it is who its peers take it for: nothing is expected of a node with an empty disk.
+    pub(crate) const fn is_itself(&self) -> bool {
+        self.kept_disk.is_none()
     }
 
     /// The process ends, or the power goes.
@@ -184,7 +219,9 @@ impl Node {
         let injected = |node: &Self| node.disk.counters().injected();
         let before = injected(self);
         self.disk.begin(now);
-        match self.start(now, around) {
+        let disk = self.disk.clone();
+        let started = disk.reading_right(|| self.start(now, around));
+        match started {
             Ok(running) => {
                 self.running = Some(running);
                 Ok(())
@@ -199,13 +236,15 @@ impl Node {
             Violation::new("a node starts again", format!("{:?}: {error}", self.id))
         };
         let disk: Arc<dyn Disk> = wrapped(around.seams.disk.as_ref(), Arc::new(self.disk.handle()));
-        let identity = Identity { cluster: 1, node: self.id, incarnation: self.id.0 };
-        let data_dir = DataDir::open(disk, identity).map_err(|error| recovery(&error))?;
+        let data_dir = DataDir::open(disk, identity(self.id, self.life)).map_err(|error| recovery(&error))?;
+        let incarnation = data_dir.identity().incarnation;
         let wal = Wal::open(data_dir.disk(), &data_dir.wal(), wal_config(around.swarm))
             .map_err(|error| recovery(&error))?;
         let snapshots = FileSnapshotStore::open(data_dir.disk(), &data_dir.snapshots())
             .map_err(|error| recovery(&error))?;
-        if let Some((group, damage)) = snapshots.damaged().first() {
+        if let Some((group, damage)) = snapshots.damaged().first()
+            && !self.was_damaged
+        {
             return Err(recovery(&format_args!("{group:?}: {damage}")));
         }
         let snapshots: Arc<dyn SnapshotStore> = Arc::new(snapshots);
@@ -215,6 +254,7 @@ impl Node {
                 .map_err(|error| recovery(&error))?;
         }
         let states = store.groups();
+        let gave_up_entries = states.iter().any(|state| state.damaged.is_some());
         let mut running = Running::new(self.id, store, snapshots, data_dir, &around.swarm.host);
         for state in states {
             self.open_group(now, &state, &mut running, around).map_err(|error| match error {
@@ -222,6 +262,8 @@ impl Node {
                 Refused::Error(error) => recovery(&error),
             })?;
         }
+        running.gave_up_entries = gave_up_entries;
+        self.incarnation = incarnation;
         Ok(running)
     }
 
@@ -237,10 +279,15 @@ impl Node {
             Some(disk) if around.swarm.durable_machines => MemEngine::open(disk),
             Some(_) | None => MemEngine::volatile(),
         };
-        let machine: Box<dyn StateMachine> = Box::new(KvStateMachine::new(Box::new(engine)));
+        let machine: Box<dyn StateMachine> = match around.workload {
+            Some(workload) => workload.machine(),
+            None => Box::new(KvStateMachine::new(Box::new(engine))),
+        };
         let machine = wrapped(around.seams.machine.as_ref(), machine);
         let machine: Box<dyn StateMachine> = match around.witnesses.get(&group) {
-            Some(witness) => Box::new(WatchedMachine::new(machine, witness.clone())),
+            Some(witness) => {
+                Box::new(WatchedMachine::new(machine, witness.clone(), around.workload.is_none()))
+            }
             None => machine,
         };
         let mut config = around.swarm.group.clone();
@@ -249,9 +296,16 @@ impl Node {
         let mut recovered = recover_group(state, &*running.snapshots, machine)
             .map_err(|error| Refused::Error(error.to_string()))?;
         let applied = recovered.restored.applied;
-        around.invariants.on_start(recovered.replica, state, applied).map_err(Refused::Violation)?;
+        if self.is_itself() {
+            around.invariants.on_start(recovered.replica, state, applied).map_err(Refused::Violation)?;
+        }
         if let Some(fix) = recovered.log_fix.take() {
-            around.invariants.on_log_write(recovered.replica, &fix.write).map_err(Refused::Violation)?;
+            if self.is_itself() {
+                if state.damaged.is_some() {
+                    around.invariants.on_damage(recovered.replica, &fix.write);
+                }
+                around.invariants.on_log_write(recovered.replica, &fix.write).map_err(Refused::Violation)?;
+            }
             running.log_writer.submit(vec![fix]);
             running.log_waiting += 1;
         }
@@ -317,6 +371,7 @@ impl Running {
             fetch_busy: false,
             snapshot_busy: false,
             askers: BTreeMap::new(),
+            gave_up_entries: false,
             _data_dir: data_dir,
         }
     }
@@ -325,6 +380,11 @@ impl Running {
     pub(crate) fn durable(&self, group: GroupId) -> Durable {
         Durable(self.log_reader.state(group))
     }
+}
+
+/// What a node says when it takes a directory; the incarnation is for one that is made in this life.
+pub(crate) const fn identity(node: NodeId, life: u64) -> Identity {
+    Identity { cluster: 1, node, incarnation: life << 16 | node.0 }
 }
 
 fn wal_config(swarm: &Swarm) -> WalConfig {

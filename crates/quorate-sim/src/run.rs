@@ -22,6 +22,7 @@ use crate::seams::{Assignment, Seams};
 use crate::swarm::Swarm;
 use crate::trace::Trace;
 use crate::watched_machine::SharedWitness;
+use crate::workload::Workload;
 use crate::world::{MILLISECOND, Step, World};
 
 /// How a seed is run. Everything else is drawn from the seed.
@@ -35,6 +36,10 @@ pub struct Options {
     pub keep_trace: bool,
     /// What stands between the product and the world.
     pub seams: Seams,
+    /// Whether bits of a log or a snapshot change by themselves, and reads return what stands elsewhere. Default: no.
+    pub rots: bool,
+    /// A user's own state machine in the place of the key-value store.
+    pub workload: Option<Workload>,
     /// Which of the fault injector's moves happen, by number. Default: all.
     pub only_faults: Option<BTreeSet<u64>>,
     /// What is left out.
@@ -59,6 +64,8 @@ impl Default for Options {
             wishes: 150,
             keep_trace: false,
             seams: Seams::default(),
+            rots: false,
+            workload: None,
             only_faults: None,
             without: Without::default(),
         }
@@ -90,6 +97,7 @@ pub fn run_seed(seed: u64, options: &Options) -> Report {
         world.coverage.add("writes failed on purpose", counters.failed_writes);
         world.coverage.add("writes cut short", counters.short_writes);
         world.coverage.add("reads failed on purpose", counters.failed_reads);
+        world.coverage.add("reads from the wrong place", counters.misreads);
         world.coverage.add("changes refused by a read-only disk", counters.refused_changes);
     }
     let commands = world.witnesses.values().map(SharedWitness::commands).sum::<usize>();
@@ -113,6 +121,9 @@ fn replay_arguments(seed: u64, options: &Options) -> String {
     let (usual, mut line) = (Options::default(), format!("--seed {seed}"));
     if options.fault_millis != usual.fault_millis {
         line += &format!(" --fault-millis {}", options.fault_millis);
+    }
+    if options.rots {
+        line += " --rot";
     }
     if options.wishes != usual.wishes {
         line += &format!(" --wishes {}", options.wishes);
@@ -177,6 +188,10 @@ fn build(seed: u64, options: &Options) -> World {
         rng: root.fork("world"),
         fault_rng: root.fork("faults"),
         faults: Vec::new(),
+        rots: options.rots,
+        damaged_node: None,
+        swaps: Vec::new(),
+        known_directories: BTreeMap::new(),
         moves: 0,
         only_faults: options.only_faults.clone(),
         calm: false,
@@ -184,6 +199,7 @@ fn build(seed: u64, options: &Options) -> World {
         next_ticket: 0,
         steps: 0,
         seams: options.seams.clone(),
+        workload: options.workload.clone(),
         swarm,
     };
     for number in 1..=world.swarm.voters + world.swarm.spares {
@@ -231,6 +247,7 @@ fn add_clients(world: &mut World, root: &Rng, wishes: u64) {
             keys: world.swarm.keys,
             value_bytes_max: world.swarm.value_bytes_max,
             wishes: wishes / world.swarm.clients,
+            workload: world.workload.clone(),
         };
         let client = Client::new(setup, root.fork(&format!("client {id}")));
         world.clients.push(client);

@@ -9,6 +9,7 @@ use quorate_core::{Config, ReplicaId};
 use quorate_host::{GroupConfig, HostConfig, SessionConfig, SnapshotPolicy};
 
 use crate::disk::DiskProfile;
+use crate::fault_kinds::FaultKinds;
 use crate::network::NetworkProfile;
 use crate::rng::Rng;
 use crate::run::Without;
@@ -38,6 +39,8 @@ pub(crate) struct Swarm {
     pub(crate) drift_ppm_max: u64,
     /// Monotonic clocks may jump ahead. Not where leases are served: they trust the clocks.
     pub(crate) clock_jumps: bool,
+    /// What else goes wrong, and how often.
+    pub(crate) faults: FaultKinds,
     /// Nobody changes anything.
     pub(crate) operator_rests: bool,
 }
@@ -58,6 +61,7 @@ impl Swarm {
             value_bytes_max: *rng.pick(&[8, 60, 700]).unwrap_or(&8),
             durable_machines: rng.chance(400),
             operator_rests: false,
+            faults: FaultKinds::draw(rng),
             clock_jumps: !group.core.leader_lease,
             group,
             segment_bytes: *rng.pick(&[8 << 10, 16 << 10, 64 << 10]).unwrap_or(&(16 << 10)),
@@ -143,6 +147,7 @@ fn draw_disk(rng: &mut Rng) -> DiskProfile {
         slow_sync_permille: rng.between(0, 10),
         failed_sync_per_100k: *rng.pick(&[0, 0, 50, 2_000]).unwrap_or(&0),
         failed_write_per_100k: *rng.pick(&[0, 0, 30, 1_000]).unwrap_or(&0),
+        misread_per_100k: 0,
         failed_read_per_100k: *rng.pick(&[0, 0, 0, 300]).unwrap_or(&0),
         no_space_permille: *rng.pick(&[0, 0, 50]).unwrap_or(&0),
         read_only: false,

@@ -1,7 +1,7 @@
 //! The clients' side of the world: questions on their way to nodes, answers on their way back.
 
 use quorate_core::NodeId;
-use quorate_host::{Answer, Request, RequestError};
+use quorate_host::{Answer, Dedupe, LeaderRequest, Request, RequestError};
 
 use crate::client::{Move, Reaction};
 use crate::invariants::{Checked, require};
@@ -48,8 +48,15 @@ impl World {
         }
         let fragile_write = matches!(
             &request,
-            Request::Propose { dedupe: quorate_host::Dedupe::None, .. } | Request::OpenSession
+            Request::Propose { dedupe: Dedupe::None, .. }
+                | Request::OpenSession
+                | Request::AtLeader(
+                    LeaderRequest::Propose { dedupe: Dedupe::None, .. } | LeaderRequest::OpenSession
+                )
         );
+        if let Request::AtLeader(_) = &request {
+            self.coverage.count("questions that whoever is asked passes on");
+        }
         if !self.calm && !fragile_write && self.rng.chance(20) {
             self.coverage.count("questions doubled");
             let again = Step::Asked { node, asker, group, request: request.clone() };
@@ -95,8 +102,13 @@ impl World {
         }
         self.coverage.count(kind_of(&answer));
         let Some(client) = self.clients.get_mut(number) else { return Ok(()) };
-        let reaction = client.on_answer(answer, !calm)?;
         let witness = self.witnesses.get(&group);
+        if let (Some(witness), Some(question)) = (witness, client.pending_question())
+            && let Ok(Answer::Queried { applied, response }) = &answer
+        {
+            witness.on_answer(*applied, question, response.clone());
+        }
+        let reaction = client.on_answer(answer, !calm)?;
         match &reaction {
             Reaction::Stale { key, applied, answer } => {
                 self.coverage.count("stale reads checked");
@@ -104,7 +116,9 @@ impl World {
                     witness.check_stale_read(key, *applied, answer)?;
                 }
             }
-            Reaction::Settled { outcome: Outcome::Done, acknowledged: Some(at) } => {
+            Reaction::Settled { outcome: Outcome::Done, acknowledged: Some(at) }
+                if self.workload.is_none() =>
+            {
                 let place = command.and_then(|command| witness.and_then(|witness| witness.place(&command)));
                 require!(
                     place.is_none_or(|place| place == at.index),
@@ -174,7 +188,8 @@ const fn kind_of(answer: &Result<Answer, RequestError>) -> &'static str {
 
 fn in_words(request: &Request) -> String {
     match request {
-        Request::Propose { command, dedupe } => {
+        Request::Propose { command, dedupe }
+        | Request::AtLeader(LeaderRequest::Propose { command, dedupe }) => {
             let wish = quorate_kv::KvCommand::decode(command);
             let dedupe = match dedupe {
                 quorate_host::Dedupe::None => "without protection".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_core::{GroupId, LogId, Membership, Message, NodeId, ReplicaId, Term};
+use quorate_core::{GroupId, LogId, Membership, Message, NodeId, ReplicaId, RoleName, Term};
 use quorate_host::{
     Applied, ApplyTask, Event, LogTask, LogWritten, PeerBody, SnapshotEvent, SnapshotTask, Work,
 };
@@ -16,7 +16,8 @@ use crate::world::{Name, World, note};
 impl World {
     /// Checks what a host wants done, before it is done.
     pub(crate) fn check_work(&mut self, id: NodeId, work: &Work) -> Checked {
-        let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else {
+        let itself = self.nodes.get(&id).filter(|node| node.is_itself());
+        let Some(running) = itself.and_then(|node| node.running.as_ref()) else {
             return Ok(());
         };
         let replica_of = |group: GroupId| running.replicas.get(&group).copied().unwrap_or_default();
@@ -88,7 +89,8 @@ impl World {
 
     /// Checks what the cores of a node look like after a turn.
     pub(crate) fn check_cores(&mut self, id: NodeId) -> Checked {
-        let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else {
+        let itself = self.nodes.get(&id).filter(|node| node.is_itself());
+        let Some(running) = itself.and_then(|node| node.running.as_ref()) else {
             return Ok(());
         };
         let mut committed = Vec::new();
@@ -118,6 +120,8 @@ impl World {
     fn check_held_by_majorities(&self, group: GroupId, at: LogId, membership: &Membership) -> Checked {
         let lacks = |replica: &ReplicaId| {
             let node = membership.get(*replica).and_then(|member| self.nodes.get(&member.node));
+            // What a damaged node once had, others count on, rightly.
+            let node = node.filter(|node| node.is_itself() && !node.was_damaged);
             let running = node.and_then(|node| node.running.as_ref());
             running.is_some_and(|running| {
                 running.replicas.get(&group) == Some(replica) && !holds(&running.durable(group), at)
@@ -234,7 +238,9 @@ impl World {
     /// An acknowledged entry is on the disks of a majority, whatever happens to the machines now.
     pub(crate) fn check_durable_on_a_quorum(&mut self, asked: NodeId, group: GroupId, at: LogId) -> Checked {
         let running = self.nodes.get(&asked).and_then(|node| node.running.as_ref());
-        let Some(status) = running.and_then(|running| running.host.status(group)) else { return Ok(()) };
+        let status = running.and_then(|running| running.host.status(group));
+        // Who only passed the command on need not know the members that it was committed by.
+        let Some(status) = status.filter(|status| status.role == RoleName::Leader) else { return Ok(()) };
         self.coverage.count("acknowledgements checked against the recovered disks");
         let (mut voters, mut holders) = (0_u64, 0_u64);
         let membership = &status.membership;
@@ -246,7 +252,10 @@ impl World {
             };
             if counts && let Some(node) = self.nodes.get(&member.node) {
                 voters += 1;
-                holders += u64::from(holds(&node.recovered(self.agenda.now(), &self.swarm)?.of(group), at));
+                let excused = node.was_damaged || !node.is_itself();
+                holders += u64::from(
+                    excused || holds(&node.recovered(self.agenda.now(), &self.swarm)?.of(group), at),
+                );
             }
         }
         // One voter may just be on its way in: then the entry was committed by the smaller set.

@@ -19,6 +19,7 @@ use quorate_kv::{KvCommand, KvQuery};
 
 use crate::invariants::{Checked, Violation, require};
 use crate::rng::hash;
+use crate::workload::Record;
 
 /// What was seen of the machines of one group.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub(crate) struct Witness {
     values: BTreeMap<Bytes, BTreeMap<LogIndex, Bytes>>,
     clocks: BTreeMap<LogIndex, u64>,
     violation: Option<Violation>,
+    /// Of a user's own machine.
+    record: Record,
 }
 
 /// Shared by the machines of a group on all nodes.
@@ -62,6 +65,16 @@ impl SharedWitness {
         Ok(())
     }
 
+    /// A question to a user's own machine was answered.
+    pub(crate) fn on_answer(&self, applied: LogIndex, question: Bytes, answer: Bytes) {
+        self.get().record.on_answer(applied, question, answer);
+    }
+
+    /// Compares a user's own machine with one that never stops.
+    pub(crate) fn judge(&self, alone: Box<dyn StateMachine>) -> Checked {
+        self.get().record.judge(alone)
+    }
+
     /// Where the command was applied, if it was.
     pub(crate) fn place(&self, command: &Bytes) -> Option<LogIndex> {
         self.get().places.get(command).copied()
@@ -83,7 +96,7 @@ impl Witness {
             "state machine safety",
             "{index:?} is command and response {fact:x?}, on another replica it was {known:x?}"
         );
-        if has_value_of_its_own(command.data) {
+        if held.is_some() && has_value_of_its_own(command.data) {
             let place = *self.places.entry(command.data.clone()).or_insert(index);
             require!(
                 place == index,
@@ -120,11 +133,13 @@ fn has_value_of_its_own(command: &Bytes) -> bool {
 pub(crate) struct WatchedMachine {
     inner: Box<dyn StateMachine>,
     witness: SharedWitness,
+    /// Whether it is the key-value store, whose keys can be looked at.
+    is_store: bool,
 }
 
 impl WatchedMachine {
-    pub(crate) fn new(inner: Box<dyn StateMachine>, witness: SharedWitness) -> Self {
-        Self { inner, witness }
+    pub(crate) fn new(inner: Box<dyn StateMachine>, witness: SharedWitness, is_store: bool) -> Self {
+        Self { inner, witness, is_store }
     }
 }
 
@@ -132,14 +147,17 @@ impl StateMachine for WatchedMachine {
     fn apply(&mut self, command: Command<'_>) -> Result<Bytes, MachineError> {
         let response = self.inner.apply(command)?;
         let held = match KvCommand::decode(command.data) {
-            Ok(decoded) => {
+            Ok(decoded) if self.is_store => {
                 let key = decoded.key().clone();
                 let held = self.inner.query(&KvQuery::Get { key: key.clone() }.encode())?;
                 Some((key, held))
             }
-            Err(_) => None,
+            Ok(_) | Err(_) => None,
         };
         let mut witness = self.witness.get();
+        if !self.is_store {
+            witness.record.on_applied(command, &response);
+        }
         if let Err(violation) = witness.saw(command, &response, held) {
             witness.violation.get_or_insert(violation);
         }

@@ -35,6 +35,7 @@ use crate::seams::{Seams, wrapped};
 use crate::swarm::Swarm;
 use crate::trace::{Short, Trace};
 use crate::watched_machine::SharedWitness;
+use crate::workload::Workload;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 
@@ -59,6 +60,8 @@ pub(crate) enum Step {
         to: NodeId,
         /// Of the pair (`Network::connection`).
         connection: u64,
+        /// The sender's directory.
+        incarnation: u64,
         bytes: Bytes,
     },
     /// A question arrives at a node.
@@ -78,6 +81,8 @@ pub(crate) enum Step {
     OperatorMoves,
     FaultInjectorMoves,
     Boot(NodeId),
+    /// A node that had an empty disk gets its own again.
+    DiskComesBack(NodeId),
     /// Something that was broken for a while is whole again.
     Heal,
     /// The world looks whether everything has come to rest.
@@ -97,6 +102,7 @@ pub(crate) enum Lane {
 pub(crate) struct World {
     pub(crate) swarm: Swarm,
     pub(crate) seams: Seams,
+    pub(crate) workload: Option<Workload>,
     pub(crate) agenda: Agenda<Step>,
     pub(crate) network: Network,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
@@ -111,6 +117,14 @@ pub(crate) struct World {
     pub(crate) fault_rng: Rng,
     /// What the fault injector has done: number and moment of each move.
     pub(crate) faults: Vec<Fault>,
+    /// Whether bits rot and reads go wrong.
+    pub(crate) rots: bool,
+    /// The one node that loses something, if one does.
+    pub(crate) damaged_node: Option<NodeId>,
+    /// What became of disks in the wrong machine.
+    pub(crate) swaps: Vec<&'static str>,
+    /// Which directory a node, with a directory of its own, knows another one by: for ever, on disk.
+    pub(crate) known_directories: BTreeMap<(NodeId, NodeId, u64), u64>,
     /// How often it has moved, those moves included that are left out.
     pub(crate) moves: u64,
     pub(crate) only_faults: Option<BTreeSet<u64>>,
@@ -150,8 +164,8 @@ impl World {
             Step::Fetcher(node, life) => self.on_fetch_step(node, life),
             Step::Snapshotter(node, life) => self.on_snapshot_step(node, life),
             Step::Ended(node, life, lane, events) => self.on_ended(node, life, lane, events)?,
-            Step::Deliver { from, to, connection, bytes } => {
-                self.on_deliver(from, to, connection, &bytes)?;
+            Step::Deliver { from, to, connection, incarnation, bytes } => {
+                self.on_deliver(from, incarnation, to, connection, &bytes)?;
             }
             Step::Asked { node, asker, group, request } => self.on_asked(node, asker, group, request),
             Step::Answered(Asker::Client { client, attempt }, answer) => {
@@ -161,8 +175,9 @@ impl World {
             Step::ClientMoves(client) => self.on_client_moves(client),
             Step::ClientWaitedLongEnough { client, attempt } => self.on_client_waited(client, attempt),
             Step::OperatorMoves => self.on_operator_moves(),
-            Step::FaultInjectorMoves => self.on_fault_injector_moves(),
+            Step::FaultInjectorMoves => self.on_fault_injector_moves()?,
             Step::Boot(node) => self.on_boot(node)?,
+            Step::DiskComesBack(node) => self.on_disk_comes_back(node),
             Step::Heal => self.on_heal(),
             Step::Look => self.on_look(),
         }
@@ -370,6 +385,7 @@ impl World {
         let length = bytes.len() as u64;
         let fate = self.network.send(self.agenda.now(), from, to, message.lane(), length);
         let connection = self.network.connection(from, to);
+        let incarnation = self.nodes.get(&from).map_or(0, |node| node.incarnation);
         match fate {
             Fate::Cut => {
                 note!(self, Name(from), "→n{to} ✗ cut  {}", Short(message));
@@ -388,16 +404,27 @@ impl World {
                 self.coverage.add("messages doubled", times.len() as u64 - 1);
                 self.coverage.count("messages sent");
                 for at in times {
-                    self.agenda.plan(at, Step::Deliver { from, to, connection, bytes: bytes.clone() });
+                    self.agenda
+                        .plan(at, Step::Deliver { from, to, connection, incarnation, bytes: bytes.clone() });
                 }
             }
         }
         Ok(())
     }
 
-    fn on_deliver(&mut self, from: NodeId, to: NodeId, connection: u64, bytes: &Bytes) -> Checked {
+    fn on_deliver(
+        &mut self,
+        from: NodeId,
+        incarnation: u64,
+        to: NodeId,
+        connection: u64,
+        bytes: &Bytes,
+    ) -> Checked {
         if connection != self.network.connection(from, to) {
             self.on_broken_frame(from, to, bytes);
+            return Ok(());
+        }
+        if !self.know_each_other(from, incarnation, to) {
             return Ok(());
         }
         let message = decode_peer_message(bytes)
@@ -468,7 +495,12 @@ impl World {
 
     fn on_stopped(&mut self, id: NodeId, group: GroupId, reason: &str) -> Checked {
         note!(self, Name(id), "{group:?} stopped: {reason}");
-        require!(reason.contains(INJECTED), "no replica gives up", "{id:?} {group:?}: {reason}");
+        let misread = self.nodes.get(&id).is_some_and(|node| node.disk.counters().misreads > 0);
+        require!(
+            reason.contains(INJECTED) || (misread && reason.contains("damaged")),
+            "no replica gives up",
+            "{id:?} {group:?}: {reason}"
+        );
         self.coverage.count("replicas stopped by a failed disk");
         self.stop_node(id, crate::disk_image::Crash::Process, "its disk failed");
         Ok(())

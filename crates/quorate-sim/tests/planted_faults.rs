@@ -60,7 +60,9 @@ fn a_log_that_completes_before_it_flushes_is_found() {
     let store = |inner| Box::new(EarlyStore { inner, waiting: Vec::new(), rounds: 0 }) as Box<dyn LogStore>;
     let seams = Seams { store: Some(Arc::new(store)), ..Seams::default() };
     let violation = found_within(10, &seams);
-    assert_eq!(violation.invariant, "promised before durable", "{violation}");
+    // Whichever is looked at first.
+    let right = ["promised before durable", "committed is durable on a majority"];
+    assert!(right.contains(&violation.invariant), "{violation}");
 }
 
 /// A log that loses the vote: the term survives a restart, whom the replica voted for does not.
