@@ -143,7 +143,7 @@ fn read_all(database: &Database) -> Result<Published, Reading> {
 /// Adds the next entry of a group to what is known of it.
 fn read_entry(known: &mut GroupLog, group: GroupId, index: LogIndex, row: &[u8]) -> Result<(), &'static str> {
     let entry = rows::decode_entry_row(group, index, row)?;
-    let write = GroupWrite { group, entries: vec![entry], ..GroupWrite::default() };
+    let write = GroupWrite { group, entries: vec![entry].into(), ..GroupWrite::default() };
     known.check(&write)?;
     known.apply(&write);
     Ok(())

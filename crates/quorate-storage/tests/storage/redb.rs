@@ -80,7 +80,8 @@ fn batch(round: u64) -> LogBatch {
         entries: vec![Entry {
             id: LogId::new(1, round),
             payload: EntryPayload::Command(Bytes::from(vec![group.to_le_bytes()[0]; 700])),
-        }],
+        }]
+        .into(),
         hard_state: Some(HardState { term: Term(round), vote: Some(ReplicaId(group)), commit: LogIndex(0) }),
         ..GroupWrite::default()
     };
