@@ -240,6 +240,7 @@ impl Node {
         let incarnation = data_dir.identity().incarnation;
         let wal = Wal::open(data_dir.disk(), &data_dir.wal(), wal_config(around.swarm))
             .map_err(|error| recovery(&error))?;
+        data_dir.note_log().map_err(|error| recovery(&error))?;
         let snapshots = FileSnapshotStore::open(data_dir.disk(), &data_dir.snapshots())
             .map_err(|error| recovery(&error))?;
         if let Some((group, damage)) = snapshots.damaged().first()

@@ -206,15 +206,20 @@ fn names_that_a_killed_first_start_left_are_durable_after_the_next_start() {
     for killed_at_percent in 0..=100 {
         let disk = disk(3);
         let opened = DataDir::open(Arc::new(disk.handle()), identity).unwrap();
-        drop(opened);
+        let wal = Wal::open(opened.disk(), &opened.wal(), small_log()).unwrap();
+        opened.note_log().unwrap();
+        drop((wal, opened));
         disk.crash(Crash::Process, disk.end() * killed_at_percent / 100);
         disk.begin(disk.end());
         let opened = DataDir::open(Arc::new(disk.handle()), identity).unwrap();
         let wal = Wal::open(opened.disk(), &opened.wal(), small_log()).unwrap();
+        opened.note_log().unwrap();
         drop((wal, opened));
         let copy = disk.durable_copy(disk.end());
         let found = DataDir::inspect(&copy.handle()).unwrap();
         assert_eq!(found, Some(identity), "killed after {killed_at_percent} % of the first start");
         assert_eq!(copy.handle().list(Path::new("wal")).unwrap().len(), 1);
+        // Nor is it taken for one that has lost its log.
+        DataDir::open(Arc::new(copy.handle()), identity).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 //!   LOCK         held by the running process; its process id is inside
 //!   NODE         format version, cluster, node, incarnation, kind of log (written once, checksummed)
 //!   PEERS        the incarnations of the nodes it has met (`known_peers`)
+//!   STARTED      no content: the log has been made (below)
 //!   wal/         the log of all groups, if it is the WAL
 //!   log/         the log of all groups, if it is of another kind
 //!   snapshots/   finished snapshots
@@ -15,6 +16,14 @@
 //! The kind of log is drawn up once, too: a node that looked for its log in the wrong place would find
 //! none, and forget what it promised.
 //!
+//! For the same reason a log that is gone must not be taken for one that was never made. The first start goes
+//!
+//!   directories ──► NODE ──► the log, durable and empty ──► STARTED ──► the first promise
+//!
+//! with a sync behind every step. Interrupted anywhere, the next start finds STARTED only where the log is durable, and
+//! no promise without STARTED. So STARTED without a log is a log that was lost, and nothing else is. A directory of a
+//! build that knew nothing of STARTED gets it as soon as its log has been opened.
+//!
 //! Not here: drawing the incarnation (chance is an input), the contents of the directories.
 
 use std::io;
@@ -24,11 +33,12 @@ use std::sync::Arc;
 use quorate_core::NodeId;
 
 use crate::disk::{Disk, DiskLock, replace_file};
-use crate::known_peers::KnownPeers;
+use crate::known_peers::{self, KnownPeers};
 use crate::log_kind::LogKind;
 
 const LOCK: &str = "LOCK";
 const NODE: &str = "NODE";
+const STARTED: &str = "STARTED";
 const MAGIC: &[u8; 8] = b"QUORNODE";
 /// The kind of log is not written: it is the WAL.
 const VERSION_WAL: u32 = 1;
@@ -136,7 +146,7 @@ pub enum DataDirError {
     },
     /// There is a NODE file but no log.
     #[error(
-        "the data directory has lost its log ({directory}/): restore this node from its peers: remove it, then add it again with a new id and an empty directory"
+        "the data directory has lost its log (there is none in {directory}/): put its files back, or restore this node from its peers: remove it, then add it again with a new id and an empty directory"
     )]
     LostLog {
         /// Where it was.
@@ -239,6 +249,21 @@ impl DataDir {
         decode(&bytes[..found]).map(Some)
     }
 
+    /// Notes that the log is there, so that from now on a directory without it is refused. Called after the log was opened,
+    /// which made it durable, and before anything is promised from it. Does nothing if there is no file of a log yet, or if it
+    /// is noted already.
+    ///
+    /// # Errors
+    /// The disk said no; nothing may be promised then.
+    pub fn note_log(&self) -> Result<(), DataDirError> {
+        let noting = failed("writing STARTED");
+        let path = Path::new(STARTED);
+        if self.disk.exists(path).map_err(&noting)? || Files::of(&*self.disk, &self.kind)? != Files::Log {
+            return Ok(());
+        }
+        replace_file(&*self.disk, path, &[]).map_err(noting)
+    }
+
     /// Whether a process uses the directory now, without taking it.
     ///
     /// # Errors
@@ -318,32 +343,76 @@ fn holder(disk: &dyn Disk) -> Option<u32> {
     std::str::from_utf8(&bytes[..found]).ok()?.trim().parse().ok()
 }
 
-/// A directory with a log in it has an identity; without one it must not be taken for an empty one.
+/// A directory that was used has an identity; without one it must not be taken for an empty one.
 fn refuse_lost_identity(disk: &dyn Disk) -> Result<(), DataDirError> {
+    // Both are only written next to NODE.
+    for name in [STARTED, known_peers::PEERS] {
+        if disk.exists(Path::new(name)).map_err(failed("looking around"))? {
+            return Err(DataDirError::NoIdentity { found: name.to_owned() });
+        }
+    }
     for directory in [DataDir::WAL, DataDir::LOG, DataDir::SNAPSHOTS] {
-        let path = Path::new(directory);
-        let names = match disk.exists(path).map_err(failed("looking around"))? {
-            true => disk.list(path).map_err(failed("looking around"))?,
-            false => Vec::new(),
-        };
-        if let Some(name) = names.first() {
+        if let Some(name) = names_in(disk, directory)?.first() {
             return Err(DataDirError::NoIdentity { found: format!("{directory}/{name}") });
         }
     }
     Ok(())
 }
 
-/// A directory with an identity has a log, unless the very first start was interrupted: an empty one
-/// next to snapshots has forgotten what it promised.
+/// A directory with an identity has a log, unless the very first start was interrupted before it was made: one that has had
+/// a log and has none has forgotten what it promised.
 fn refuse_lost_log(disk: &dyn Disk, kind: &LogKind) -> Result<(), DataDirError> {
     let directory = kind.directory();
-    let log = Path::new(directory);
-    if !disk.exists(log).map_err(failed("looking around"))? {
-        return Err(DataDirError::LostLog { directory });
+    let lost = || DataDirError::LostLog { directory };
+    // Made before NODE.
+    if !disk.exists(Path::new(directory)).map_err(failed("looking around"))? {
+        return Err(lost());
     }
-    let has_log = !disk.list(log).map_err(failed("looking around"))?.is_empty();
-    let snapshots = disk.list(Path::new(DataDir::SNAPSHOTS)).unwrap_or_default();
-    if has_log || snapshots.is_empty() { Ok(()) } else { Err(DataDirError::LostLog { directory }) }
+    let has_had_one = match Files::of(disk, kind)? {
+        Files::Log => return Ok(()),
+        Files::Leftovers => true,
+        Files::None => {
+            let started = disk.exists(Path::new(STARTED)).map_err(failed("looking around"))?;
+            // Builds that knew nothing of STARTED took snapshots as well.
+            started || !names_in(disk, DataDir::SNAPSHOTS)?.is_empty()
+        }
+    };
+    if has_had_one { Err(lost()) } else { Ok(()) }
+}
+
+/// What is in the directory of a log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// The log, or part of it: opening it says whether it is whole.
+    Log,
+    /// What is there only next to a log, and no log.
+    Leftovers,
+    /// Nothing but what an interrupted attempt to make a log may leave.
+    None,
+}
+
+impl Files {
+    fn of(disk: &dyn Disk, kind: &LogKind) -> Result<Self, DataDirError> {
+        let names = names_in(disk, kind.directory())?;
+        let is_any = |is: &dyn Fn(&str) -> bool| names.iter().any(|name| is(name));
+        let found = if is_any(&|name| kind.is_file_of_log(name)) {
+            Self::Log
+        } else if is_any(&|name| kind.is_beside_log(name)) {
+            Self::Leftovers
+        } else {
+            Self::None
+        };
+        Ok(found)
+    }
+}
+
+/// The names in a directory, none if it is missing.
+fn names_in(disk: &dyn Disk, directory: &str) -> Result<Vec<String>, DataDirError> {
+    let path = Path::new(directory);
+    match disk.exists(path).map_err(failed("looking around"))? {
+        true => disk.list(path).map_err(failed("looking around")),
+        false => Ok(Vec::new()),
+    }
 }
 
 fn encode(identity: Identity, kind: &LogKind) -> Vec<u8> {

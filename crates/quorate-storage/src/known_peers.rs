@@ -25,7 +25,8 @@ use quorate_core::NodeId;
 use crate::data_dir::DataDirError;
 use crate::disk::{Disk, replace_file};
 
-const PEERS: &str = "PEERS";
+/// The file.
+pub(crate) const PEERS: &str = "PEERS";
 const MAGIC: &[u8; 8] = b"QUORPEER";
 const FORMAT_VERSION: u32 = 1;
 const HEADER_BYTES: usize = 16;

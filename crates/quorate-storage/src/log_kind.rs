@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::data_dir::DataDir;
+use crate::wal;
 
 /// The name of a kind of log, noted in a data directory when it is made. Logs of one kind read each other's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,22 @@ impl LogKind {
     #[must_use]
     pub fn is_wal(&self) -> bool {
         self.0 == Self::WAL
+    }
+
+    /// Whether a file of this name in the log's directory holds (part of) a log.
+    pub(crate) fn is_file_of_log(&self, name: &str) -> bool {
+        match self.name() {
+            Self::WAL => wal::names::is_segment(name),
+            // A database has its name once it is whole.
+            Self::REDB => !name.ends_with(".new"),
+            // Others keep at least one file.
+            _ => true,
+        }
+    }
+
+    /// Whether a file of this name says that there is a log, or was, though it is none.
+    pub(crate) fn is_beside_log(&self, name: &str) -> bool {
+        self.is_wal() && wal::names::is_beside_segments(name)
     }
 
     /// Where in a data directory such a log is.

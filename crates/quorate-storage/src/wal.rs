@@ -48,6 +48,19 @@ use crate::disk::Disk;
 use crate::error::LogError;
 use crate::log_store::{GroupState, LogBatch, LogReader, LogStats, LogStore, WriteDone};
 
+/// What a file in the directory of a WAL says of it by its name.
+pub(crate) mod names {
+    /// It is a segment.
+    pub(crate) fn is_segment(name: &str) -> bool {
+        super::segment::number_of(name).is_some()
+    }
+
+    /// There is, or was, a segment next to it.
+    pub(crate) fn is_beside_segments(name: &str) -> bool {
+        super::segment::is_beside_segments(name)
+    }
+}
+
 /// How the log uses the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalConfig {

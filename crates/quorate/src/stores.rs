@@ -115,7 +115,8 @@ impl LogStoreKind {
     }
 
     /// Any other. `open` is called once the data directory is taken, and again after every restart; it blocks. The
-    /// store must pass [`quorate_storage::conformance`] and keep at least one file in its directory.
+    /// store must pass [`quorate_storage::conformance`] and keep at least one file in its directory, from when it is opened
+    /// first: a directory that has had one and has none is refused, because the node would have forgotten what it promised.
     ///
     /// `name` (1 to 32 lower-case letters, digits, `-`, `_`) is noted in the data directory: stores of one name read
     /// each other's files.
@@ -313,6 +314,9 @@ impl StorePlan {
         };
         let log = self.log.open(&place(directory.log()));
         let log = log.map_err(|source| StoreError::Log { path: path.clone(), source })?;
+        if self.is_kept {
+            directory.note_log().map_err(failed)?;
+        }
         let snapshots = self.snapshots.open(&place(directory.snapshots()));
         let snapshots = snapshots.map_err(|source| StoreError::Snapshots { path, source })?;
         Ok(Stores { log, snapshots, incarnation, known_peers, directory })

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use super::segment::{SegmentDirectory, failed, failed_or_full};
 use crate::error::LogError;
 
-const NAME: &str = "reserve";
+/// Its file, next to the segments.
+pub(super) const NAME: &str = "reserve";
 
 /// The reserve of one log.
 pub(super) struct Reserve {

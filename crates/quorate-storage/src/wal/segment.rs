@@ -292,6 +292,11 @@ pub(super) fn name_of(number: u64) -> String {
     format!("{number:016}{SUFFIX}")
 }
 
+/// Whether a file of this name is only ever made next to a segment: one that is kept for reuse, or the reserve.
+pub(super) fn is_beside_segments(name: &str) -> bool {
+    name.starts_with(FREE_PREFIX) || name == super::reserve::NAME
+}
+
 /// The number of the segment with this name, if it is one.
 pub(super) fn number_of(name: &str) -> Option<u64> {
     name.strip_suffix(SUFFIX)?.parse().ok()

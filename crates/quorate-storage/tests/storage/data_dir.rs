@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use quorate_core::NodeId;
 use quorate_storage::{
-    DataDir, DataDirError, Disk, DiskFault, Identity, LogKind, MemDisk, OsDisk, Wal, WalConfig,
+    DataDir, DataDirError, Disk, DiskFault, Identity, KnownPeers, LogKind, LogStore, MemDisk, OsDisk, Wal,
+    WalConfig, write_now,
 };
+
+use crate::crash_points::{batch, entries};
 
 const MINE: Identity = Identity { cluster: 0xC0FFEE, node: NodeId(3), incarnation: 77 };
 
@@ -73,7 +76,7 @@ fn a_directory_keeps_its_kind_of_log() {
     assert_eq!(DataDir::read(&disk).unwrap(), Some((MINE, LogKind::new("redb").unwrap())));
     disk.create(Path::new("snapshots/x.snap")).unwrap();
     let lost = open_as("redb").unwrap_err();
-    assert!(lost.to_string().contains("has lost its log (log/)"), "{lost}");
+    assert!(lost.to_string().contains("has lost its log (there is none in log/)"), "{lost}");
 }
 
 #[test]
@@ -165,4 +168,130 @@ fn power_failure_at_every_operation_of_the_first_start_leaves_a_usable_directory
             assert_eq!(opened.identity(), expected);
         }
     }
+}
+
+/// Opens the directory and its log as a node does, with as small a log as there is.
+fn start(disk: &MemDisk) -> Result<(DataDir, Wal), String> {
+    let directory = open(disk, MINE).map_err(|error| error.to_string())?;
+    let config = WalConfig { segment_bytes: 4096, reserve_bytes: 4096, ..WalConfig::default() };
+    let wal = Wal::open(directory.disk(), &directory.wal(), config).map_err(|error| error.to_string())?;
+    directory.note_log().map_err(|error| error.to_string())?;
+    Ok((directory, wal))
+}
+
+/// Somebody tidies up and removes the files of the log; no snapshot was taken yet.
+fn remove_segments(disk: &MemDisk) {
+    for name in disk.list(Path::new("wal")).unwrap_or_default() {
+        if name.ends_with(".wal") {
+            disk.remove(&Path::new("wal").join(name)).unwrap();
+        }
+    }
+}
+
+/// A node without snapshots, the only file of whose log was deleted, took its directory for that of a first start that was
+/// interrupted: it forgot its vote and its entries, and said nothing.
+#[test]
+fn a_log_that_was_there_once_is_missed() {
+    let disk = MemDisk::new();
+    drop(start(&disk).unwrap());
+    remove_segments(&disk);
+    for _ in 0..2 {
+        let error = open(&disk, MINE).map(drop).unwrap_err();
+        assert!(matches!(error, DataDirError::LostLog { directory: "wal" }), "{error}");
+        assert!(error.to_string().contains("put its files back"), "{error}");
+    }
+    // The reserve of a full disk is no log; nor is its absence an excuse.
+    disk.remove(Path::new("wal/reserve")).unwrap();
+    open(&disk, MINE).map(drop).unwrap_err();
+}
+
+/// What a directory written by an older build has shows as well that there was a log.
+#[test]
+fn a_directory_of_an_older_build_gets_the_mark_when_it_is_opened() {
+    let disk = MemDisk::new();
+    drop(start(&disk).unwrap());
+    disk.remove(Path::new("STARTED")).unwrap();
+    let old = disk.copy();
+    remove_segments(&old);
+    let error = open(&old, MINE).map(drop).unwrap_err();
+    assert!(matches!(error, DataDirError::LostLog { .. }), "the reserve is still there: {error}");
+
+    drop(start(&disk).unwrap());
+    assert!(disk.exists(Path::new("STARTED")).unwrap());
+    remove_segments(&disk);
+    disk.remove(Path::new("wal/reserve")).unwrap();
+    assert!(matches!(open(&disk, MINE).map(drop), Err(DataDirError::LostLog { .. })));
+}
+
+/// A log that makes its files later, against what is asked of it, is not missed before it has any.
+#[test]
+fn a_log_without_files_is_not_noted() {
+    let disk = MemDisk::new();
+    let mine = || DataDir::open_with(Arc::new(disk.clone()), MINE, LogKind::new("mine").unwrap());
+    mine().unwrap().note_log().unwrap();
+    mine().unwrap();
+    disk.create(Path::new("log/file")).unwrap();
+    mine().unwrap().note_log().unwrap();
+    disk.remove(Path::new("log/file")).unwrap();
+    assert!(matches!(mine().map(drop), Err(DataDirError::LostLog { directory: "log" })));
+}
+
+/// An empty log next to files that are only made next to NODE: the directory has lost its identity as well.
+#[test]
+fn a_directory_that_lost_its_identity_and_its_log_is_refused() {
+    for name in ["STARTED", "PEERS"] {
+        let disk = MemDisk::new();
+        drop(start(&disk).unwrap());
+        KnownPeers::open(Arc::new(disk.clone())).unwrap().recognise(NodeId(9), 9).unwrap();
+        for other in ["NODE", "wal/reserve", "STARTED", "PEERS"] {
+            if other != name {
+                disk.remove(Path::new(other)).unwrap();
+            }
+        }
+        remove_segments(&disk);
+        let error = open(&disk, MINE).map(drop).unwrap_err();
+        assert!(error.to_string().contains(&format!("contains {name}")), "{error}");
+    }
+}
+
+/// The power fails at every operation of a first start; or the disk refuses it, the node is started again, and the power fails
+/// during that. The next start is a first one or goes on with the log; it is never refused, and forgets nothing that was acknowledged. And
+/// whenever something was acknowledged, a log that is deleted then is missed.
+#[test]
+fn power_failure_at_every_operation_of_the_first_start_with_its_log_is_no_loss() {
+    let first_write = |disk: &MemDisk| -> Result<(), String> {
+        let (_directory, mut wal) = start(disk)?;
+        write_now(&mut wal, batch([entries(1, 1, 1..=1, 10)]), true).map_err(|error| error.to_string())
+    };
+    let counting = MemDisk::new();
+    first_write(&counting).unwrap();
+    let mut refused = 0;
+    for operation in 0..=counting.operations() {
+        for seed in 0..24 {
+            let disk = MemDisk::new();
+            let fault = match seed % 3 {
+                0 => DiskFault::PowerFailure,
+                1 => DiskFault::SyncError,
+                _ => DiskFault::NoSpace,
+            };
+            disk.fail_at(operation, fault);
+            let acknowledged = first_write(&disk).is_ok();
+            let place = format!("operation {operation}, seed {seed}");
+            if fault != DiskFault::PowerFailure {
+                // The next start sees every name that was given, durable or not.
+                disk.fail_at(disk.operations() + seed, DiskFault::PowerFailure);
+                drop(start(&disk));
+            }
+            disk.crash(seed);
+            let lost = disk.copy();
+            remove_segments(&lost);
+            let is_missed = open(&lost, MINE).map(drop).is_err();
+            assert!(is_missed || !acknowledged, "{place}: a lost log is taken for a new one");
+            refused += u64::from(is_missed);
+
+            let (_directory, wal) = start(&disk).unwrap_or_else(|error| panic!("{place}: {error}"));
+            assert!(!acknowledged || wal.groups().len() == 1, "{place}: acknowledged and forgotten");
+        }
+    }
+    assert!(refused > 0);
 }

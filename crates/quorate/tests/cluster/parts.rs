@@ -112,6 +112,29 @@ async fn a_node_in_a_directory_survives_a_restart_in_the_same_process() {
     survives_restarts(|| Node::builder(config(Storage::Directory(directory.path().join("data"))))).await;
 }
 
+/// The machine is in memory, there is no snapshot yet, and somebody deletes the only file of the log. The node must not start:
+/// empty, it would vote again in terms it has voted in.
+#[tokio::test]
+async fn a_node_whose_log_was_deleted_does_not_start_as_a_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let build = || Node::builder(config(Storage::Directory(data.clone())));
+    let (node, raft) = start(build()).await;
+    raft.apply("promised").await.unwrap();
+    node.shutdown().await;
+    let segment = data.join("wal/0000000000000001.wal");
+    let aside = directory.path().join("aside");
+    std::fs::rename(&segment, &aside).unwrap();
+    for _ in 0..2 {
+        let refused = build().start_alone(Lines::default()).await.map(drop).unwrap_err();
+        assert!(refused.to_string().contains("has lost its log"), "{refused}");
+    }
+    std::fs::rename(&aside, &segment).unwrap();
+    let (node, raft) = start(build()).await;
+    assert_eq!(content(&raft).await, "promised\n");
+    node.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_node_on_a_disk_in_memory_survives_a_restart() {
     let disk = Arc::new(MemDisk::new());
