@@ -154,7 +154,7 @@ impl Config {
             (self.id.0 > 0, "id", "above 0"),
             (!self.heartbeat_interval.is_zero(), "heartbeat_interval", "above 0"),
             (
-                self.election_timeout >= self.heartbeat_interval * 3,
+                self.election_timeout >= self.heartbeat_interval.saturating_mul(3),
                 "election_timeout",
                 "at least three times heartbeat_interval",
             ),
@@ -166,7 +166,7 @@ impl Config {
                 "below election_timeout",
             ),
             (
-                self.election_delay <= self.election_timeout * DELAY_TIMEOUTS_MAX,
+                self.election_delay <= self.election_timeout.saturating_mul(DELAY_TIMEOUTS_MAX),
                 "election_delay",
                 "at most ten times election_timeout",
             ),
@@ -192,5 +192,19 @@ impl Config {
             None => Ok(()),
             Some((_, field, must)) => Err(ConfigError { field, must }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_beyond_all_reason_are_refused() {
+        let refused = |config: Config| config.validate().unwrap_err().field;
+        let sane = Config::new(ReplicaId(1));
+        assert_eq!(refused(Config { heartbeat_interval: Duration::MAX, ..sane.clone() }), "election_timeout");
+        assert_eq!(refused(Config { election_timeout: Duration::MAX, ..sane.clone() }), "election_timeout");
+        assert_eq!(refused(Config { election_delay: Duration::MAX, ..sane }), "election_delay");
     }
 }

@@ -12,7 +12,10 @@
 //! * One replica goes on, as the only voter. Everybody else is left out and joins again under a new id: two logs that
 //!   were recovered apart could each believe to be the longer one.
 //! * The new membership has the next recovery epoch. A message of another epoch is refused (`gate.rs`), so
-//!   that whoever was left out cannot come back, whatever its term and log. Ids go on as under a new leader.
+//!   that whoever was left out cannot come back, whatever its term and log.
+//! * Terms, and with them ids, leap by a million: a replica that the lost ones had just added does not know itself as a
+//!   member, and so follows a later epoch. Nothing that it was told by leaders nobody heard of can be taken for
+//!   what the recovered group writes, and nobody else gets its id.
 //! * Every member must be accounted for, and what makes no sense is refused: while the survivors are a
 //!   quorum there is nothing to recover.
 //!
@@ -29,6 +32,10 @@ use crate::membership::{MemberRole, Membership};
 use crate::raw_node::Restored;
 use crate::ready::{Persist, PersistToken};
 use crate::types::{HardState, LogId, LogIndex, ReplicaId, Term};
+
+/// How far the terms leap, and with them the ids: leaders that the survivor never heard of, because it was cut off from
+/// those that are lost now, have used fewer.
+const TERMS_LEAPT: u64 = 1_000_000;
 
 /// What somebody asks for when a group has lost its quorum.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +139,8 @@ pub fn force_recovery(restored: &Restored, asked: ForcedRecovery) -> Result<Reco
         reset_membership: None,
         truncate_from: None,
         entries: vec![Entry { id, payload: EntryPayload::Membership(after) }].into(),
-        hard_state: Some(HardState { term, vote: None, commit: restored.hard_state.commit }),
+        // No commit beyond the log: nobody is left to give that back, and it would keep the survivor from leading.
+        hard_state: Some(HardState { term, vote: None, commit: log.commit() }),
         must_sync: true,
     };
     Ok(Recovered { persist, audit })
@@ -168,10 +176,11 @@ fn check(members: &Membership, last: LogId, asked: &ForcedRecovery) -> Result<()
     }
 }
 
-/// A term after all that were heard of: nobody's older entry could be taken for the recovered one.
+/// A term after all that were, heard of or not: nobody's older entry could be taken for the recovered one.
 fn later_term(own: Term, asked: &ForcedRecovery) -> Result<Term, RecoveryRefused> {
     let newest = asked.left_out.values().map(|last| last.term).fold(own, Term::max);
-    if newest >= Term::MAX { Err(RecoveryRefused::OutOfRange) } else { Ok(newest.next()) }
+    let term = newest.0.checked_add(TERMS_LEAPT).map(Term);
+    term.filter(|term| *term < Term::MAX).ok_or(RecoveryRefused::OutOfRange)
 }
 
 /// `survivor` as the only member, in the next epoch.
@@ -233,8 +242,11 @@ impl std::error::Error for RecoveryRefused {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::membership::Member;
-    use crate::types::NodeId;
+    use crate::raw_node::RawNode;
+    use crate::replica_ids::NEW_REPLICAS_PER_STEP_MAX;
+    use crate::types::{MonoTime, NodeId};
 
     fn ids(ids: &[u64]) -> BTreeSet<ReplicaId> {
         ids.iter().copied().map(ReplicaId).collect()
@@ -267,21 +279,24 @@ mod tests {
     fn the_survivor_goes_on_alone_in_a_later_term_and_epoch() {
         let recovered = force_recovery(&survivor(), asked(1, &[2, 3], &[(4, LogId::new(1, 2))])).unwrap();
         let (id, after) = &recovered.audit.after;
-        assert_eq!(*id, LogId::new(6, 4));
+        assert_eq!(*id, LogId::new(1_000_005, 4));
         assert_eq!((after.voters().collect::<BTreeSet<_>>(), after.members().count()), (ids(&[1]), 1));
         assert_eq!((after.epoch(), after.validate()), (1, Ok(())));
         assert_eq!(
             after.next_replica(),
-            ReplicaId(5 + 5 * 8),
-            "the leaders of the terms 1 to 5 may have given ids"
+            ReplicaId(5 + 1_000_004 * 8),
+            "leaders of all terms between may have given ids"
         );
         let hard_state = recovered.persist.hard_state.unwrap();
-        assert_eq!((hard_state.term, hard_state.vote, hard_state.commit), (Term(6), None, LogIndex(2)));
+        assert_eq!(
+            (hard_state.term, hard_state.vote, hard_state.commit),
+            (Term(1_000_005), None, LogIndex(2))
+        );
         assert!(recovered.persist.must_sync);
         assert_eq!(
             recovered.audit.to_string().lines().collect::<Vec<_>>(),
             [
-                "forced recovery: replica 1 goes on alone, in epoch 1, from 4@t6",
+                "forced recovery: replica 1 goes on alone, in epoch 1, from 4@t1000005",
                 "members before (of 0@t0): 1 2 3 4",
                 "lost: 2 3",
                 "left out, must join again under a new id: 4 (last entry 2@t1)",
@@ -289,6 +304,38 @@ mod tests {
                 "lost, though perhaps acknowledged: whatever the group had after 3@t2",
             ]
         );
+    }
+
+    /// While 1 was cut off, the others led in later terms, gave ids, and wrote entries; then they were lost, but for a
+    /// new replica that does not know itself as a member yet, and so follows a later epoch. Were a term used
+    /// again, what it has could be taken for what the recovered group wrote; were an id, it could be asked.
+    #[test]
+    fn no_term_and_no_id_of_leaders_that_the_survivor_did_not_hear_of_is_used_again() {
+        let (before_id, before) = survivor().memberships[0].clone();
+        let given = |term| before.next_replica_in(before_id, term).0 + NEW_REPLICAS_PER_STEP_MAX;
+        let recovered = force_recovery(&survivor(), asked(1, &[2, 3, 4], &[])).unwrap();
+        let (id, after) = &recovered.audit.after;
+        let unheard_of = Term(survivor().hard_state.term.0 + 1_000);
+        assert!(id.term > unheard_of, "{id}");
+        assert!(after.next_replica().0 > given(unheard_of), "{}", after.next_replica());
+    }
+
+    /// The survivor knows that more was committed than its damaged log still has. Nobody is left to give it back.
+    #[test]
+    fn a_survivor_that_lost_committed_entries_leads() {
+        let commit = LogIndex(9);
+        let broken = Restored { hard_state: HardState { commit, ..survivor().hard_state }, ..survivor() };
+        let Persist { entries, hard_state, .. } =
+            force_recovery(&broken, asked(1, &[2, 3, 4], &[])).unwrap().persist;
+        let mut written = Restored { hard_state: hard_state.unwrap(), ..broken };
+        for entry in &entries {
+            let EntryPayload::Membership(members) = &entry.payload else { panic!("{entry:?}") };
+            written.last = entry.index();
+            written.term_runs.push(entry.id);
+            written.memberships.push((entry.id, Arc::clone(members)));
+        }
+        let node = RawNode::new(Config::new(ReplicaId(1)), written, MonoTime(0)).unwrap();
+        assert!(node.status().may_campaign());
     }
 
     #[test]

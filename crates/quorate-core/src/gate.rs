@@ -166,7 +166,7 @@ fn membership(entry: &Entry) -> Result<(), Rejected> {
 fn snapshot(term: Term, meta: &SnapshotMeta) -> Result<(), Rejected> {
     position(term, meta.last)?;
     position(term, meta.membership_id)?;
-    if meta.last.index == LogIndex(0) || meta.membership_id > meta.last {
+    if !meta.is_possible() {
         return Err(Rejected::MalformedEntries);
     }
     meta.membership.validate().or(Err(Rejected::InvalidMembership))

@@ -175,3 +175,13 @@ pub struct SnapshotMeta {
     /// The entry that appended `membership`.
     pub membership_id: LogId,
 }
+
+impl SnapshotMeta {
+    /// Whether there could be such a snapshot: of something, with the members of an entry that it covers.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        let (last, members) = (self.last, self.membership_id);
+        let covered = members == last || (members.index < last.index && members.term <= last.term);
+        last.index > LogIndex(0) && covered
+    }
+}

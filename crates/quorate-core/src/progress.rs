@@ -229,7 +229,8 @@ impl Progress {
     /// The append after `prev` was refused by a log that ends at `last`. `next` is where the logs
     /// could still agree, plus one.
     pub(crate) fn on_rejected(&mut self, prev: LogIndex, last: LogIndex, next: LogIndex) -> Rejection {
-        let lost = last < self.matched;
+        // What refuses an append from before its acknowledgement was late: nothing is sent from there any more.
+        let lost = last < self.matched && prev >= self.matched;
         let answers = match &self.state {
             State::Probe { next, .. } => next.previous() == prev,
             State::Replicate { .. } => prev > self.matched,

@@ -165,9 +165,9 @@ impl Replica {
         chunk.to == self.id
             && (status.term..=Term::MAX).contains(&chunk.term)
             && (chunk.epoch == epoch || (knows_nobody && chunk.epoch > epoch))
-            && (LogIndex(1)..=LogIndex::MAX).contains(&meta.last.index)
+            && meta.last.index <= LogIndex::MAX
             && meta.last.term <= chunk.term
-            && meta.membership_id <= meta.last
+            && meta.is_possible()
             && meta.membership.validate().is_ok()
     }
 

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_core::{
     Append, AppendReply, Config, Entry, EntryPayload, LogId, LogIndex, Membership, Message, MessageBody,
-    MonoTime, RawNode, Rejected, ReplicaId, Restored, SnapshotMeta, SnapshotRequestError, Term, VoteRequest,
-    decode_membership,
+    MonoTime, RaftEvent, RawNode, Rejected, ReplicaId, Restored, SnapshotMeta, SnapshotRequestError, Term,
+    VoteRequest, decode_membership,
 };
 
 use crate::group::{drain, fresh, group, membership, membership_bytes};
@@ -215,6 +215,24 @@ fn an_acceptance_of_what_was_never_sent_is_refused() {
     assert_eq!(refusal(&leader(), message(2, 1, 1, MessageBody::AppendReply(reply))), Rejected::Unexpected);
     let reply = AppendReply::Rejected { prev: LogIndex(99), hint: LogId::new(1, 98), last: LogIndex(98) };
     assert_eq!(refusal(&leader(), message(2, 1, 1, MessageBody::AppendReply(reply))), Rejected::Unexpected);
+}
+
+/// An append was refused before what it was to follow was acknowledged, and the refusal arrives late: nothing is lost.
+/// Who refuses what it acknowledged has lost it.
+#[test]
+fn a_refusal_of_an_earlier_append_is_no_lost_log() {
+    let refuses =
+        |prev| AppendReply::Rejected { prev: LogIndex(prev), hint: LogId::new(1, 1), last: LogIndex(1) };
+    let mut node = leader();
+    let matched = |node: &RawNode| {
+        node.progress().find(|(id, _)| *id == ReplicaId(2)).map(|(_, progress)| progress.matched)
+    };
+    for (prev, left) in [(1, 3), (2, 3), (3, 0)] {
+        node.step(NOW, ReplicaId(2), message(2, 1, 1, MessageBody::AppendReply(refuses(prev)))).unwrap();
+        let lost = |event: &RaftEvent| matches!(event, RaftEvent::FollowerLostLog { .. });
+        assert_eq!(node.ready().events.iter().any(lost), left == 0, "{prev}");
+        assert_eq!(matched(&node), Some(LogIndex(left)), "{prev}");
+    }
 }
 
 #[test]

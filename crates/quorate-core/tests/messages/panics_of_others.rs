@@ -144,6 +144,19 @@ fn a_snapshot_that_cannot_be_is_refused() {
     assert_eq!(refusal(&follower(), message(1, 2, 1, body)), Rejected::OutOfRange);
 }
 
+/// The members of a snapshot are said to stand behind its end, in an older term. A truncation there would take the only
+/// membership there is, and no log store writes such a reset.
+#[test]
+fn a_snapshot_whose_members_stand_behind_its_end_is_refused() {
+    for membership_id in [LogId::new(1, 10), LogId::new(1, 9)] {
+        let last = LogId::new(2, 9);
+        let meta = SnapshotMeta { last, membership: Arc::new(membership(3)), membership_id };
+        assert!(!meta.is_possible(), "{meta:?}");
+        let body = MessageBody::InstallSnapshot(meta);
+        assert_eq!(refusal(&follower(), message(3, 2, 2, body)), Rejected::MalformedEntries);
+    }
+}
+
 /// etcd panics: "index 4 is out of range". The first entry is far beyond what it should follow.
 #[test]
 fn a_first_entry_far_beyond_its_predecessor_is_refused() {
