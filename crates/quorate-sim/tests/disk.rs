@@ -223,3 +223,20 @@ fn names_that_a_killed_first_start_left_are_durable_after_the_next_start() {
         DataDir::open(Arc::new(copy.handle()), identity).unwrap();
     }
 }
+
+/// The power went during a node's first start. A directory may keep a younger name and lose an older one: NODE was
+/// there, wal/ was not, and a node that had never promised anything was told for ever that it had lost its log.
+#[test]
+fn a_first_start_that_the_power_cut_can_be_made_again() {
+    let identity = Identity { cluster: 1, node: NodeId(1), incarnation: 7 };
+    for seed in 0..20 {
+        for cut_at_percent in 0..=100 {
+            let disk = disk(seed);
+            drop(DataDir::open(Arc::new(disk.handle()), identity).unwrap());
+            disk.crash(Crash::Power, disk.end() * cut_at_percent / 100);
+            disk.begin(disk.end());
+            DataDir::open(Arc::new(disk.handle()), identity)
+                .unwrap_or_else(|error| panic!("seed {seed}, cut after {cut_at_percent} %: {error}"));
+        }
+    }
+}

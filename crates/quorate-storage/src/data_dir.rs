@@ -217,7 +217,8 @@ impl DataDir {
                 for directory in [kind.directory(), Self::SNAPSHOTS, Self::ENGINE] {
                     disk.create_dir_all(Path::new(directory)).map_err(failed("creating directories"))?;
                 }
-                // Last: a directory with NODE has everything else.
+                // Last, and only once the rest is durable: a directory with NODE has everything else.
+                disk.sync_dir(Path::new("")).map_err(failed("syncing names"))?;
                 replace_file(&*disk, Path::new(NODE), &encode(identity, &kind))
                     .map_err(failed("writing NODE"))?;
                 identity
