@@ -238,3 +238,74 @@ impl fmt::Display for ProposeError {
     }
 }
 impl std::error::Error for ProposeError {}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Propose(error) => error.fmt(f),
+            Self::InProgress { pending } => {
+                write!(f, "the change at {pending} is not committed yet: retry when it is")
+            }
+            Self::NotReady => f.write_str("the leader has committed nothing in its term yet: retry at once"),
+            Self::Changed { membership_id } => {
+                write!(f, "the members have changed meanwhile, at {membership_id}: look again")
+            }
+            Self::Joint { membership_id } => {
+                write!(
+                    f,
+                    "old and new voters decide together since {membership_id}: leave the joint state first"
+                )
+            }
+            Self::NotJoint => f.write_str("there is no joint state to leave"),
+            Self::AlreadyMember { replica } => {
+                write!(f, "the node hosts a member of the group already: replica {replica}")
+            }
+            Self::NotMember => f.write_str("there is no such member"),
+            Self::NothingToDo => f.write_str("it is that already"),
+            Self::LearnerBehind { missing } => {
+                write!(f, "the learner lacks {missing} entries: promote it when it has caught up")
+            }
+            Self::LastVoter => f.write_str("the last voter cannot leave"),
+            Self::Invalid { what } => write!(f, "no group can have these members: {what}"),
+        }
+    }
+}
+impl std::error::Error for ChangeError {}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoLeader => "no leader is known: retry",
+            Self::Busy => "too many reads are waiting: back off",
+            Self::Witness => "a witness keeps no data: read elsewhere",
+        })
+    }
+}
+impl std::error::Error for ReadError {}
+
+impl fmt::Display for TransferError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLeader { leader: Some(leader) } => write!(f, "not the leader: ask replica {leader}"),
+            Self::NotLeader { leader: None } => f.write_str("not the leader, and none is known: retry"),
+            Self::NotMember => f.write_str("the target is not a member"),
+            Self::NotVoter => f.write_str("the target may not lead"),
+            Self::AlreadyLeader => f.write_str("the target leads already"),
+            Self::InProgress { to } => write!(f, "leadership is being handed to replica {to}: wait for that"),
+            Self::Unreachable => f.write_str("the target was not heard within an election timeout"),
+        }
+    }
+}
+impl std::error::Error for TransferError {}
+
+impl fmt::Display for SnapshotRequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leads => "this replica leads: hand leadership over first",
+            Self::InProgress => "a snapshot was asked for already",
+            Self::NobodyToAsk => "there is no other member",
+            Self::Witness => "a witness has nothing that a snapshot could replace",
+        })
+    }
+}
+impl std::error::Error for SnapshotRequestError {}

@@ -71,7 +71,7 @@ impl Applier {
         let group = task.group();
         if let ApplyTask::Remove { .. } = task {
             self.drop_machine(group);
-            return Vec::new();
+            return vec![Event::Applied(Applied::Removed { group })];
         }
         let Some(machine) = self.machines.get_mut(&group) else { return Vec::new() };
         if let ApplyTask::Capture { meta, .. } = &task

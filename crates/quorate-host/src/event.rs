@@ -249,6 +249,11 @@ pub enum Applied {
         /// Why.
         reason: String,
     },
+    /// The group's machine, if it had one, is dropped: [`ApplyTask::Remove`] is done.
+    Removed {
+        /// The group.
+        group: GroupId,
+    },
 }
 
 impl Applied {
@@ -259,6 +264,7 @@ impl Applied {
             | Self::Query { group, .. }
             | Self::Captured { group, .. }
             | Self::Flushed { group, .. }
+            | Self::Removed { group }
             | Self::Failed { group, .. } => *group,
         }
     }

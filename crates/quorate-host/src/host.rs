@@ -151,6 +151,9 @@ pub struct Host {
     /// Writes that are still under way for replicas that are gone: what was recovered before they are
     /// done is not what the log holds.
     late_writes: BTreeMap<GroupId, usize>,
+    /// State machines of replicas that are gone which may still be at work: another one would find their files in use, and
+    /// be told what they have applied.
+    late_machines: BTreeMap<GroupId, usize>,
     /// Replicas that could not go on, and why.
     broken: BTreeMap<GroupId, String>,
     stopped: Option<String>,
@@ -180,6 +183,7 @@ impl Host {
             pace: Pace::new(&config),
             config,
             late_writes: BTreeMap::new(),
+            late_machines: BTreeMap::new(),
             broken: BTreeMap::new(),
             stopped: None,
             on_behalf: BTreeMap::new(),
@@ -204,6 +208,10 @@ impl Host {
         }
         if let Some(writes) = self.late_writes.get(&group) {
             let reason = format!("{writes} of its writes are still under way; recover it when they are done");
+            return Err(OpenError::Inconsistent { group, reason });
+        }
+        if self.late_machines.contains_key(&group) {
+            let reason = "its last state machine is still at work; recover it when that is gone".to_owned();
             return Err(OpenError::Inconsistent { group, reason });
         }
         setup.config.snapshots.validate().map_err(|error| OpenError::Config { group, error })?;
@@ -241,11 +249,11 @@ impl Host {
         self.replicas.contains_key(&group)
     }
 
-    /// Whether writes of a replica that is gone are still under way. Whoever recovers the group before they are
-    /// done may miss a promise that is about to be on disk.
+    /// Whether a replica that is gone still has writes under way, or its state machine at work. Whoever recovers the
+    /// group before may miss a promise that is about to be on disk, or find the machine's files in use.
     #[must_use]
-    pub fn has_late_writes(&self, group: GroupId) -> bool {
-        self.late_writes.contains_key(&group)
+    pub fn is_leaving(&self, group: GroupId) -> bool {
+        self.late_writes.contains_key(&group) || self.late_machines.contains_key(&group)
     }
 
     /// Stops a replica and answers all its requests; its data stays.
@@ -300,6 +308,9 @@ impl Host {
                 }
             }
             Event::LogWritten(written) => self.on_log_written(now, written),
+            Event::Applied(Applied::Removed { group }) => {
+                count_off(&mut self.late_machines, group);
+            }
             Event::Applied(applied) => {
                 let group = applied.group();
                 if let Some(replica) = self.replicas.get_mut(&group) {
@@ -367,6 +378,7 @@ impl Host {
         self.resting.forget(group);
         replica.stop(reason, &mut self.work);
         self.work.apply.push(ApplyTask::Remove { group });
+        *self.late_machines.entry(group).or_default() += 1;
         self.work.snapshots.push(SnapshotTask::Close { group });
         if replica.outstanding() > 0 {
             *self.late_writes.entry(group).or_default() += replica.outstanding();
@@ -374,19 +386,9 @@ impl Host {
         true
     }
 
-    /// Whether a completion is of a replica that is gone; counts it off.
-    fn is_late(&mut self, group: GroupId) -> bool {
-        let Some(late) = self.late_writes.get_mut(&group) else { return false };
-        *late -= 1;
-        if *late == 0 {
-            self.late_writes.remove(&group);
-        }
-        true
-    }
-
     fn on_log_written(&mut self, now: Now, written: LogWritten) {
         let LogWritten { group, token, result } = written;
-        let late = token.is_some() && self.is_late(group);
+        let late = token.is_some() && count_off(&mut self.late_writes, group);
         let outcome = match self.replicas.get_mut(&group) {
             Some(replica) if !late => replica.on_log_written(now, token, result),
             Some(_) | None => result,
@@ -626,6 +628,16 @@ impl Host {
             self.work.stopped.push((group, reason.to_owned()));
         }
     }
+}
+
+/// Whether something is of a replica that is gone; counts it off.
+fn count_off(late: &mut BTreeMap<GroupId, usize>, group: GroupId) -> bool {
+    let Some(count) = late.get_mut(&group) else { return false };
+    *count -= 1;
+    if *count == 0 {
+        late.remove(&group);
+    }
+    true
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! * Writes of one group become durable in the order they were submitted.
-//! * Out of space: everything in the round fails, and until the first failed write of a group is submitted
-//!   again, its later ones fail too, so that nothing overtakes it.
+//! * Out of space: what has entries fails, with everything behind it in its group, and until the first failed write of a
+//!   group is submitted again, its later ones fail too, so that nothing overtakes it. What comes before an entry, and
+//!   what only makes room (compaction), is written all the same.
 //! * A write that breaks the rules fails alone; its batch is written again without it.
 //! * Removing a group ends a round (what follows may create it anew), and so do [`ROUND_BYTES_MAX`]: however much
 //!   waits, a batch needs no more memory than that, and no record of the log is longer (one task always fits).
@@ -65,10 +66,9 @@ impl LogWriter {
     /// # Errors
     /// It was not written; `NoSpace`: nothing has changed.
     pub fn write_now(&mut self, task: &LogTask) -> Result<(), LogError> {
-        let result =
-            if self.is_blocked(task) { Err(behind_another()) } else { self.write(slice::from_ref(task)) };
-        self.remember_block(task, &result);
-        result
+        // What an earlier replica of the group found no space for is gone with it.
+        self.blocked.remove(&task.write.group);
+        self.write(slice::from_ref(task))
     }
 
     /// Figures of the store.
@@ -80,7 +80,7 @@ impl LogWriter {
     fn write_round(&mut self, round: Vec<LogTask>, events: &mut Vec<Event>) {
         let mut tasks = Vec::new();
         for task in round {
-            if self.is_blocked(&task) {
+            if self.is_blocked(&task) && !only_makes_room(&task) {
                 events.push(completion(&task, Err(behind_another())));
             } else {
                 tasks.push(task);
@@ -88,14 +88,16 @@ impl LogWriter {
         }
         while !tasks.is_empty() {
             let result = self.write(&tasks);
-            // Only the group that broke a rule failed: nothing of the batch was written yet.
-            let invalid = match &result {
-                Err(LogError::Invalid { group, .. }) => Some(*group),
-                Ok(()) | Err(_) => None,
+            // Nothing of the batch was written yet.
+            let (finished, again): (Vec<_>, Vec<_>) = match &result {
+                // Only the group that broke a rule failed.
+                Err(LogError::Invalid { group, .. }) => {
+                    tasks.into_iter().partition(|task| task.write.group == *group)
+                }
+                Err(LogError::NoSpace { .. }) => needing_space(tasks),
+                Ok(()) | Err(_) => (tasks, Vec::new()),
             };
-            let failed_alone = |task: &LogTask| invalid.is_none_or(|group| group == task.write.group);
-            let (finished, again): (Vec<_>, Vec<_>) = tasks.into_iter().partition(failed_alone);
-            // A batch that names a group it does not hold cannot shrink: fail all of it.
+            // A batch that names a group it does not hold, or that needed no space, cannot shrink: fail all of it.
             let (finished, again) = if finished.is_empty() { (again, Vec::new()) } else { (finished, again) };
             for task in &finished {
                 self.remember_block(task, &result);
@@ -138,6 +140,28 @@ impl LogWriter {
         let batch = LogBatch { groups: groups.into_values().collect() };
         write_now(&mut *self.store, batch, must_sync)
     }
+}
+
+/// What there is no space for (entries, and whatever follows them in their group), and the others.
+fn needing_space(tasks: Vec<LogTask>) -> (Vec<LogTask>, Vec<LogTask>) {
+    let mut behind = BTreeSet::new();
+    tasks.into_iter().partition(|task| {
+        let group = task.write.group;
+        if !task.write.entries.is_empty() {
+            behind.insert(group);
+        }
+        behind.contains(&group) && !only_makes_room(task)
+    })
+}
+
+/// Whether nothing that comes after it depends on it, nor it on what comes before: what is compacted has been durable
+/// and applied for long.
+fn only_makes_room(task: &LogTask) -> bool {
+    let LogTask { write, token, must_sync: _ } = task;
+    let rest = GroupWrite { compact_to: None, ..write.clone() };
+    token.is_none()
+        && write.compact_to.is_some()
+        && rest == GroupWrite { group: write.group, ..GroupWrite::default() }
 }
 
 fn behind_another() -> LogError {
@@ -230,6 +254,7 @@ mod tests {
     #[derive(Default)]
     struct Inner {
         store: MemLogStore,
+        /// Like a WAL without space: what has no entries is taken.
         full: bool,
         /// Batches are dropped, with their completions.
         forgets: bool,
@@ -260,7 +285,8 @@ mod tests {
             if inner.forgets {
                 return;
             }
-            match inner.full {
+            let has_entries = batch.groups.iter().any(|write| !write.entries.is_empty());
+            match inner.full && has_entries {
                 true => done(Err(LogError::NoSpace { context: "told to".to_owned() })),
                 false => inner.store.write(batch, must_sync, done),
             }
@@ -384,6 +410,51 @@ mod tests {
         store.inner().full = false;
         writer.submit(vec![append(1, 1, &[(1, 3)])]);
         assert_eq!(outcomes(&writer.step()), "g1:1 ok");
+    }
+
+    /// A snapshot was taken on a full disk. If the log were not compacted then, there would never be space again.
+    #[test]
+    fn what_needs_no_space_is_written_on_a_full_disk() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        let compaction = |to| {
+            let compact_to = Some((LogId::new(1, to), LogId::new(0, 0), Arc::default()));
+            let write = GroupWrite { group: GroupId(1), compact_to, ..GroupWrite::default() };
+            LogTask { write, token: None, must_sync: false }
+        };
+        let vote = |group, token, term| {
+            let hard_state = Some(HardState { term: Term(term), ..HardState::default() });
+            let write = GroupWrite { group: GroupId(group), hard_state, ..GroupWrite::default() };
+            LogTask { write, token: Some(PersistToken(token)), must_sync: true }
+        };
+        writer.submit(vec![append(1, 1, &[(1, 1), (1, 2), (1, 3)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:1 ok");
+        store.inner().full = true;
+        writer.submit(vec![append(1, 2, &[(1, 4)]), vote(2, 1, 3), vote(1, 3, 3), compaction(2)]);
+        assert_eq!(outcomes(&writer.step()), "g1:2 full, g1:3 full, g2:1 ok, g1:0 ok");
+        assert_eq!((store.state(1).compacted, store.state(2).hard_state.term), (LogId::new(1, 2), Term(3)));
+        assert_eq!(store.state(1).hard_state.term, Term(0), "it does not overtake the entry before it");
+        // Also while the group waits for its first write to be handed out again.
+        writer.submit(vec![compaction(3), vote(1, 3, 3)]);
+        assert_eq!(outcomes(&writer.step()), "g1:3 full, g1:0 ok");
+        assert_eq!(store.state(1).compacted, LogId::new(1, 3));
+    }
+
+    /// A group was closed while it waited for space: what it waited with is gone, and nobody waits behind it.
+    #[test]
+    fn a_group_that_was_closed_on_a_full_disk_can_be_removed_and_opened() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        store.inner().full = true;
+        writer.submit(vec![append(1, 5, &[(1, 1)]), append(2, 5, &[(1, 1)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:5 full, g2:5 full");
+        let task = |write: GroupWrite| LogTask { write, token: None, must_sync: true };
+        let remove = GroupWrite { group: GroupId(1), remove: true, ..GroupWrite::default() };
+        writer.write_now(&task(remove)).unwrap();
+        store.inner().full = false;
+        let fix =
+            GroupWrite { group: GroupId(2), entries: vec![entry(1, 1)].into(), ..GroupWrite::default() };
+        writer.write_now(&task(fix)).unwrap();
     }
 
     /// A promise may leave only when somebody vouches for it: a flush that says yes is not enough.

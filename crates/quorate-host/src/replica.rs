@@ -278,6 +278,8 @@ impl Replica {
                 self.compact(durable.index, work);
             }
             Applied::Failed { group, reason } => work.stopped.push((group, reason)),
+            // Not of this one, whose machine stays as long as it does.
+            Applied::Removed { .. } => {}
         }
     }
 

@@ -316,7 +316,7 @@ pub enum RequestError {
         supported: u32,
     },
     /// The membership change was refused.
-    #[error("membership change refused: {0:?}")]
+    #[error("membership change refused: {0}")]
     Change(ChangeError),
     /// The transfer was refused or did not succeed.
     #[error("leadership was not transferred: {what}")]

@@ -468,14 +468,7 @@ impl Sessions {
                 }
                 RecordKey::Session(id) => table.insert_session(id, &mut reader)?,
                 RecordKey::Answer(id, sequence) => answers.push((id, sequence, Kept::decode(&mut reader)?)),
-                RecordKey::Key(key) => {
-                    let fingerprint = reader.u64("a fingerprint")?;
-                    let used_millis = reader.u64("a time")?;
-                    let used = KeyUse { fingerprint, used_millis, kept: Kept::decode(&mut reader)? };
-                    table.bytes += used.bytes(&key);
-                    table.keys_by_use.insert(used.kept.id.index.0, key.clone());
-                    table.keys.insert(key, used);
-                }
+                RecordKey::Key(key) => table.insert_key(key, &mut reader)?,
             }
             reader.end()?;
         }
@@ -495,8 +488,23 @@ impl Sessions {
             answers: BTreeMap::new(),
         };
         self.bytes += session.bytes();
-        self.sessions_by_use.insert(session.used_index, id);
-        self.sessions.insert(id, session);
+        let used_before = self.sessions_by_use.insert(session.used_index, id);
+        let before = self.sessions.insert(id, session);
+        if used_before.is_some() || before.is_some() {
+            return Err(reader.fail("each session once, and used by an entry of its own"));
+        }
+        Ok(())
+    }
+
+    fn insert_key(&mut self, key: Bytes, reader: &mut BytesReader) -> Result<(), DecodeError> {
+        let fingerprint = reader.u64("a fingerprint")?;
+        let used_millis = reader.u64("a time")?;
+        let used = KeyUse { fingerprint, used_millis, kept: Kept::decode(reader)? };
+        self.bytes += used.bytes(&key);
+        let used_before = self.keys_by_use.insert(used.kept.id.index.0, key.clone());
+        if used_before.is_some() || self.keys.insert(key, used).is_some() {
+            return Err(reader.fail("each key once, and used by an entry of its own"));
+        }
         Ok(())
     }
 }
@@ -713,6 +721,29 @@ mod tests {
         .map(|(key, value)| (Bytes::from(key), Bytes::from(value)))
         .collect();
         assert_eq!(log.stored, expected);
+    }
+
+    /// Two records of one session, or two sessions last used by one entry, cannot be: expiry would look for the one
+    /// that took the place of the other for ever.
+    #[test]
+    fn records_that_contradict_each_other_are_refused() {
+        let number = |n: u64| n.to_le_bytes();
+        let session = |id: u64, used: u64| {
+            let value = [&b"\x01"[..], &number(0), &number(0), &number(used)].concat();
+            (Bytes::from([&b"s"[..], &id.to_be_bytes()].concat()), Bytes::from(value))
+        };
+        let key = |name: &[u8], at: u64| {
+            let value = [&b"\x01"[..], &number(9), &number(7), &number(1), &number(at), b"\x00"].concat();
+            (Bytes::from([&b"k"[..], name].concat()), Bytes::from(value))
+        };
+        for records in [
+            vec![session(1, 5), session(1, 6)],
+            vec![session(1, 5), session(2, 5)],
+            vec![key(b"a", 5), key(b"a", 6)],
+            vec![key(b"a", 5), key(b"b", 5)],
+        ] {
+            assert!(Sessions::from_records(config(), &records).is_err(), "{records:?}");
+        }
     }
 
     #[derive(Clone, Debug)]

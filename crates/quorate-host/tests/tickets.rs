@@ -302,6 +302,24 @@ fn group_is_not_opened_again_while_writes_of_its_predecessor_are_under_way() {
     assert_eq!(text(cluster.request(node, query())), "3");
 }
 
+/// Its state machine is at work, and the group is closed. What it says it has applied would be believed to be the next
+/// replica's, which has not been given it.
+#[test]
+fn group_is_not_opened_again_while_the_machine_of_its_predecessor_is_at_work() {
+    let mut cluster = Cluster::new(1);
+    let node = cluster.leader();
+    cluster.request(node, propose("a")).unwrap();
+    let host = &mut cluster.nodes.get_mut(&node).unwrap().host;
+    host.close_group(GROUP);
+    let refused = cluster.open_group_again(node).unwrap_err().to_string();
+    assert!(refused.contains("state machine is still at work"), "{refused}");
+    assert!(cluster.nodes[&node].host.is_leaving(GROUP));
+    cluster.settle();
+    cluster.open_group_again(node).unwrap();
+    cluster.leader();
+    assert_eq!(text(cluster.request(node, query())), "1");
+}
+
 /// It would be ahead of its log after a crash, and refuse to start.
 #[test]
 fn machine_with_a_disk_of_its_own_is_not_run_ahead_of_the_log() {

@@ -190,6 +190,7 @@ impl World {
                 Applied::Restored { .. }
                 | Applied::Query { .. }
                 | Applied::Captured { .. }
+                | Applied::Removed { .. }
                 | Applied::Flushed { .. },
             )
             | Event::Snapshot(

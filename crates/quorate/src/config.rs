@@ -249,11 +249,13 @@ impl NodeConfig {
 /// Whether everything that a group says to its peers fits into frames of this size.
 pub(crate) fn fits_in_frames(group: &GroupConfig, frame_bytes_max: usize) -> Result<(), FrameLimit> {
     let core = &group.core;
-    let message_bytes = core.command_bytes_max.saturating_add(core.append_bytes_max);
+    // Four bytes stand before each entry of an append, and the smallest has seventeen.
+    let append_bytes = core.append_bytes_max.saturating_add(core.append_bytes_max / 4);
+    let message_bytes = core.command_bytes_max.saturating_add(append_bytes);
     if message_bytes.saturating_add(1 << 20) > frame_bytes_max as u64 {
         return Err(FrameLimit {
             field: "transport.frame_bytes_max",
-            must: "at least 1 MiB above group.core.command_bytes_max + append_bytes_max",
+            must: "at least 1 MiB above group.core.command_bytes_max + 5/4 of append_bytes_max",
         });
     }
     if group.snapshots.chunk_bytes.saturating_add(1 << 20) > frame_bytes_max {
@@ -284,7 +286,33 @@ fn is_unspecified(address: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use quorate_core::{
+        Append, Entry, EntryPayload, GroupId, LogId, LogIndex, Message, MessageBody, ReplicaId, Term,
+    };
+    use quorate_host::{PeerBody, PeerMessage, encode_peer_message};
+
     use super::*;
+
+    /// A follower lags behind by a great many entries that say nothing. A message that never fits would never arrive.
+    #[test]
+    fn an_append_of_the_smallest_entries_fits_into_a_frame() {
+        let frame_bytes_max = 8 << 20;
+        let fits = |append_bytes_max: &u64| {
+            let mut group = GroupConfig::default();
+            (group.core.command_bytes_max, group.core.append_bytes_max) = (1, *append_bytes_max);
+            group.snapshots.chunk_bytes = 1;
+            fits_in_frames(&group, frame_bytes_max).is_ok()
+        };
+        let largest = (0..8 << 20).rev().step_by(4096).find(fits).unwrap();
+        let entries =
+            (1..=largest / 17).map(|index| Entry { id: LogId::new(1, index), payload: EntryPayload::Noop });
+        let (prev, commit, read_round) = (LogId::default(), LogIndex(0), 0);
+        let body = MessageBody::Append(Append { prev, entries: entries.collect(), commit, read_round });
+        let message = Message { from: ReplicaId(1), to: ReplicaId(2), term: Term(1), epoch: 0, body };
+        let mut bytes = Vec::new();
+        encode_peer_message(&PeerMessage { group: GroupId(1), body: PeerBody::Raft(message) }, &mut bytes);
+        assert!(bytes.len() + 12 <= frame_bytes_max, "{} bytes", bytes.len());
+    }
 
     #[test]
     fn an_address_that_nobody_can_dial_is_refused() {

@@ -280,7 +280,7 @@ impl Node {
             node: config.node,
             clock: Clock::new(),
             frame_bytes_max: config.transport.frame_bytes_max,
-            mailbox: Mailbox::new(),
+            mailbox: Arc::new(Mailbox::new()),
             requests: Gauge::new(queues.requests_max, queues.request_bytes_max),
             inbound: Gauge::new(usize::MAX, queues.inbound_bytes_max),
             backlog: Gauge::new(usize::MAX, queues.backlog_bytes_max),
@@ -308,15 +308,15 @@ impl Node {
             directory: Some(directory),
         };
         let host = HostThread::new(Arc::clone(&shared), config.host.clone(), lanes);
-        running.spawn("host", move |_| host.run())?;
-        let (writer, mailbox) = (LogWriter::new(log_store), Arc::clone(&log));
-        running.spawn("log", move |shared| log_loop(writer, &mailbox, shared))?;
-        let (applier, mailbox) = (Applier::new(Arc::clone(&snapshots)), Arc::clone(&apply));
-        running.spawn("apply", move |shared| apply_loop(applier, &mailbox, shared))?;
+        running.spawn("host", &shared.mailbox, move |_, _| host.run())?;
+        let writer = LogWriter::new(log_store);
+        running.spawn("log", &log, move |mailbox, shared| log_loop(writer, mailbox, shared))?;
+        let applier = Applier::new(Arc::clone(&snapshots));
+        running.spawn("apply", &apply, move |mailbox, shared| apply_loop(applier, mailbox, shared))?;
         let fetcher = LogFetcher::new(Arc::clone(&reader));
         let snapshotter = Snapshotter::new(&config.host, Arc::clone(&snapshots));
-        let mailbox = Arc::clone(&read);
-        running.spawn("read", move |shared| read_loop(fetcher, snapshotter, &mailbox, shared))?;
+        running
+            .spawn("read", &read, move |mailbox, shared| read_loop(fetcher, snapshotter, mailbox, shared))?;
         if let Some(known_peers) = known_peers {
             transport.remember(known_peers);
         }
@@ -451,7 +451,7 @@ impl Node {
         Ok(Raft::new(group, Arc::clone(&self.shared), feed, kept))
     }
 
-    /// Waits until nothing here writes for the group: what is recovered while something does is out of date
+    /// Waits until nothing here writes for the group, or applies: what is recovered while something does is out of date
     /// when it starts, and may have forgotten a vote.
     async fn reserve(&self, group: GroupId) -> Result<(), OpenError> {
         let (reply, reserved) = oneshot::channel();
@@ -495,7 +495,8 @@ impl Node {
     }
 
     /// Stops a group on this node and answers all its requests; its data stays. Nothing happens if
-    /// it is not open.
+    /// it is not open. Its state machine is dropped when it is done with what it is doing, at the latest when the group is
+    /// opened again.
     pub async fn close_group(&self, group: GroupId) {
         let _one_at_a_time = self.opening.lock().await;
         self.close(group).await;
@@ -630,16 +631,17 @@ impl Drop for Node {
 }
 
 impl Running {
-    fn spawn(
+    fn spawn<T: Send + 'static>(
         &mut self,
         name: &'static str,
-        body: impl FnOnce(&Shared) + Send + 'static,
+        mailbox: &Arc<Mailbox<T>>,
+        body: impl FnOnce(&Mailbox<T>, &Shared) + Send + 'static,
     ) -> Result<(), StartError> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, mailbox) = (Arc::clone(&self.shared), Arc::clone(mailbox));
         let thread = std::thread::Builder::new().name(format!("quorate-{name}"));
         let thread = thread.spawn(move || {
-            let guard = ThreadGuard { shared, name };
-            body(&guard.shared);
+            let guard = ThreadGuard { shared, name, mailbox };
+            body(&guard.mailbox, &guard.shared);
         });
         self.threads.push(thread.map_err(StartError::Thread)?);
         Ok(())

@@ -452,18 +452,21 @@ impl Raft {
         &self,
         change: impl FnOnce(&mut GroupConfig) + Send,
     ) -> Result<GroupConfig, RequestError> {
-        let mut kept = self.config.lock().await;
+        let mut kept = Arc::clone(&self.config).lock_owned().await;
         let mut config = kept.clone();
         change(&mut config);
         fits_in_frames(&config, self.shared.frame_bytes_max)
             .map_err(|FrameLimit { field, must }| RequestError::Config { field, must })?;
-        let Answer::Reconfigured =
-            self.ask(Request::Reconfigure { config: Box::new(config.clone()) }).await?
-        else {
-            return Err(unexpected());
-        };
-        kept.clone_from(&config);
-        Ok(config)
+        let raft = Self { within: None, ..self.clone() };
+        // On its own: what the replica takes is kept also when nobody waits for the answer any more.
+        let asking = tokio::spawn(async move {
+            let request = Request::Reconfigure { config: Box::new(config.clone()) };
+            let Answer::Reconfigured = raft.ask(request).await? else { return Err(unexpected()) };
+            kept.clone_from(&config);
+            Ok(config)
+        });
+        // It ends without an answer only with the runtime.
+        self.bounded(async { asking.await.unwrap_or(Err(RequestError::OutcomeUnknown)) }).await
     }
 
     /// Starts an election now, if this replica may. The status tells how it went.

@@ -1,17 +1,19 @@
 //! What a node does when its disk stops working, or takes its time.
 
+use std::future::Future;
 use std::io::Read;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_host::{BatchEnd, Command, Dedupe, MachineError, RequestError, SnapshotSource};
+use quorate_host::{BatchEnd, Command, Dedupe, MachineError, Outbound, RequestError, SnapshotSource};
 use quorate_storage::{LogStore, MemLogStore, WriteDone};
 
 use super::*;
 use crate::bytes_snapshot::BytesSnapshot;
 use crate::stores::LogStoreKind;
-use crate::transport::MemoryNetwork;
+use crate::transport::{MemoryNetwork, MemoryTransport};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -81,13 +83,16 @@ const GROUP: GroupId = GroupId(1);
 
 /// A node on a disk that can be broken or held up, and its only replica, which leads.
 async fn lone_leader(disk: &Arc<Disk>) -> (Node, Raft) {
+    lone_leader_on(disk, Arc::new(MemoryNetwork::new(1).transport(NodeId(1)))).await
+}
+
+async fn lone_leader_on(disk: &Arc<Disk>, transport: Arc<dyn Transport>) -> (Node, Raft) {
     let disk = Arc::clone(disk);
     let log = LogStoreKind::custom("breakable", move |_| {
         let (log, disk) = (MemLogStore::new(), Arc::clone(&disk));
         Ok(Box::new(BreakableLog { log, disk, waiting: Vec::new() }))
     });
     let config = NodeConfig { node: NodeId(1), ..NodeConfig::default() };
-    let transport = Arc::new(MemoryNetwork::new(1).transport(NodeId(1)));
     let node = Node::builder(config).log_store(log).transport(transport).start().await.unwrap();
     let start = Start::Bootstrap { members: vec![Member::voter(NodeId(1), "memory:1")] };
     let raft = node.open_group(GROUP, start, Nothing).await.unwrap();
@@ -175,5 +180,105 @@ async fn the_machine_of_a_group_that_is_refused_is_dropped() {
     let refused = node.open_group_with(GroupId(2), start, config, machine).await.err().unwrap();
     assert!(refused.to_string().contains("core.apply_unpersisted"), "{refused}");
     tokio::time::timeout(PATIENCE, dropped).await.unwrap().unwrap_err();
+    node.shutdown().await;
+}
+
+/// A replica was closed while its machine was at work, and opened again: two machines had the same files, and what the
+/// old one said it had applied brought the node down, because the new one had not been given it.
+#[tokio::test]
+async fn a_group_is_opened_again_only_when_its_old_state_machine_is_gone() {
+    struct Slow {
+        begins: Option<oneshot::Sender<()>>,
+        held: Arc<tokio::sync::Mutex<()>>,
+    }
+    impl StateMachine for Slow {
+        fn apply(&mut self, command: Command<'_>) -> Result<Bytes, MachineError> {
+            if let Some(begins) = self.begins.take() {
+                begins.send(()).unwrap();
+                drop(self.held.blocking_lock());
+            }
+            Nothing.apply(command)
+        }
+        fn query(&self, request: &[u8]) -> Result<Bytes, MachineError> {
+            Nothing.query(request)
+        }
+        fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, MachineError> {
+            Nothing.snapshot()
+        }
+        fn restore(&mut self, content: &mut dyn Read, batch: BatchEnd<'_>) -> Result<(), MachineError> {
+            Nothing.restore(content, batch)
+        }
+    }
+    let (node, _raft) = lone_leader(&Arc::default()).await;
+    let held = Arc::<tokio::sync::Mutex<()>>::default();
+    let working = held.lock().await;
+    let (begins, began) = oneshot::channel();
+    let start = Start::Bootstrap { members: vec![Member::voter(NodeId(1), "memory:1")] };
+    let machine = Slow { begins: Some(begins), held: Arc::clone(&held) };
+    let raft = node.open_group(GroupId(2), start, machine).await.unwrap();
+    raft.campaign().await.unwrap();
+    raft.wait_leader_ready(PATIENCE).await.unwrap();
+    let under_way = raft.submit("under way", Dedupe::None);
+    began.await.unwrap();
+    node.close_group(GroupId(2)).await;
+    assert!(matches!(under_way.await, Err(RequestError::OutcomeUnknown)));
+    let mut opening = std::pin::pin!(node.open_group(GroupId(2), Start::Resume, Nothing));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut opening).await;
+    drop(working);
+    assert!(early.is_err(), "it was opened beside the old one");
+    let raft = tokio::time::timeout(PATIENCE, opening).await.unwrap().unwrap();
+    raft.campaign().await.unwrap();
+    raft.wait_leader_ready(PATIENCE).await.unwrap();
+    raft.apply("after").await.unwrap();
+    node.shutdown().await;
+}
+
+/// Does not survive to meet anybody.
+struct Panics(MemoryTransport);
+
+impl Transport for Panics {
+    fn meet(&self, nodes: Vec<(NodeId, String)>) {
+        assert!(nodes.is_empty(), "as asked for");
+    }
+    fn start(&self, inbound: Arc<dyn Inbound>) {
+        self.0.start(inbound);
+    }
+    fn send(&self, messages: Vec<Outbound>) {
+        self.0.send(messages);
+    }
+    fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+    fn advertised(&self) -> String {
+        self.0.advertised()
+    }
+    fn stats(&self) -> TransportStats {
+        self.0.stats()
+    }
+    fn peers(&self) -> Vec<PeerStatus> {
+        self.0.peers()
+    }
+    fn abort(&self) {
+        self.0.abort();
+    }
+    fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.0.stop()
+    }
+}
+
+/// A transport of the user's panics on the thread that drives everything. Whoever asked before or asks later waited for
+/// an answer that nobody was left to give.
+#[tokio::test]
+async fn a_panic_of_the_transport_ends_the_node_and_answers_everybody() {
+    let transport = Panics(MemoryNetwork::new(1).transport(NodeId(1)));
+    let (node, raft) = lone_leader_on(&Arc::default(), Arc::new(transport)).await;
+    let added = tokio::time::timeout(PATIENCE, raft.add_learner(NodeId(2), "memory:2", "")).await.unwrap();
+    assert!(matches!(added, Err(RequestError::OutcomeUnknown)), "{added:?}");
+    let reason = tokio::time::timeout(PATIENCE, node.failure()).await.unwrap();
+    assert!(reason.contains("the host thread has panicked"), "{reason}");
+    let late = tokio::time::timeout(PATIENCE, raft.apply("late")).await.unwrap();
+    assert!(late.is_err(), "{late:?}");
+    let opened = tokio::time::timeout(PATIENCE, node.open_group(GroupId(2), Start::Resume, Nothing)).await;
+    assert!(matches!(opened.unwrap(), Err(OpenError::Stopped)));
     node.shutdown().await;
 }

@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) node: NodeId,
     pub(crate) clock: Clock,
     pub(crate) frame_bytes_max: usize,
-    pub(crate) mailbox: Mailbox<HostInput>,
+    pub(crate) mailbox: Arc<Mailbox<HostInput>>,
     /// Requests that wait for the host thread.
     pub(crate) requests: Arc<Gauge>,
     /// Messages that wait for the host thread.
@@ -150,7 +150,7 @@ pub(crate) struct HostThread {
     waiting: HashMap<Ticket, Reply>,
     next_ticket: u64,
     groups: HashMap<GroupId, GroupOutlet>,
-    /// Who waits for the last writes of a replica that is gone.
+    /// Who waits for the last writes and the state machine of a replica that is gone.
     reserving: Vec<(GroupId, Reserved)>,
     /// Groups whose status may have changed in this turn.
     touched: BTreeSet<GroupId>,
@@ -249,7 +249,7 @@ impl HostThread {
 
     fn answer_reserving(&mut self) {
         let host = &self.host;
-        for (group, reply) in self.reserving.extract_if(.., |(group, _)| !host.has_late_writes(*group)) {
+        for (group, reply) in self.reserving.extract_if(.., |(group, _)| !host.is_leaving(*group)) {
             let answer = if host.is_open(group) { Err(OpenError::AlreadyOpen(group)) } else { Ok(()) };
             // Whoever asked may have given up.
             drop(reply.send(answer));
@@ -504,6 +504,7 @@ fn group_of(event: &Event) -> Option<GroupId> {
             | Applied::Query { group, .. }
             | Applied::Captured { group, .. }
             | Applied::Flushed { group, .. }
+            | Applied::Removed { group }
             | Applied::Failed { group, .. },
         )
         | Event::Snapshot(

@@ -103,6 +103,14 @@ impl<T> Mailbox<T> {
         self.filled.notify_all();
     }
 
+    /// Takes no more and drops what is there: nobody will read it, and whoever waits for an answer must know.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        // Dropped without the lock: who is answered may leave something.
+        let left = std::mem::take(&mut self.lock().items);
+        drop(left);
+    }
+
     /// Something was left: wakes the reader if it sleeps.
     fn left(&self, mut state: MutexGuard<'_, State<T>>) {
         if state.asleep && !state.items.is_empty() {

@@ -184,18 +184,20 @@ pub(crate) fn read_loop(
     }
 }
 
-/// Ends a thread's part in the node however it ends: a panic of ours must not leave a node that
-/// looks alive.
-pub(crate) struct ThreadGuard {
+/// Ends a thread's part in the node however it ends: a panic (of ours, or of a transport or store of the user's) must
+/// not leave a node that looks alive, nor anybody who waits for what lies in the thread's mailbox.
+pub(crate) struct ThreadGuard<T> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: &'static str,
+    pub(crate) mailbox: Arc<Mailbox<T>>,
 }
 
-impl Drop for ThreadGuard {
+impl<T> Drop for ThreadGuard<T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.fail(format!("the {} thread has panicked: a bug in this build", self.name));
         }
+        self.mailbox.abandon();
     }
 }
 

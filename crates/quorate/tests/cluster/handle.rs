@@ -253,6 +253,14 @@ async fn a_running_replica_takes_new_timings_and_limits_and_refuses_what_needs_a
     assert_eq!((kept.snapshots.entries, kept.requests_max), (5, 7));
     assert_eq!(kept.core.append_bytes_max, limited.core.append_bytes_max);
     assert!(kept.core.heartbeat_interval < ELECTION_TIMEOUT && kept.sessions.bytes_max > 1);
+    // What nobody waited for took effect all the same: the next change does not take it back.
+    tokio::select! {
+        biased;
+        _ = raft.update_config(|config| config.requests_max = 8) => {}
+        () = std::future::ready(()) => {}
+    }
+    let kept = raft.update_config(|config| config.core.command_bytes_max = 20).await.unwrap();
+    assert_eq!((kept.requests_max, kept.core.command_bytes_max), (8, 20));
     cluster.shutdown().await;
 }
 
