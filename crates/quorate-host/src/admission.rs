@@ -42,6 +42,9 @@ impl Replica {
                 self.check_sizes(&data, &Dedupe::None)?;
                 self.propose(now, ticket, LoggedKind::Piece { restore, offset, data })?;
             }
+            Request::RestoreAbandon { restore } => {
+                self.propose(now, ticket, LoggedKind::Abandon { restore })?;
+            }
             Request::RestoreInstall { restore, bytes, crc } => {
                 self.propose(now, ticket, LoggedKind::Install { restore, bytes, crc })?;
             }

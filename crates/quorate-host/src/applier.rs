@@ -13,6 +13,7 @@
 //! * Not here: when to do any of this (`replica.rs`).
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -24,10 +25,10 @@ use quorate_storage::{SnapshotInfo, SnapshotStore};
 use crate::command::{LoggedCommand, LoggedKind};
 use crate::config::SessionConfig;
 use crate::event::{Applied, ApplyTask, Event, SnapshotEvent};
-use crate::incoming::Incoming;
+use crate::incoming::{self, Filling, Incoming, Piece, Place};
 use crate::request::{Answer, RequestError, Ticket};
 use crate::sessions::{Sessions, Verdict};
-use crate::snapshot_content::{ContentReader, ContentSource, read_sessions};
+use crate::snapshot_content::{ContentReader, ContentSource, SessionSection};
 use crate::state_machine::{BatchEnd, Command, MachineError, SnapshotSource, StateMachine};
 
 /// Runs the state machines, each wrapped in its session table.
@@ -42,6 +43,7 @@ pub struct RecoveredMachine {
     pub group: GroupId,
     pub(crate) machine: Box<dyn StateMachine>,
     pub(crate) sessions: Sessions,
+    pub(crate) incoming: Incoming,
     pub(crate) applied: LogId,
 }
 
@@ -116,7 +118,7 @@ impl ApplyTask {
 impl RecoveredMachine {
     fn run(&mut self, task: ApplyTask, snapshots: &dyn SnapshotStore) -> Result<Applied, MachineError> {
         match task {
-            ApplyTask::Apply { group, entries } => self.apply(group, &entries),
+            ApplyTask::Apply { group, entries } => self.apply(Place { store: snapshots, group }, &entries),
             ApplyTask::Restore { group, snapshot } => {
                 self.restore(snapshots, &snapshot)?;
                 let active_version = self.sessions.active_version();
@@ -130,7 +132,7 @@ impl RecoveredMachine {
         }
     }
 
-    fn apply(&mut self, group: GroupId, entries: &[Entry]) -> Result<Applied, MachineError> {
+    fn apply(&mut self, place: Place<'_>, entries: &[Entry]) -> Result<Applied, MachineError> {
         let mut responses = Vec::new();
         let mut bytes = 0;
         for entry in entries {
@@ -146,26 +148,38 @@ impl RecoveredMachine {
                 EntryPayload::Noop | EntryPayload::Membership(_) | EntryPayload::Withheld => {}
                 EntryPayload::Command(payload) => {
                     bytes += payload.len() as u64;
-                    responses.push((entry.id, self.apply_command(entry.id, payload)?));
+                    responses.push((entry.id, self.apply_command(place, entry.id, payload)?));
                 }
             }
         }
-        let records = if self.machine.is_durable() {
-            self.sessions.take_records()
-        } else {
-            self.sessions.discard_records();
-            Vec::new()
-        };
-        self.machine.commit(BatchEnd { applied: self.applied, records: &records })?;
+        self.commit()?;
         let through = entries.last().map_or(self.applied.index, Entry::index);
         let active_version = self.sessions.active_version();
         let limits = self.sessions.limits().clone();
+        let group = place.group;
         Ok(Applied::Entries { group, through, responses, bytes, active_version, limits })
+    }
+
+    /// Ends a batch.
+    fn commit(&mut self) -> Result<(), MachineError> {
+        if !self.machine.is_durable() {
+            self.sessions.discard_records();
+            self.incoming.discard_records();
+            return self.machine.commit(BatchEnd { applied: self.applied, records: &[] });
+        }
+        let mut records = self.sessions.take_records();
+        records.extend(self.incoming.take_records()?);
+        self.machine.commit(BatchEnd { applied: self.applied, records: &records })?;
+        if self.incoming.has_retired() && self.machine.flush()?.index >= self.applied.index {
+            self.incoming.discard_retired();
+        }
+        Ok(())
     }
 
     /// The answer to one command, or why the machine failed.
     fn apply_command(
         &mut self,
+        place: Place<'_>,
         id: LogId,
         payload: &Bytes,
     ) -> Result<Result<Answer, RequestError>, MachineError> {
@@ -183,16 +197,24 @@ impl RecoveredMachine {
             self.sessions.set_limits(limits.clone());
         }
         self.sessions.advance(logged.unix_millis);
+        self.incoming.advance(self.sessions.unix_millis(), self.sessions.idle_max_millis());
         let (dedupe, data) = match logged.kind {
             LoggedKind::Limits(_) => return Ok(Ok(Answer::Applied { id, response: Bytes::new() })),
             LoggedKind::Open => return Ok(Ok(self.sessions.open(id))),
             LoggedKind::Piece { restore, offset, data } => {
-                let taken = self.sessions.take_piece(restore, offset, &data);
+                let unix_millis = self.sessions.unix_millis();
+                let bytes_max = self.sessions.limits().restore_bytes_max;
+                let piece = Piece { restore, offset, data, at: id.index, unix_millis, bytes_max };
+                let taken = self.incoming.take_piece(place, &piece)?;
                 return Ok(taken.map(|()| Answer::Applied { id, response: Bytes::new() }));
             }
+            LoggedKind::Abandon { restore } => {
+                self.incoming.abandon(restore);
+                return Ok(Ok(Answer::Applied { id, response: Bytes::new() }));
+            }
             LoggedKind::Install { restore, bytes, crc } => {
-                return match self.sessions.take_incoming(restore, bytes, crc) {
-                    Ok(incoming) => self.install(id, incoming),
+                return match self.incoming.take_whole(restore, bytes, crc)? {
+                    Ok(content) => self.install(id, content),
                     Err(refused) => Ok(Err(refused)),
                 };
             }
@@ -216,11 +238,11 @@ impl RecoveredMachine {
     fn install(
         &mut self,
         id: LogId,
-        incoming: Incoming,
+        mut content: impl Read,
     ) -> Result<Result<Answer, RequestError>, MachineError> {
-        let records: Vec<_> =
+        let mut records: Vec<_> =
             self.sessions.records().into_iter().map(|(key, value)| (key, Some(value))).collect();
-        let mut content = incoming.into_reader();
+        records.extend(self.incoming.take_records()?);
         self.machine
             .restore(&mut content, BatchEnd { applied: id, records: &records })
             .map_err(|error| MachineError::with(format!("the state from outside at {id}"), error))?;
@@ -256,6 +278,7 @@ impl RecoveredMachine {
         let source = self.machine.snapshot()?;
         let source: Box<dyn SnapshotSource> = Box::new(ContentSource::new(
             &if planted("sessions_not_in_snapshots") { Vec::new() } else { self.sessions.records() },
+            self.incoming.view(),
             source,
         ));
         Ok(Applied::Captured { group, meta, source })
@@ -272,16 +295,40 @@ impl RecoveredMachine {
             .open(snapshot)
             .map_err(|error| MachineError::with(format!("snapshot at {last} cannot be opened"), error))?;
         let mut content = ContentReader::new(reader);
-        let stored = read_sessions(&mut content)
-            .map_err(|error| MachineError::with(format!("snapshot at {last} cannot be read"), error))?;
+        let (stored, filling) =
+            read_section(&mut content, Place { store: snapshots, group: snapshot.group }, last)?;
         self.sessions = Sessions::from_records(SessionConfig::default(), &stored)
             .map_err(|error| MachineError::with(format!("sessions of the snapshot at {last}"), error))?;
         self.check_version()?;
-        let records: Vec<_> = stored.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        let mut incoming = filling.finish()?;
+        let mut records: Vec<_> = stored.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        if self.machine.is_durable() {
+            records.extend(incoming.take_records()?);
+        }
         self.machine.restore(&mut content, BatchEnd { applied: last, records: &records })?;
+        self.incoming.replace(incoming);
         self.applied = last;
         Ok(())
     }
+}
+
+/// The records of sessions in a snapshot, and a state from outside that was on its way.
+fn read_section<'a>(
+    content: &mut ContentReader,
+    place: Place<'a>,
+    last: LogId,
+) -> Result<(Vec<(Bytes, Bytes)>, Filling<'a>), MachineError> {
+    let unreadable = |error| MachineError::with(format!("snapshot at {last} cannot be read"), error);
+    let mut section = SessionSection::open(content).map_err(unreadable)?;
+    let (mut stored, mut filling) = (Vec::new(), Filling::new(place, last.index));
+    while let Some((key, value)) = section.next().map_err(unreadable)? {
+        if incoming::is_record(&key) {
+            filling.record(&key, &value)?;
+        } else {
+            stored.push((key, value));
+        }
+    }
+    Ok((stored, filling))
 }
 
 /// An error with its causes in one line.

@@ -8,13 +8,14 @@
 //!     3 open
 //!   version:u8 = 2 · kind:u8 · unix_millis:u64 · by kind:
 //!     4 gate      version of commands:u32
-//!     5 piece     of a state from outside:u64 · offset:u64 · data…
+//!     5 piece     of a state from outside:u64 · offset:u64 · data…    offset 2^64-1, no data: it is abandoned
 //!     6 install   a state from outside:u64 · bytes:u64 · crc32c:u32
 //!   version:u8 = 3 · kind:u8 · unix_millis:u64 · by kind:
 //!     7 limits    of sessions: bytes, idle millis, millis a key is kept, bytes of a response, bytes from outside: u64 each
 //! ```
 //!
-//! A new kind is a new version: a replica that does not know it stops.
+//! A new kind is a new version: a replica that does not know it stops. (Builds that do not know an abandoned state refuse the
+//! piece as too large, and forget the state when it is idle.)
 
 use bytes::Bytes;
 use quorate_core::DecodeError;
@@ -34,6 +35,9 @@ const GATE: u8 = 4;
 const PIECE: u8 = 5;
 const INSTALL: u8 = 6;
 const LIMITS: u8 = 7;
+
+/// The offset of a piece that says that there are no more.
+const ABANDONED: u64 = u64::MAX;
 
 /// The longest idempotency key in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 255;
@@ -61,6 +65,10 @@ pub(crate) enum LoggedKind {
         offset: u64,
         data: Bytes,
     },
+    /// Nobody goes on with a state from outside.
+    Abandon {
+        restore: u64,
+    },
     /// All pieces together are the state from here on.
     Install {
         restore: u64,
@@ -79,14 +87,17 @@ impl LoggedCommand {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(40 + self.command_len());
         out.push(match &self.kind {
-            LoggedKind::Gate { .. } | LoggedKind::Piece { .. } | LoggedKind::Install { .. } => SECOND_VERSION,
+            LoggedKind::Gate { .. }
+            | LoggedKind::Piece { .. }
+            | LoggedKind::Abandon { .. }
+            | LoggedKind::Install { .. } => SECOND_VERSION,
             LoggedKind::Limits(_) => THIRD_VERSION,
             LoggedKind::Open | LoggedKind::Command { .. } => VERSION,
         });
         out.push(match &self.kind {
             LoggedKind::Open => OPEN,
             LoggedKind::Gate { .. } => GATE,
-            LoggedKind::Piece { .. } => PIECE,
+            LoggedKind::Piece { .. } | LoggedKind::Abandon { .. } => PIECE,
             LoggedKind::Install { .. } => INSTALL,
             LoggedKind::Limits(_) => LIMITS,
             LoggedKind::Command { dedupe: Dedupe::None, .. } => PLAIN,
@@ -101,6 +112,10 @@ impl LoggedCommand {
             put_u64(&mut out, *restore);
             put_u64(&mut out, *offset);
             out.extend_from_slice(data);
+        }
+        if let LoggedKind::Abandon { restore } = &self.kind {
+            put_u64(&mut out, *restore);
+            put_u64(&mut out, ABANDONED);
         }
         if let LoggedKind::Install { restore, bytes, crc } = &self.kind {
             put_u64(&mut out, *restore);
@@ -133,6 +148,7 @@ impl LoggedCommand {
         match &self.kind {
             LoggedKind::Open
             | LoggedKind::Gate { .. }
+            | LoggedKind::Abandon { .. }
             | LoggedKind::Install { .. }
             | LoggedKind::Limits(_) => 0,
             LoggedKind::Piece { data, .. } => data.len(),
@@ -157,7 +173,12 @@ impl LoggedCommand {
         let dedupe = match kind {
             PIECE if version == SECOND_VERSION => {
                 let (restore, offset) = (reader.u64("a state from outside")?, reader.u64("an offset")?);
-                let kind = LoggedKind::Piece { restore, offset, data: reader.rest() };
+                let data = reader.rest();
+                let kind = if offset == ABANDONED && data.is_empty() {
+                    LoggedKind::Abandon { restore }
+                } else {
+                    LoggedKind::Piece { restore, offset, data }
+                };
                 return Ok(Self { unix_millis, kind });
             }
             INSTALL if version == SECOND_VERSION => {
@@ -249,6 +270,10 @@ mod tests {
                     kind: LoggedKind::Piece { restore: 7, offset: 4, data: Bytes::from_static(b"ab") },
                 },
                 b"\x02\x05\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0ab",
+            ),
+            (
+                LoggedCommand { unix_millis: 1, kind: LoggedKind::Abandon { restore: 7 } },
+                b"\x02\x05\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff",
             ),
             (
                 LoggedCommand { unix_millis: 1, kind: LoggedKind::Install { restore: 7, bytes: 6, crc: 9 } },

@@ -75,7 +75,8 @@ pub struct SessionConfig {
     pub key_retention: Duration,
     /// A response larger than this is not kept; its repeat is told that it was applied, without the response. Default 64 KiB.
     pub response_bytes_max: u64,
-    /// The largest state that may be brought in from outside, which is kept in memory while it comes. Default 256 MiB.
+    /// The largest state that may be brought in from outside. It is staged on the disk of every replica while it comes, or in
+    /// memory where the snapshot store has no disk. Default 64 GiB.
     pub restore_bytes_max: u64,
 }
 
@@ -209,7 +210,7 @@ impl Default for SessionConfig {
             idle_max: Duration::from_secs(3600),
             key_retention: Duration::from_secs(600),
             response_bytes_max: 64 << 10,
-            restore_bytes_max: 256 << 20,
+            restore_bytes_max: 64 << 30,
         }
     }
 }

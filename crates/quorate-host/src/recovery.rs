@@ -33,6 +33,7 @@ use crate::config::{GroupConfig, SessionConfig};
 use crate::damage;
 use crate::event::LogTask;
 use crate::host::GroupSetup;
+use crate::incoming::{self, Incoming, Place};
 use crate::sessions::Sessions;
 use crate::state_machine::{MachineError, StateMachine};
 use crate::versions::MachineVersions;
@@ -139,10 +140,13 @@ pub fn recover_group(
     let group = state.group;
     let recovered = machine.recovered()?;
     let durable_machine = machine.is_durable();
-    let records = if planted("sessions_lost_at_start") { &[][..] } else { &recovered.records[..] };
-    let table = Sessions::from_records(SessionConfig::default(), records)
+    let (pieces, records): (Vec<_>, Vec<_>) =
+        recovered.records.into_iter().partition(|(key, _)| incoming::is_record(key));
+    let records = if planted("sessions_lost_at_start") { &[][..] } else { &records[..] };
+    let sessions = Sessions::from_records(SessionConfig::default(), records)
         .map_err(|error| MachineError::with("the session records of the machine are damaged", error))?;
-    let mut machine = RecoveredMachine { group, machine, sessions: table, applied: recovered.applied };
+    let incoming = Incoming::recover(Place { store: snapshots, group }, &pieces, recovered.applied.index)?;
+    let mut machine = RecoveredMachine { group, machine, sessions, incoming, applied: recovered.applied };
     machine.check_version()?;
     let mut listed =
         snapshots.list(group).map_err(|error| RecoverError::Snapshot { group, what: describe(&error) })?;

@@ -91,6 +91,11 @@ pub enum Request {
         /// The piece.
         data: Bytes,
     },
+    /// Forget a state from outside that nobody goes on with.
+    RestoreAbandon {
+        /// The name of the state.
+        restore: u64,
+    },
     /// Replace the state machine's state by the pieces brought in, on every replica at this entry, or by nothing on any.
     RestoreInstall {
         /// The name of the state.

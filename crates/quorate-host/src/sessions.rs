@@ -18,7 +18,7 @@
 //! ```text
 //!   key                           value, after version:u8 = 1
 //!   "t"                           unix_millis:u64
-//!   "i"                           see `incoming.rs`
+//!   "i"…                          not here: `incoming.rs`
 //!   "v"                           the version that commands may have:u64 (from 2 on)
 //!   "l"                           the limits, if an entry has set them: as in the entry (`command.rs`)
 //!   "s" session:u64be             acked_below:u64 used_millis:u64 used_index:u64
@@ -35,7 +35,6 @@ use quorate_core::{DecodeError, LogId};
 
 use crate::bytes_reader::{BytesReader, put_log_id, put_u64};
 use crate::config::SessionConfig;
-use crate::incoming::Incoming;
 use crate::request::{Answer, Dedupe, RequestError, SessionId};
 use crate::versions::FIRST_VERSION;
 
@@ -58,8 +57,6 @@ pub(crate) struct Sessions {
     unix_millis: u64,
     /// The newest version that commands of the group may have.
     active_version: u32,
-    /// A state from outside that is on its way.
-    incoming: Incoming,
     bytes: u64,
     sessions: BTreeMap<SessionId, Session>,
     keys: BTreeMap<Bytes, KeyUse>,
@@ -141,7 +138,6 @@ impl Sessions {
             limited: false,
             unix_millis: 0,
             active_version: FIRST_VERSION,
-            incoming: Incoming::default(),
             bytes: 0,
             sessions: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -169,6 +165,10 @@ impl Sessions {
         }
     }
 
+    pub(crate) fn idle_max_millis(&self) -> u64 {
+        millis(self.config.idle_max)
+    }
+
     /// The limits of this table.
     pub(crate) const fn limits(&self) -> &SessionConfig {
         &self.config
@@ -180,45 +180,6 @@ impl Sessions {
         self.limited = true;
         self.changed.insert(limits_record());
         self.evict();
-    }
-
-    /// A piece of a state from outside came.
-    pub(crate) fn take_piece(&mut self, restore: u64, offset: u64, data: &Bytes) -> Result<(), RequestError> {
-        if !self.incoming.expects(restore, offset, data, self.config.restore_bytes_max)? {
-            return Ok(());
-        }
-        if offset == 0 {
-            self.drop_incoming();
-        }
-        self.incoming.id = restore;
-        self.incoming.bytes += data.len() as u64;
-        self.incoming.used_millis = self.unix_millis;
-        // A copy: the piece must not hold a whole read of the log in memory.
-        self.incoming.pieces.insert(offset, Bytes::copy_from_slice(data));
-        self.changed.extend([incoming_record(), piece_record(offset)]);
-        Ok(())
-    }
-
-    /// All of a state from outside, if it is there; it is not kept any longer.
-    pub(crate) fn take_incoming(
-        &mut self,
-        restore: u64,
-        bytes: u64,
-        crc: u32,
-    ) -> Result<Incoming, RequestError> {
-        if !self.incoming.is_whole(restore, bytes, crc) {
-            let what = "the state from outside is not there as a whole: bring it again".to_owned();
-            return Err(RequestError::Snapshot { what });
-        }
-        Ok(self.drop_incoming())
-    }
-
-    fn drop_incoming(&mut self) -> Incoming {
-        if !self.incoming.is_empty() {
-            self.changed.insert(incoming_record());
-            self.changed.extend(self.incoming.pieces.keys().map(|offset| piece_record(*offset)));
-        }
-        std::mem::take(&mut self.incoming)
     }
 
     /// The group's clock moves on, which may end sessions and keys. Call before every command.
@@ -234,9 +195,6 @@ impl Sessions {
                 break;
             }
             self.drop_session(id);
-        }
-        if self.incoming.used_millis.saturating_add(idle_max) < self.unix_millis {
-            self.drop_incoming();
         }
         let retention = millis(self.config.key_retention);
         while let Some((_, key)) = self.keys_by_use.first_key_value() {
@@ -394,10 +352,6 @@ impl Sessions {
         if self.active_version > FIRST_VERSION {
             keys.push(version_record());
         }
-        if !self.incoming.is_empty() {
-            keys.push(incoming_record());
-            keys.extend(self.incoming.pieces.keys().map(|offset| piece_record(*offset)));
-        }
         keys.sort_unstable();
         keys.into_iter().filter_map(|key| self.record(&key).map(|value| (key, value))).collect()
     }
@@ -407,13 +361,6 @@ impl Sessions {
         let mut out = vec![VERSION];
         match parse_key(key).ok()? {
             RecordKey::Time => put_u64(&mut out, self.unix_millis),
-            RecordKey::Incoming if self.incoming.is_empty() => return None,
-            RecordKey::Incoming => {
-                for number in [self.incoming.id, self.incoming.bytes, self.incoming.used_millis] {
-                    put_u64(&mut out, number);
-                }
-            }
-            RecordKey::Piece(offset) => out.extend_from_slice(self.incoming.pieces.get(&offset)?),
             RecordKey::Limits if !self.limited => return None,
             RecordKey::Limits => self.config.encode(&mut out),
             RecordKey::Version => put_u64(&mut out, u64::from(self.active_version)),
@@ -452,12 +399,6 @@ impl Sessions {
             }
             match parse_key(&key)? {
                 RecordKey::Time => table.unix_millis = reader.u64("a time")?,
-                RecordKey::Incoming => {
-                    table.incoming.id = reader.u64("a state from outside")?;
-                    table.incoming.bytes = reader.u64("a length")?;
-                    table.incoming.used_millis = reader.u64("a time")?;
-                }
-                RecordKey::Piece(offset) => drop(table.incoming.pieces.insert(offset, reader.rest())),
                 RecordKey::Limits => {
                     table.config = SessionConfig::decode(&mut reader)?;
                     table.limited = true;
@@ -511,8 +452,6 @@ impl Sessions {
 
 enum RecordKey {
     Time,
-    Incoming,
-    Piece(u64),
     Version,
     Limits,
     Session(SessionId),
@@ -526,8 +465,6 @@ fn parse_key(key: &Bytes) -> Result<RecordKey, DecodeError> {
         b't' => RecordKey::Time,
         b'v' => RecordKey::Version,
         b'l' => RecordKey::Limits,
-        b'i' if reader.is_empty() => RecordKey::Incoming,
-        b'i' => RecordKey::Piece(reader.u64_big_endian("an offset")?),
         b's' => RecordKey::Session(SessionId(reader.u64_big_endian("a session")?)),
         b'r' => RecordKey::Answer(
             SessionId(reader.u64_big_endian("a session")?),
@@ -541,12 +478,6 @@ fn parse_key(key: &Bytes) -> Result<RecordKey, DecodeError> {
 
 const fn time_record() -> Bytes {
     Bytes::from_static(b"t")
-}
-const fn incoming_record() -> Bytes {
-    Bytes::from_static(b"i")
-}
-fn piece_record(offset: u64) -> Bytes {
-    Bytes::from([&b"i"[..], &offset.to_be_bytes()].concat())
 }
 const fn version_record() -> Bytes {
     Bytes::from_static(b"v")

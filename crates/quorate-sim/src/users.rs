@@ -215,6 +215,7 @@ fn in_words(request: &Request) -> String {
         | Request::AtLeader(_)
         | Request::ProposeVersion { .. }
         | Request::RestorePiece { .. }
+        | Request::RestoreAbandon { .. }
         | Request::RestoreInstall { .. }
         | Request::ReadIndex { .. }
         | Request::VerifyLeader

@@ -9,6 +9,7 @@
 //!   damage.
 //! * Content is read chunk by chunk, and each chunk is verified before any byte of it is returned.
 //! * Leftovers of interrupted writers are removed when the store is opened.
+//! * What is staged (`staging.rs`) lies beside them, and is no snapshot.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +24,7 @@ use quorate_core::{GroupId, LogIndex, SnapshotMeta, decode_snapshot_meta, encode
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Damage, SnapshotError};
 use crate::snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter, read_to_end};
+use crate::staging::{self, Staging};
 
 const MAGIC: &[u8; 8] = b"QUORSNAP";
 const FORMAT_VERSION: u32 = 1;
@@ -211,7 +213,7 @@ impl SnapshotStore for FileSnapshotStore {
             let synced = self.shared.disk.sync_dir(&self.shared.directory);
             synced.map_err(|source| failed("syncing", &self.shared.directory, source))?;
         }
-        Ok(())
+        if keep == 0 { self.clear_staged(group, None) } else { Ok(()) }
     }
 
     fn verify(&self, group: GroupId) -> Result<Vec<Damage>, SnapshotError> {
@@ -227,6 +229,14 @@ impl SnapshotStore for FileSnapshotStore {
             }
         }
         Ok(self.shared.of_group(group).into_iter().filter_map(|(_, known)| known.info.err()).collect())
+    }
+
+    fn stage(&self, group: GroupId, name: u64) -> Result<Arc<dyn Staging>, SnapshotError> {
+        staging::stage(&self.shared.disk, &self.shared.directory, group, name)
+    }
+
+    fn clear_staged(&self, group: GroupId, keep: Option<u64>) -> Result<(), SnapshotError> {
+        staging::clear(&*self.shared.disk, &self.shared.directory, group, keep)
     }
 }
 

@@ -61,6 +61,7 @@ mod overlay_disk;
 #[cfg(feature = "redb")]
 mod redb_log_store;
 mod snapshot_store;
+mod staging;
 mod wal;
 
 pub use data_dir::{DataDir, DataDirError, Identity};
@@ -79,5 +80,6 @@ pub use overlay_disk::OverlayDisk;
 #[cfg(feature = "redb")]
 pub use redb_log_store::{RedbConfig, RedbLogStore};
 pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter, read_to_end};
+pub use staging::{MemStaging, Staging};
 pub use wal::tools as wal_tools;
 pub use wal::{RecoveryReport, Wal, WalConfig};

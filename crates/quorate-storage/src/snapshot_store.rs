@@ -1,8 +1,11 @@
 //! `SnapshotStore`: finished snapshots, each a checksummed stream of bytes with a description.
 
+use std::sync::Arc;
+
 use quorate_core::{GroupId, SnapshotMeta};
 
 use crate::error::{Damage, SnapshotError};
+use crate::staging::{MemStaging, Staging};
 
 /// A finished snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +33,8 @@ pub trait SnapshotStore: Send + Sync {
     fn list(&self, group: GroupId) -> Result<Vec<SnapshotInfo>, SnapshotError>;
     /// Opens the snapshot of `group` whose last index is `info.meta.last`.
     fn open(&self, info: &SnapshotInfo) -> Result<Box<dyn SnapshotReader>, SnapshotError>;
-    /// Removes all but the newest `keep` snapshots of `group` (at least one is kept; 0 removes all of a removed group).
+    /// Removes all but the newest `keep` snapshots of `group` (at least one is kept; 0 removes all of a removed group,
+    /// and what is staged for it).
     fn retain(&self, group: GroupId, keep: usize) -> Result<(), SnapshotError>;
     /// Reads every snapshot of `group` to its end and returns what is damaged. A damaged snapshot is not
     /// listed any more. May take as long as reading a whole copy of the data.
@@ -46,6 +50,18 @@ pub trait SnapshotStore: Send + Sync {
             }
         }
         Ok(damaged)
+    }
+    /// A place for bytes of `group` that are no snapshot: as it was left if something is staged under this name,
+    /// otherwise empty. In memory where the store has none of its own. (A state from outside waits there until it is
+    /// whole; a store without a place of its own holds all of it in memory.)
+    fn stage(&self, group: GroupId, name: u64) -> Result<Arc<dyn Staging>, SnapshotError> {
+        let _ = (group, name);
+        Ok(Arc::new(MemStaging::new()))
+    }
+    /// Removes all that is staged for `group`, except what has this name. Called while nothing of the group is in use.
+    fn clear_staged(&self, group: GroupId, keep: Option<u64>) -> Result<(), SnapshotError> {
+        let _ = (group, keep);
+        Ok(())
     }
 }
 

@@ -87,7 +87,7 @@ pub struct Pending {
     answer: PendingAnswer,
 }
 
-struct PendingAnswer {
+pub(crate) struct PendingAnswer {
     state: AnswerState,
     deadline: Option<Deadline>,
 }
@@ -542,7 +542,7 @@ impl Raft {
     }
 
     /// Hands a request to the host thread.
-    fn send(&self, request: Request) -> PendingAnswer {
+    pub(crate) fn send(&self, request: Request) -> PendingAnswer {
         let mut answers = self.send_together([request]);
         answers.pop().unwrap_or_else(|| self.pending(AnswerState::Refused(Some(unexpected()))))
     }
@@ -611,6 +611,7 @@ fn request_bytes(request: &Request) -> usize {
             | Request::AtLeader(LeaderRequest::Propose { command, .. }) => command.len(),
             Request::Query { request, .. } => request.len(),
             Request::OpenSession
+            | Request::RestoreAbandon { .. }
             | Request::RestoreInstall { .. }
             | Request::AtLeader(LeaderRequest::OpenSession)
             | Request::ReadIndex { .. }

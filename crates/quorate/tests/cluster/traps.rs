@@ -14,7 +14,7 @@ use quorate::{
 use crate::harness::{Cluster, GROUP, PATIENCE, Wire, lines, memory, numbers};
 
 /// Writes down what it is asked to do, and cannot read snapshots.
-struct Fragile(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Fragile(pub(crate) Arc<Mutex<Vec<String>>>);
 
 impl Fragile {
     fn note(&self, what: impl Into<String>) {
