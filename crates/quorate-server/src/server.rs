@@ -363,7 +363,8 @@ fn node_failure(config: &ServerConfig, error: quorate::StartError) -> StartError
             DataDirError::InUse { .. } => StartError::Locked { dir },
             DataDirError::OtherCluster { .. }
             | DataDirError::OtherNode { .. }
-            | DataDirError::OtherLog { .. } => {
+            | DataDirError::OtherLog { .. }
+            | DataDirError::OtherSnapshots { .. } => {
                 StartError::WrongDirectory { dir, problem: source.to_string() }
             }
             DataDirError::Version { .. }

@@ -1,7 +1,7 @@
 //! A node's directory: whose it is, and that only one process uses it.
 //!
 //!   LOCK         held by the running process; its process id is inside
-//!   NODE         format version, cluster, node, incarnation, kind of log (written once, checksummed)
+//!   NODE         format version, cluster, node, incarnation, kinds of log and of snapshot store (checksummed)
 //!   PEERS        the incarnations of the nodes it has met (`known_peers`)
 //!   STARTED      no content: the log has been made (below)
 //!   wal/         the log of all groups, if it is the WAL
@@ -14,7 +14,8 @@
 //! old one.
 //!
 //! The kind of log is drawn up once, too: a node that looked for its log in the wrong place would find
-//! none, and forget what it promised.
+//! none, and forget what it promised. The kind of snapshot store is claimed by the first that is used (`claim_snapshots`): another one would
+//! not find what the log was compacted below.
 //!
 //! For the same reason a log that is gone must not be taken for one that was never made. The first start goes
 //!
@@ -33,8 +34,10 @@ use std::sync::Arc;
 use quorate_core::NodeId;
 
 use crate::disk::{Disk, DiskLock, replace_file};
+use crate::file_snapshot_store::is_snapshot_file;
 use crate::known_peers::{self, KnownPeers};
 use crate::log_kind::LogKind;
+use crate::snapshot_kind::SnapshotKind;
 
 const LOCK: &str = "LOCK";
 const NODE: &str = "NODE";
@@ -42,13 +45,15 @@ const STARTED: &str = "STARTED";
 const MAGIC: &[u8; 8] = b"QUORNODE";
 /// The kind of log is not written: it is the WAL.
 const VERSION_WAL: u32 = 1;
-/// The newest version, with the kind of log.
+/// With the kind of log.
 const VERSION_KIND: u32 = 2;
+/// The newest version, with the kind of snapshot store as well.
+const VERSION_SNAPSHOTS: u32 = 3;
 /// Everything before the kind of log, or the checksum.
 const FIXED_BYTES: usize = 44;
 const CRC_BYTES: usize = 4;
-/// The longest file: a byte of length and the name between the fixed part and the checksum.
-const NODE_BYTES_MAX: usize = FIXED_BYTES + 1 + LogKind::NAME_BYTES_MAX + CRC_BYTES;
+/// The longest file: two names, each with a byte of length, between the fixed part and the checksum.
+const NODE_BYTES_MAX: usize = FIXED_BYTES + 2 * (1 + LogKind::NAME_BYTES_MAX) + CRC_BYTES;
 
 /// Whose directory it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +71,7 @@ pub struct DataDir {
     disk: Arc<dyn Disk>,
     identity: Identity,
     kind: LogKind,
+    snapshot_kind: SnapshotKind,
     is_new: bool,
     _lock: Box<dyn DiskLock>,
 }
@@ -109,6 +115,16 @@ pub enum DataDirError {
         found: LogKind,
         /// The one asked for.
         expected: LogKind,
+    },
+    /// Its snapshots are kept elsewhere.
+    #[error(
+        "the data directory keeps its snapshots as `{found}`, not as `{expected}`: start with `{found}`, or remove this node from its groups and add it again with a new id and an empty directory"
+    )]
+    OtherSnapshots {
+        /// The directory's.
+        found: SnapshotKind,
+        /// The one asked for.
+        expected: SnapshotKind,
     },
     /// It was written by a newer build.
     #[error(
@@ -199,18 +215,18 @@ impl DataDir {
         let Some(lock) = lock else {
             return Err(DataDirError::InUse { holder_pid: holder(&*disk) });
         };
-        let found = Self::read(&*disk)?;
+        let found = read_node(&*disk)?;
         let is_new = found.is_none();
-        let identity = match found {
-            Some((found, found_kind)) => {
+        let (identity, snapshot_kind) = match found {
+            Some(Node { identity: found, log, snapshots }) => {
                 check(found, identity)?;
-                if found_kind != kind {
-                    return Err(DataDirError::OtherLog { found: found_kind, expected: kind });
+                if log != kind {
+                    return Err(DataDirError::OtherLog { found: log, expected: kind });
                 }
                 refuse_lost_log(&*disk, &kind)?;
                 // The process that made the names may have been killed before they were durable.
                 disk.sync_dir(Path::new("")).map_err(failed("syncing names"))?;
-                found
+                (found, snapshots)
             }
             None => {
                 refuse_lost_identity(&*disk)?;
@@ -219,12 +235,38 @@ impl DataDir {
                 }
                 // Last, and only once the rest is durable: a directory with NODE has everything else.
                 disk.sync_dir(Path::new("")).map_err(failed("syncing names"))?;
-                replace_file(&*disk, Path::new(NODE), &encode(identity, &kind))
-                    .map_err(failed("writing NODE"))?;
-                identity
+                let snapshots = SnapshotKind::default();
+                write_node(&*disk, identity, &kind, &snapshots)?;
+                (identity, snapshots)
             }
         };
-        Ok(Self { disk, identity, kind, is_new, _lock: lock })
+        Ok(Self { disk, identity, kind, snapshot_kind, is_new, _lock: lock })
+    }
+
+    /// Notes that the snapshots are of this kind, durably, or refuses it because they are of another. A directory that
+    /// has no snapshots in files, of a kind that was never noted, takes any; so does one that kept none.
+    ///
+    /// # Errors
+    /// `OtherSnapshots`, or the disk said no.
+    pub fn claim_snapshots(&mut self, kind: SnapshotKind) -> Result<(), DataDirError> {
+        let found = &self.snapshot_kind;
+        if *found == kind {
+            return Ok(());
+        }
+        // Builds that noted nothing may have been started with any kind.
+        let is_free = found.keeps_nothing() || (found.is_files() && !has_snapshot_files(&*self.disk)?);
+        if !is_free {
+            return Err(DataDirError::OtherSnapshots { found: found.clone(), expected: kind });
+        }
+        write_node(&*self.disk, self.identity, &self.kind, &kind)?;
+        self.snapshot_kind = kind;
+        Ok(())
+    }
+
+    /// The kind of its snapshots.
+    #[must_use]
+    pub const fn snapshot_kind(&self) -> &SnapshotKind {
+        &self.snapshot_kind
     }
 
     /// Whose directory it is, without taking it; `None` if it is nobody's yet (or does not exist).
@@ -240,14 +282,7 @@ impl DataDir {
     /// # Errors
     /// As for `inspect`.
     pub fn read(disk: &dyn Disk) -> Result<Option<(Identity, LogKind)>, DataDirError> {
-        let file = match disk.open(Path::new(NODE)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("opening NODE")(error)),
-        };
-        let mut bytes = [0; NODE_BYTES_MAX + 1];
-        let found = file.read_at(&mut bytes, 0).map_err(failed("reading NODE"))?;
-        decode(&bytes[..found]).map(Some)
+        Ok(read_node(disk)?.map(|node| (node.identity, node.log)))
     }
 
     /// Notes that the log is there, so that from now on a directory without it is refused. Called after the log was opened,
@@ -416,40 +451,80 @@ fn names_in(disk: &dyn Disk, directory: &str) -> Result<Vec<String>, DataDirErro
     }
 }
 
-fn encode(identity: Identity, kind: &LogKind) -> Vec<u8> {
-    // A directory with the WAL is as it always was, and builds that know nothing else can use it.
-    let version = if kind.is_wal() { VERSION_WAL } else { VERSION_KIND };
+/// What NODE says.
+struct Node {
+    identity: Identity,
+    log: LogKind,
+    snapshots: SnapshotKind,
+}
+
+fn read_node(disk: &dyn Disk) -> Result<Option<Node>, DataDirError> {
+    let file = match disk.open(Path::new(NODE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("opening NODE")(error)),
+    };
+    let mut bytes = [0; NODE_BYTES_MAX + 1];
+    let found = file.read_at(&mut bytes, 0).map_err(failed("reading NODE"))?;
+    decode(&bytes[..found]).map(Some)
+}
+
+fn write_node(
+    disk: &dyn Disk,
+    identity: Identity,
+    kind: &LogKind,
+    snapshots: &SnapshotKind,
+) -> Result<(), DataDirError> {
+    let bytes = encode(identity, kind, snapshots);
+    replace_file(disk, Path::new(NODE), &bytes).map_err(failed("writing NODE"))
+}
+
+fn has_snapshot_files(disk: &dyn Disk) -> Result<bool, DataDirError> {
+    Ok(names_in(disk, DataDir::SNAPSHOTS)?.iter().any(|name| is_snapshot_file(name)))
+}
+
+fn encode(identity: Identity, kind: &LogKind, snapshots: &SnapshotKind) -> Vec<u8> {
+    // A directory with the WAL and files is as it always was, and builds that know nothing else can use it.
+    let version = match (kind.is_wal(), snapshots.is_files()) {
+        (_, false) => VERSION_SNAPSHOTS,
+        (false, true) => VERSION_KIND,
+        (true, true) => VERSION_WAL,
+    };
     let mut bytes = Vec::with_capacity(NODE_BYTES_MAX);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&identity.cluster.to_le_bytes());
     bytes.extend_from_slice(&identity.node.0.to_le_bytes());
     bytes.extend_from_slice(&identity.incarnation.to_le_bytes());
-    if !kind.is_wal() {
+    let names = [(VERSION_KIND, kind.name()), (VERSION_SNAPSHOTS, snapshots.name())];
+    for (_, name) in names.into_iter().filter(|(since, _)| version >= *since) {
         // Names are short.
-        bytes.push(u8::try_from(kind.name().len()).unwrap_or(u8::MAX));
-        bytes.extend_from_slice(kind.name().as_bytes());
+        bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(name.as_bytes());
     }
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<(Identity, LogKind), DataDirError> {
+fn decode(bytes: &[u8]) -> Result<Node, DataDirError> {
     let damaged = |what| DataDirError::Damaged { what };
     if bytes.get(..8) != Some(MAGIC) {
         return Err(damaged("it does not start as it should"));
     }
     let version = number::<4>(bytes, 8).map(u32::from_le_bytes).ok_or_else(|| damaged("it is too short"))?;
-    if version > VERSION_KIND {
-        return Err(DataDirError::Version { found: version, known: VERSION_KIND });
+    if version > VERSION_SNAPSHOTS {
+        return Err(DataDirError::Version { found: version, known: VERSION_SNAPSHOTS });
     }
-    let named = match version {
-        VERSION_WAL => 0,
-        VERSION_KIND => 1 + usize::from(*bytes.get(FIXED_BYTES).ok_or_else(|| damaged("it is too short"))?),
-        _ => return Err(damaged("it has the wrong version")),
-    };
-    let end = FIXED_BYTES + named;
+    let mut end = FIXED_BYTES;
+    let mut names = Vec::new();
+    for since in [VERSION_KIND, VERSION_SNAPSHOTS] {
+        if version >= since {
+            let length = usize::from(*bytes.get(end).ok_or_else(|| damaged("it is too short"))?);
+            names.push(bytes.get(end + 1..end + 1 + length).ok_or_else(|| damaged("it is too short"))?);
+            end += 1 + length;
+        }
+    }
     if bytes.len() != end + CRC_BYTES {
         return Err(damaged("it has the wrong length"));
     }
@@ -457,23 +532,31 @@ fn decode(bytes: &[u8]) -> Result<(Identity, LogKind), DataDirError> {
     let (Some(cluster), Some(node), Some(incarnation), Some(crc)) = fields else {
         return Err(damaged("it is too short"));
     };
+    if version < VERSION_WAL {
+        return Err(damaged("it has the wrong version"));
+    }
     if crc32c::crc32c(&bytes[..end]) != u32::from_le_bytes(crc) {
         return Err(damaged("its checksum does not hold"));
     }
-    let kind = match bytes[FIXED_BYTES..end].split_first() {
-        None => LogKind::default(),
-        Some((_, name)) => std::str::from_utf8(name)
-            .ok()
-            .and_then(LogKind::new)
-            .filter(|kind| !kind.is_wal())
-            .ok_or_else(|| damaged("its kind of log has no proper name"))?,
+    let mut names = names.into_iter().map(std::str::from_utf8);
+    let log = match names.next() {
+        None => Some(LogKind::default()),
+        Some(name) => {
+            name.ok().and_then(LogKind::new).filter(|kind| version > VERSION_KIND || !kind.is_wal())
+        }
+    };
+    let snapshots = match names.next() {
+        None => Some(SnapshotKind::default()),
+        Some(name) => name.ok().and_then(SnapshotKind::new).filter(|kind| !kind.is_files()),
     };
     let identity = Identity {
         cluster: u128::from_le_bytes(cluster),
         node: NodeId(u64::from_le_bytes(node)),
         incarnation: u64::from_le_bytes(incarnation),
     };
-    Ok((identity, kind))
+    let log = log.ok_or_else(|| damaged("its kind of log has no proper name"))?;
+    let snapshots = snapshots.ok_or_else(|| damaged("its kind of snapshot store has no proper name"))?;
+    Ok(Node { identity, log, snapshots })
 }
 
 fn number<const BYTES: usize>(bytes: &[u8], at: usize) -> Option<[u8; BYTES]> {

@@ -248,6 +248,11 @@ fn name_of(group: GroupId, meta: &SnapshotMeta) -> String {
     format!("{:020}-{:020}-{:020}", group.0, meta.last.index.0, meta.last.term.0)
 }
 
+/// Whether a file of this name is a finished snapshot.
+pub(crate) fn is_snapshot_file(name: &str) -> bool {
+    key_of(name).is_some()
+}
+
 fn key_of(name: &str) -> Option<(GroupId, LogIndex)> {
     let mut numbers = name.strip_suffix(SUFFIX)?.split('-').map(|digits| digits.parse::<u64>().ok());
     let key = (GroupId(numbers.next()??), LogIndex(numbers.next()??));

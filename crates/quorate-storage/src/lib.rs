@@ -60,6 +60,7 @@ mod os_disk;
 mod overlay_disk;
 #[cfg(feature = "redb")]
 mod redb_log_store;
+mod snapshot_kind;
 mod snapshot_store;
 mod staging;
 mod wal;
@@ -79,6 +80,7 @@ pub use os_disk::OsDisk;
 pub use overlay_disk::OverlayDisk;
 #[cfg(feature = "redb")]
 pub use redb_log_store::{RedbConfig, RedbLogStore};
+pub use snapshot_kind::SnapshotKind;
 pub use snapshot_store::{SnapshotInfo, SnapshotReader, SnapshotStore, SnapshotWriter, read_to_end};
 pub use staging::{MemStaging, Staging};
 pub use wal::tools as wal_tools;

@@ -20,9 +20,7 @@ impl LogKind {
     /// A kind of that name: 1 to 32 lower-case letters, digits, `-` and `_`; `None` for anything else.
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
-        let is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
-        let is_short = (1..=Self::NAME_BYTES_MAX).contains(&name.len());
-        (is_short && name.bytes().all(is_fine)).then(|| Self(name.to_owned()))
+        is_store_name(name).then(|| Self(name.to_owned()))
     }
 
     /// Its name.
@@ -58,6 +56,12 @@ impl LogKind {
     pub fn directory(&self) -> &'static str {
         if self.is_wal() { DataDir::WAL } else { DataDir::LOG }
     }
+}
+
+/// Whether a kind of store may be called that.
+pub(crate) fn is_store_name(name: &str) -> bool {
+    let is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    (1..=LogKind::NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_fine)
 }
 
 impl Default for LogKind {

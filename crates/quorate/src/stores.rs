@@ -6,7 +6,8 @@
 //! ```
 //!
 //! * Stores are opened only once the directory is taken: nobody else uses their files.
-//! * The directory notes the kind of its log when it is made, and is refused to any other kind afterwards.
+//! * The directory notes the kind of its log when it is made, and of its snapshots when they are first used, and is refused to any other
+//!   kind afterwards.
 //! * Term, vote and entries are one store, because they are one write ([`LogStore::write`]): a vote that could be
 //!   durable without the term it was given in would be a vote given twice.
 
@@ -16,7 +17,8 @@ use std::sync::Arc;
 
 use quorate_storage::{
     DataDir, DataDirError, DiscardSnapshotStore, Disk, FileSnapshotStore, Identity, KnownPeers, LogError,
-    LogKind, LogStore, MemDisk, MemLogStore, MemSnapshotStore, OsDisk, SnapshotError, SnapshotStore, Wal,
+    LogKind, LogStore, MemDisk, MemLogStore, MemSnapshotStore, OsDisk, SnapshotError, SnapshotKind, SnapshotStore,
+    Wal,
     WalConfig,
 };
 #[cfg(feature = "redb")]
@@ -147,9 +149,10 @@ impl fmt::Debug for LogStoreKind {
     }
 }
 
-/// A kind of snapshot store: how it is opened.
+/// A kind of snapshot store: its name, and how it is opened.
 #[derive(Clone)]
 pub struct SnapshotStoreKind {
+    name: String,
     /// None: in memory.
     open: Option<Arc<OpenSnapshots>>,
 }
@@ -158,27 +161,40 @@ impl SnapshotStoreKind {
     /// Files, one for each snapshot; the default in a directory.
     #[must_use]
     pub fn files() -> Self {
-        Self::custom(|place| Ok(Arc::new(FileSnapshotStore::open(place.disk(), place.directory())?)))
+        Self::custom(SnapshotKind::FILES, |place| {
+            Ok(Arc::new(FileSnapshotStore::open(place.disk(), place.directory())?))
+        })
     }
 
     /// In memory, gone when the node stops; the default without a directory, and refused in one.
     #[must_use]
     pub fn memory() -> Self {
-        Self { open: None }
+        Self { name: "memory".to_owned(), open: None }
     }
 
     /// None are kept: see [`DiscardSnapshotStore`].
     #[must_use]
     pub fn discard() -> Self {
-        Self::custom(|_| Ok(Arc::new(DiscardSnapshotStore)))
+        Self::custom(SnapshotKind::DISCARD, |_| Ok(Arc::new(DiscardSnapshotStore)))
     }
 
     /// Any other. `open` is called once the data directory is taken, and again after every restart; it blocks. The
     /// store must pass [`quorate_storage::conformance`].
+    ///
+    /// `name` (1 to 32 lower-case letters, digits, `-`, `_`) is noted in the data directory: stores of one name read
+    /// each other's snapshots. One of another name is refused: it would not find what the log was compacted below.
     pub fn custom(
+        name: impl Into<String>,
         open: impl Fn(&StorePlace) -> Result<Arc<dyn SnapshotStore>, SnapshotError> + Send + Sync + 'static,
     ) -> Self {
-        Self { open: Some(Arc::new(open)) }
+        Self { name: name.into(), open: Some(Arc::new(open)) }
+    }
+
+    pub(crate) fn kind(&self) -> Result<SnapshotKind, ConfigError> {
+        SnapshotKind::new(&self.name).ok_or_else(|| ConfigError {
+            field: "the name of the snapshot store",
+            must: "1 to 32 lower-case letters, digits, '-' and '_'".to_owned(),
+        })
     }
 
     pub(crate) fn open(&self, place: &StorePlace) -> Result<Arc<dyn SnapshotStore>, SnapshotError> {
@@ -191,7 +207,7 @@ impl SnapshotStoreKind {
 
 impl fmt::Debug for SnapshotStoreKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.open.is_some() { "SnapshotStoreKind" } else { "SnapshotStoreKind(memory)" })
+        write!(f, "SnapshotStoreKind({})", self.name)
     }
 }
 
@@ -269,7 +285,8 @@ impl StoreChoice {
             return Err(ConfigError { field, must });
         }
         let identity = Identity { cluster: config.cluster.0, node: config.node, incarnation: 0 };
-        Ok(StorePlan { disk, root, identity, kind: log.kind()?, log, snapshots, is_kept })
+        let (kind, snapshot_kind) = (log.kind()?, snapshots.kind()?);
+        Ok(StorePlan { disk, root, identity, kind, snapshot_kind, log, snapshots, is_kept })
     }
 }
 
@@ -285,6 +302,7 @@ pub(crate) struct StorePlan {
     /// Its incarnation is drawn when a directory is made.
     identity: Identity,
     kind: LogKind,
+    snapshot_kind: SnapshotKind,
     log: LogStoreKind,
     snapshots: SnapshotStoreKind,
     /// Whether anything is there after the node has ended.
@@ -299,7 +317,8 @@ impl StorePlan {
         let path = named(self.root.as_deref());
         let failed = |source| StoreError::Directory { path: path.clone(), source };
         let identity = Identity { incarnation, ..self.identity };
-        let directory = DataDir::open_with(self.disk, identity, self.kind).map_err(failed)?;
+        let mut directory = DataDir::open_with(self.disk, identity, self.kind).map_err(failed)?;
+        directory.claim_snapshots(self.snapshot_kind).map_err(failed)?;
         let known_peers = match self.is_kept {
             true => Some(directory.known_peers().map_err(failed)?),
             false => None,

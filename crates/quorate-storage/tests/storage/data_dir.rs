@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use quorate_core::NodeId;
 use quorate_storage::{
-    DataDir, DataDirError, Disk, DiskFault, Identity, KnownPeers, LogKind, LogStore, MemDisk, OsDisk, Wal,
-    WalConfig, write_now,
+    DataDir, DataDirError, Disk, DiskFault, Identity, KnownPeers, LogKind, LogStore, MemDisk, OsDisk,
+    SnapshotKind, Wal, WalConfig, write_now,
 };
 
 use crate::crash_points::{batch, entries};
@@ -79,6 +79,48 @@ fn a_directory_keeps_its_kind_of_log() {
     assert!(lost.to_string().contains("has lost its log (there is none in log/)"), "{lost}");
 }
 
+/// The story of an operator who drops a setting: the snapshots below which the log was compacted are there, and nobody finds them.
+#[test]
+fn a_directory_keeps_its_kind_of_snapshot_store() {
+    let kind = |name| SnapshotKind::new(name).unwrap();
+    let disk = MemDisk::new();
+    let claim = |name| open(&disk, MINE).and_then(|mut directory| directory.claim_snapshots(kind(name)));
+    claim("files").unwrap();
+    let plain = disk.contents(Path::new("NODE")).unwrap();
+    assert_eq!(plain.len(), 48, "what older builds read");
+    // Without a snapshot there is nothing to lose.
+    claim("mine").unwrap();
+    let refused = claim("files").unwrap_err().to_string();
+    assert!(refused.contains("keeps its snapshots as `mine`, not as `files`: start with `mine`"), "{refused}");
+    assert!(matches!(claim("discard"), Err(DataDirError::OtherSnapshots { .. })));
+    claim("mine").unwrap();
+    assert_eq!(*open(&disk, MINE).unwrap().snapshot_kind(), kind("mine"));
+    assert_eq!(DataDir::read(&disk).unwrap(), Some((MINE, LogKind::default())));
+    // A directory of a build that noted nothing, with snapshots.
+    disk.overwrite(Path::new("NODE"), plain.clone());
+    disk.create(&Path::new("snapshots").join(format!("{0:020}-{0:020}-{0:020}.snap", 1))).unwrap();
+    disk.create(Path::new("wal/0000000000000001.wal")).unwrap();
+    for name in ["discard", "mine"] {
+        assert!(matches!(claim(name), Err(DataDirError::OtherSnapshots { .. })), "{name}");
+    }
+    claim("files").unwrap();
+    assert_eq!(disk.contents(Path::new("NODE")).unwrap(), plain, "a refusal changes nothing");
+}
+
+/// Where none were kept, none are lost.
+#[test]
+fn a_directory_that_kept_no_snapshots_takes_any_store() {
+    let kind = |name| SnapshotKind::new(name).unwrap();
+    let disk = MemDisk::new();
+    for name in ["discard", "files", "discard", "mine"] {
+        open(&disk, MINE).unwrap().claim_snapshots(kind(name)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(*open(&disk, MINE).unwrap().snapshot_kind(), kind(name));
+            disk.crash(7);
+        }
+    }
+}
+
 #[test]
 fn kinds_of_log_have_short_plain_names() {
     for name in ["wal", "redb", "my-log_2", &"x".repeat(32)] {
@@ -91,15 +133,16 @@ fn kinds_of_log_have_short_plain_names() {
 
 #[test]
 fn any_damaged_byte_of_the_identity_is_an_error() {
-    for kind in ["wal", "redb"] {
-        damage_every_byte_of_the_identity(LogKind::new(kind).unwrap());
+    for (log, snapshots) in [("wal", "files"), ("redb", "files"), ("wal", "mine"), ("redb", "discard")] {
+        let (log, snapshots) = (LogKind::new(log).unwrap(), SnapshotKind::new(snapshots).unwrap());
+        damage_every_byte_of_the_identity(log, snapshots);
     }
 }
 
-fn damage_every_byte_of_the_identity(kind: LogKind) {
+fn damage_every_byte_of_the_identity(kind: LogKind, snapshots: SnapshotKind) {
     let disk = MemDisk::new();
     let open = || DataDir::open_with(Arc::new(disk.clone()), MINE, kind.clone());
-    drop(open().unwrap());
+    open().unwrap().claim_snapshots(snapshots).unwrap();
     let node = Path::new("NODE");
     let whole = disk.contents(node).unwrap();
     for at in 0..whole.len() {

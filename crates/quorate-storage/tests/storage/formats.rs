@@ -15,7 +15,7 @@ use quorate_core::{
 use quorate_storage::conformance::LogModel;
 use quorate_storage::{
     DataDir, Disk, FileSnapshotStore, GroupWrite, Identity, KnownPeers, LogBatch, LogKind, LogStore, MemDisk,
-    SnapshotStore, Wal, WalConfig,
+    SnapshotKind, SnapshotStore, Wal, WalConfig,
 };
 
 fn members() -> Arc<Membership> {
@@ -183,6 +183,17 @@ fn node_file_is_what_the_fixture_says() {
     let copy = MemDisk::new();
     copy.overwrite(Path::new("NODE"), golden(&disk, "NODE", "node-redb.txt"));
     assert_eq!(DataDir::read(&copy).unwrap(), Some((identity, kind)));
+
+    let (disk, snapshots) = (MemDisk::new(), SnapshotKind::new(SnapshotKind::DISCARD).unwrap());
+    let mut directory = DataDir::open(Arc::new(disk.clone()), identity).unwrap();
+    directory.claim_snapshots(snapshots.clone()).unwrap();
+    let copy = MemDisk::new();
+    for name in ["wal", "snapshots"] {
+        copy.create_dir_all(Path::new(name)).unwrap();
+    }
+    copy.overwrite(Path::new("NODE"), golden(&disk, "NODE", "node-discard.txt"));
+    let directory = DataDir::open(Arc::new(copy), identity).unwrap();
+    assert_eq!((directory.log_kind(), directory.snapshot_kind()), (&LogKind::default(), &snapshots));
 }
 
 #[test]

@@ -154,7 +154,7 @@ async fn a_node_with_somebody_elses_stores_survives_a_restart() {
         let incarnations = Arc::clone(&incarnations);
         Node::builder(config(Storage::Directory(directory.path().join("data"))))
             .log_store(log.kind())
-            .snapshot_store(SnapshotStoreKind::custom(move |_| {
+            .snapshot_store(SnapshotStoreKind::custom("theirs", move |_| {
                 Ok(Arc::clone(&snapshots) as Arc<dyn SnapshotStore>)
             }))
             .transport_with(move |identity| {
@@ -208,6 +208,23 @@ async fn another_kind_of_log_is_refused_and_nothing_changes() {
     };
     assert!(refused.to_string().contains("start with `theirs`"), "{refused}");
     let (_node, raft) = start(build().log_store(log.kind())).await;
+    assert_eq!(content(&raft).await, "kept\n");
+}
+
+/// The same with the snapshots: the log has been compacted below one that the other store does not find.
+#[tokio::test]
+async fn another_kind_of_snapshot_store_is_refused_and_nothing_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let build = || Node::builder(config(Storage::Directory(directory.path().to_owned())));
+    let (node, raft) = start(build()).await;
+    raft.apply("kept").await.unwrap();
+    raft.take_snapshot().await.unwrap();
+    node.shutdown().await;
+    let refused = build().snapshot_store(SnapshotStoreKind::discard()).start().await.err().unwrap();
+    let StartError::Store(StoreError::Directory { source, .. }) = &refused else { panic!("{refused}") };
+    assert!(matches!(source, DataDirError::OtherSnapshots { .. }), "{refused}");
+    assert!(refused.to_string().contains("start with `files`"), "{refused}");
+    let (_node, raft) = start(build()).await;
     assert_eq!(content(&raft).await, "kept\n");
 }
 
