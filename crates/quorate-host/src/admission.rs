@@ -10,7 +10,7 @@ use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
 use crate::event::{Now, Work};
 use crate::reads::Reading;
 use crate::replica::{Replica, Transferring};
-use crate::request::{Answer, Dedupe, LeaderRequest, Request, RequestError, Ticket};
+use crate::request::{Answer, Dedupe, Request, RequestError, Ticket};
 use crate::snapshots::SnapshotState;
 use crate::waiting::Waiting;
 
@@ -43,7 +43,7 @@ impl Replica {
                 self.propose(now, ticket, LoggedKind::Piece { restore, offset, data })?;
             }
             Request::RestoreAbandon { restore } => {
-                self.propose(now, ticket, LoggedKind::Abandon { restore })?;
+                self.propose(now, ticket, LoggedKind::Abandon { restore })?
             }
             Request::RestoreInstall { restore, bytes, crc } => {
                 self.propose(now, ticket, LoggedKind::Install { restore, bytes, crc })?;
@@ -51,12 +51,7 @@ impl Replica {
             Request::AtLeader(request) if self.core.status().role == RoleName::Leader => {
                 return self.on_request(now, ticket, request.into(), work);
             }
-            Request::AtLeader(request) => {
-                if let LeaderRequest::Propose { command, dedupe } = &request {
-                    self.check_sizes(command, dedupe)?;
-                }
-                self.forward(now, ticket, request, work)?;
-            }
+            Request::AtLeader(request) => self.forward(now, ticket, request, work)?,
             Request::Query { request, consistency } => {
                 self.read(now, ticket, Reading::Query(request), consistency)?;
             }
@@ -97,7 +92,7 @@ impl Replica {
         Ok(())
     }
 
-    fn check_sizes(&self, command: &Bytes, dedupe: &Dedupe) -> Result<(), RequestError> {
+    pub(crate) fn check_sizes(&self, command: &Bytes, dedupe: &Dedupe) -> Result<(), RequestError> {
         let key_bytes = if let Dedupe::Key { key, .. } = dedupe { key.len() } else { 0 };
         let limits = [
             (key_bytes as u64, KEY_BYTES_MAX as u64),

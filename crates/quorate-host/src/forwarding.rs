@@ -104,13 +104,10 @@ impl Forwarding {
 impl LeaderRequest {
     fn bytes(&self) -> u64 {
         REQUEST_BYTES
-            + match self {
-                Self::Propose { command, dedupe } => {
-                    let key = if let Dedupe::Key { key, .. } = dedupe { key.len() } else { 0 };
-                    (command.len() + key) as u64
-                }
-                Self::OpenSession => 0,
-            }
+            + self.command().map_or(0, |(command, dedupe)| {
+                let key = if let Dedupe::Key { key, .. } = dedupe { key.len() } else { 0 };
+                (command.len() + key) as u64
+            })
     }
 }
 
@@ -123,6 +120,9 @@ impl Replica {
         request: LeaderRequest,
         work: &mut Work,
     ) -> Result<(), RequestError> {
+        if let Some((command, dedupe)) = request.command() {
+            self.check_sizes(command, dedupe)?;
+        }
         let status = self.core.status();
         let (leader, term) = (status.leader.filter(|leader| *leader != self.id), status.term);
         let located = leader.and_then(|leader| Some((leader, self.locate(leader)?)));
@@ -218,6 +218,7 @@ impl ForwardVerdict {
             Err(RequestError::AlreadyAcknowledged) => Self::AlreadyAcknowledged,
             Err(RequestError::KeyReused) => Self::KeyReused,
             Err(RequestError::Malformed) => Self::Malformed,
+            Err(RequestError::Unsupported { version, supported }) => Self::Unsupported { version, supported },
             Err(error) if error.not_applied() => Self::NotLeader,
             // No request that is forwarded is answered otherwise.
             Err(_) | Ok(_) => Self::OutcomeUnknown,
@@ -236,6 +237,7 @@ impl ForwardVerdict {
             Self::AlreadyAcknowledged => RequestError::AlreadyAcknowledged,
             Self::KeyReused => RequestError::KeyReused,
             Self::Malformed => RequestError::Malformed,
+            Self::Unsupported { version, supported } => RequestError::Unsupported { version, supported },
         })
     }
 
@@ -253,6 +255,7 @@ impl ForwardVerdict {
             Self::AlreadyAcknowledged => "acknowledged",
             Self::KeyReused => "key reused",
             Self::Malformed => "malformed",
+            Self::Unsupported { .. } => "unsupported version",
         }
     }
 

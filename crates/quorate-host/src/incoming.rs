@@ -132,8 +132,7 @@ impl Incoming {
         bytes: u64,
         crc: u32,
     ) -> Result<Result<impl Read + use<>, RequestError>, MachineError> {
-        let is_whole =
-            |arriving: &&Arriving| (arriving.id, arriving.bytes, arriving.crc) == (id, bytes, crc);
+        let is_whole = |arriving: &&Arriving| (arriving.id, arriving.bytes, arriving.crc) == (id, bytes, crc);
         let Some(arriving) = self.arriving.as_ref().filter(is_whole) else {
             let what = "the state from outside is not there as a whole: bring it again".to_owned();
             return Ok(Err(RequestError::Snapshot { what }));
@@ -249,8 +248,7 @@ impl Incoming {
             return Ok(incoming);
         };
         let Head { id, bytes, used_millis, .. } = *head;
-        let mut arriving =
-            Arriving { id, bytes, crc, used_millis, name, staged: None, recorded: Vec::new() };
+        let mut arriving = Arriving { id, bytes, crc, used_millis, name, staged: None, recorded: Vec::new() };
         arriving.staged = Some(place.stage(name)?);
         // What is damaged or gone matters only if it is installed.
         if arriving.verified().is_err() {
@@ -355,7 +353,8 @@ impl<'a> Filling<'a> {
             self.head = Some(Head::decode(value).map_err(damaged)?);
             return Ok(());
         }
-        let Some(offset) = key.get(1..).and_then(|offset| offset.try_into().ok()).map(u64::from_be_bytes) else {
+        let Some(offset) = key.get(1..).and_then(|offset| offset.try_into().ok()).map(u64::from_be_bytes)
+        else {
             return Err(damaged(DecodeError { offset: 1, expected: "an offset" }));
         };
         let data = versioned(value).map_err(damaged)?.rest();
@@ -378,14 +377,18 @@ impl<'a> Filling<'a> {
         if let Some(arriving) = &self.incoming.arriving {
             self.incoming.head_changed = true;
             if self.head.is_none_or(|head| head.bytes != arriving.bytes) {
-                return Err(damaged(DecodeError { offset: 0, expected: "all pieces of a state from outside" }));
+                return Err(damaged(DecodeError {
+                    offset: 0,
+                    expected: "all pieces of a state from outside",
+                }));
             }
         }
         Ok(self.incoming)
     }
 }
 
-const OUT_OF_ORDER: DecodeError = DecodeError { offset: 0, expected: "the next piece of a state from outside" };
+const OUT_OF_ORDER: DecodeError =
+    DecodeError { offset: 0, expected: "the next piece of a state from outside" };
 
 /// The records of what has come so far, as they stand in a snapshot; read while more comes.
 pub(crate) struct IncomingView {

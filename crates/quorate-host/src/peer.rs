@@ -127,6 +127,13 @@ pub enum ForwardVerdict {
     KeyReused,
     /// As the error of that name.
     Malformed,
+    /// As the error of that name.
+    Unsupported {
+        /// The command's version.
+        version: u32,
+        /// The newest version that all members are known to understand.
+        supported: u32,
+    },
 }
 
 /// A piece of a snapshot on its way to a follower.
@@ -405,9 +412,12 @@ mod tests {
         let key = Dedupe::Key { key: Bytes::from_static(b"k"), fingerprint: 9 };
         let session = Dedupe::Session { session: SessionId(5), sequence: 3, acked_below: 2 };
         let propose = |dedupe| LeaderRequest::Propose { command: command(), dedupe };
+        let version =
+            LeaderRequest::ProposeVersion { version: 3, command: command(), dedupe: session.clone() };
         let requests = [propose(Dedupe::None), propose(session), propose(key), LeaderRequest::OpenSession];
+        let requests = requests.into_iter().chain([version, LeaderRequest::Barrier]);
         let requests = requests
-            .map(|request| PeerBody::Forward(Forward { from, to, term: Term(3), number: 6, request }));
+            .map(move |request| PeerBody::Forward(Forward { from, to, term: Term(3), number: 6, request }));
         let verdicts = [
             ForwardVerdict::Applied { id: LogId::new(3, 9), response: command() },
             ForwardVerdict::SessionOpened { session: SessionId(5) },
@@ -419,13 +429,14 @@ mod tests {
             ForwardVerdict::AlreadyAcknowledged,
             ForwardVerdict::KeyReused,
             ForwardVerdict::Malformed,
+            ForwardVerdict::Unsupported { version: 3, supported: 2 },
         ];
         let reply =
             move |verdict| PeerBody::ForwardReply(ForwardReply { from: to, to: from, number: 6, verdict });
         let note = VersionNote { from, to, term: Term(3), supported: 2, is_answer: true };
         let digest = std::array::from_fn(|part| part as u64);
         let others = [PeerBody::Version(note), PeerBody::Beat(Beat { digest })];
-        requests.into_iter().chain(verdicts.map(reply)).chain(others)
+        requests.chain(verdicts.map(reply)).chain(others)
     }
 
     #[test]
@@ -438,7 +449,10 @@ mod tests {
         let answer = [2u64, 1, 6].map(u64::to_le_bytes).concat();
         let position = [3u64, 9].map(u64::to_le_bytes).concat();
         let expected = [&b"\x05"[..], &group, &answer, b"\0", &position, b"c"].concat();
+        assert_eq!(encoded(&examples()[9]), expected);
+        let expected = [&b"\x04"[..], &group, &request, b"\x04\x03\0\0\0\x01", &session, b"c"].concat();
         assert_eq!(encoded(&examples()[7]), expected);
+        assert_eq!(encoded(&examples()[8]), [&b"\x04"[..], &group, &request, b"\x05"].concat());
     }
 
     #[test]

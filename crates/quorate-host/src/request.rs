@@ -50,15 +50,43 @@ pub enum LeaderRequest {
         /// See there.
         dedupe: Dedupe,
     },
+    /// Replicate and apply a command of this version of commands, if every member's state machine understands it.
+    ProposeVersion {
+        /// The version.
+        version: u32,
+        /// The command.
+        command: Bytes,
+        /// See there.
+        dedupe: Dedupe,
+    },
     /// Open a client session.
     OpenSession,
+    /// Commit an empty entry and wait until it is applied at the leader.
+    Barrier,
+}
+
+impl LeaderRequest {
+    /// The command and what tells its repeats, of those that have one.
+    #[must_use]
+    pub const fn command(&self) -> Option<(&Bytes, &Dedupe)> {
+        match self {
+            Self::Propose { command, dedupe } | Self::ProposeVersion { command, dedupe, .. } => {
+                Some((command, dedupe))
+            }
+            Self::OpenSession | Self::Barrier => None,
+        }
+    }
 }
 
 impl From<LeaderRequest> for Request {
     fn from(request: LeaderRequest) -> Self {
         match request {
             LeaderRequest::Propose { command, dedupe } => Self::Propose { command, dedupe },
+            LeaderRequest::ProposeVersion { version, command, dedupe } => {
+                Self::ProposeVersion { version, command, dedupe }
+            }
             LeaderRequest::OpenSession => Self::OpenSession,
+            LeaderRequest::Barrier => Self::Barrier,
         }
     }
 }

@@ -73,7 +73,9 @@ impl<'a> SessionSection<'a> {
         content.read_exact(&mut head)?;
         let [version, length @ ..] = head;
         if version != VERSION {
-            return Err(invalid(format!("snapshot content of version {version}, this build knows {VERSION}")));
+            return Err(invalid(format!(
+                "snapshot content of version {version}, this build knows {VERSION}"
+            )));
         }
         Ok(Self { content, left: u64::from_le_bytes(length) })
     }

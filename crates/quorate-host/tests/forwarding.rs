@@ -44,6 +44,29 @@ fn a_command_asked_of_a_follower_is_applied_by_its_leader() {
     assert_eq!(text(cluster.request(follower, query())), "3");
 }
 
+/// What a client may ask of the leader without knowing it: commands of a version and barriers, with the leader's own answers.
+#[test]
+fn a_command_of_a_version_and_a_barrier_are_passed_on() {
+    let (mut cluster, leader, follower) =
+        settled(|cluster| cluster.builds = (1..=3).map(|n| (NodeId(n), 2)).collect());
+    let version = |version, command: &str, dedupe| {
+        let command = command.to_owned().into();
+        Request::AtLeader(LeaderRequest::ProposeVersion { version, command, dedupe })
+    };
+    let refused = cluster.request(follower, version(3, "a", Dedupe::None));
+    assert_eq!(refused, Err(RequestError::Unsupported { version: 3, supported: 2 }));
+    let key = Dedupe::Key { key: "k".into(), fingerprint: 1 };
+    for _ in 0..2 {
+        assert_eq!(text(cluster.request(follower, version(2, "b", key.clone()))), "0 b");
+    }
+    let Ok(Answer::Applied { id, .. }) = cluster.request(follower, Request::AtLeader(LeaderRequest::Barrier))
+    else {
+        panic!()
+    };
+    assert!(id.index <= cluster.status(leader).applied);
+    assert_eq!(cluster.status(leader).last, id);
+}
+
 /// The network may repeat what it carries. Without a session, only the leader's memory of the number helps.
 #[test]
 fn a_repeated_message_is_not_carried_out_again_not_even_by_a_leader_that_has_restarted() {

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::{ReplicaId, Term};
+use quorate_core::{LogId, ReplicaId, Term};
 use quorate_host::{Answer, Dedupe, GroupStatus, LeaderRequest, Request, RequestError, SessionId};
 
 use crate::raft::{Applied, Raft, unexpected};
@@ -18,13 +18,16 @@ use crate::raft::{Applied, Raft, unexpected};
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Raft {
-    /// The same handle, whose commands and new sessions are taken by the leader, wherever it is: a follower passes them
+    /// The same handle, whose commands (also those of a version), new sessions and barriers are taken by the leader, wherever it is: a follower passes them
     /// on over the connection to its leader. They are applied at the leader when they are answered, and here a
     /// little later: [`Raft::wait_applied`] with the index of the answer waits for that.
     ///
     /// Without a leader they wait for one, for the time that the handle gives ([`Raft::within`]) or
     /// `GroupConfig::forward_within`. A command whose outcome is unknown is sent again only with a session or a
     /// key ([`Dedupe`]); [`Raft::submit`] and [`Raft::apply_all`] send each command once. Reads need none of this: every replica answers them.
+    ///
+    /// Nothing else is passed on. Changes of members, transfers of leadership, [`Raft::restore`] and [`Raft::verify_leader`] are answered at a follower
+    /// with `NotLeader`, which names the leader: an operator looks before acting, and a transfer or a check is about one replica.
     #[must_use]
     pub fn forwarding(&self) -> Self {
         let mut forwarding = self.clone();
@@ -47,11 +50,32 @@ impl Raft {
         dedupe: Dedupe,
     ) -> Result<Applied, RequestError> {
         let repeatable = dedupe != Dedupe::None;
-        let request = LeaderRequest::Propose { command, dedupe };
+        self.apply_request_at_leader(LeaderRequest::Propose { command, dedupe }, repeatable).await
+    }
+
+    pub(crate) async fn apply_request_at_leader(
+        &self,
+        request: LeaderRequest,
+        repeatable: bool,
+    ) -> Result<Applied, RequestError> {
         let Answer::Applied { id, response } = self.at_leader(request, repeatable).await? else {
             return Err(unexpected());
         };
         Ok(Applied { id, response })
+    }
+
+    /// Two empty entries do what one does.
+    pub(crate) async fn barrier_at_leader(&self) -> Result<LogId, RequestError> {
+        let within = match self.within {
+            Some(within) => within,
+            None => self.config.lock().await.forward_within,
+        };
+        let until = tokio::time::Instant::now() + within;
+        let Applied { id, .. } = self.apply_request_at_leader(LeaderRequest::Barrier, true).await?;
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let applied = self.wait_applied(id.index, left).await;
+        applied.map_err(|_late| RequestError::DeadlinePassed { within })?;
+        Ok(id)
     }
 
     pub(crate) async fn open_session_at_leader(&self) -> Result<SessionId, RequestError> {
@@ -118,6 +142,7 @@ const fn says_nothing_of_earlier_attempts(error: &RequestError) -> bool {
             | RequestError::Stopped { .. }
             | RequestError::NoGroup
             | RequestError::SessionExpired
+            | RequestError::Unsupported { .. }
     )
 }
 

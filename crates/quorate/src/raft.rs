@@ -275,8 +275,8 @@ impl Raft {
 
     /// [`Raft::apply_with`] for a command that state machines understand from this version on
     /// ([`StateMachine::supported_version`](crate::StateMachine::supported_version)): while a newer build is rolled out, it is refused before it gets
-    /// into the log. The first one that is taken opens the gate for good: from then on no older build can be a member. Ask a leader; `GroupStatus::supported_version` tells what
-    /// would be taken.
+    /// into the log. The first one that is taken opens the gate for good: from then on no older build can be a member. Ask a leader, or with a handle
+    /// made by [`Raft::forwarding`] any replica; `GroupStatus::supported_version` of a leader tells what would be taken.
     ///
     /// # Errors
     /// `Unsupported`: not all members understand it, or they have not said so yet. Others as for `apply_with`.
@@ -286,12 +286,18 @@ impl Raft {
         command: impl Into<Bytes>,
         dedupe: Dedupe,
     ) -> Result<Applied, RequestError> {
-        let request = Request::ProposeVersion { version, command: command.into(), dedupe };
+        let command = command.into();
+        if self.forwards {
+            let repeatable = dedupe != Dedupe::None;
+            let request = LeaderRequest::ProposeVersion { version, command, dedupe };
+            return self.apply_request_at_leader(request, repeatable).await;
+        }
+        let request = Request::ProposeVersion { version, command, dedupe };
         let Answer::Applied { id, response } = self.ask(request).await? else { return Err(unexpected()) };
         Ok(Applied { id, response })
     }
 
-    /// Opens a client session for [`Dedupe::Session`].
+    /// Opens a client session for [`Dedupe::Session`]. With a handle made by [`Raft::forwarding`] the leader opens it.
     ///
     /// # Errors
     /// As for [`Raft::apply`].
@@ -332,11 +338,15 @@ impl Raft {
         self.read_index_with(Consistency::Linearizable).await
     }
 
-    /// Commits an empty entry and waits until it, and so everything before it, is applied here.
+    /// Commits an empty entry and waits until it, and so everything before it, is applied here. With a handle made by [`Raft::forwarding`] the
+    /// leader commits it.
     ///
     /// # Errors
     /// As for [`Raft::apply`].
     pub async fn barrier(&self) -> Result<LogId, RequestError> {
+        if self.forwards {
+            return self.barrier_at_leader().await;
+        }
         let Answer::Applied { id, .. } = self.ask(Request::Barrier).await? else { return Err(unexpected()) };
         Ok(id)
     }
@@ -608,12 +618,14 @@ fn request_bytes(request: &Request) -> usize {
             Request::Propose { command, .. }
             | Request::ProposeVersion { command, .. }
             | Request::RestorePiece { data: command, .. }
-            | Request::AtLeader(LeaderRequest::Propose { command, .. }) => command.len(),
+            | Request::AtLeader(
+                LeaderRequest::Propose { command, .. } | LeaderRequest::ProposeVersion { command, .. },
+            ) => command.len(),
             Request::Query { request, .. } => request.len(),
             Request::OpenSession
             | Request::RestoreAbandon { .. }
             | Request::RestoreInstall { .. }
-            | Request::AtLeader(LeaderRequest::OpenSession)
+            | Request::AtLeader(LeaderRequest::OpenSession | LeaderRequest::Barrier)
             | Request::ReadIndex { .. }
             | Request::VerifyLeader
             | Request::Barrier

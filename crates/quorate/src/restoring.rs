@@ -349,10 +349,12 @@ impl Raft {
             match self.ask(piece.clone()).await {
                 Ok(Answer::Applied { .. }) => return Ok(()),
                 Ok(_other) => return Err(RestoreError::NotBroughtIn(unexpected())),
-                Err(RequestError::Busy { .. }) => tokio::time::sleep(pause).await,
+                Err(RequestError::Busy { .. }) => {}
                 Err(RequestError::NotLeader { leader }) => return Err(RestoreError::NotLeader { leader }),
                 Err(error) => return Err(RestoreError::NotBroughtIn(error)),
             }
+            #[expect(clippy::disallowed_methods, reason = "nothing signals room in the leader's queues")]
+            tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BUSY_PAUSE_MAX);
         }
         Err(RestoreError::NotBroughtIn(RequestError::Busy { what: "the leader, for a long time" }))

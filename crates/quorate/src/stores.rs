@@ -17,9 +17,8 @@ use std::sync::Arc;
 
 use quorate_storage::{
     DataDir, DataDirError, DiscardSnapshotStore, Disk, FileSnapshotStore, Identity, KnownPeers, LogError,
-    LogKind, LogStore, MemDisk, MemLogStore, MemSnapshotStore, OsDisk, SnapshotError, SnapshotKind, SnapshotStore,
-    Wal,
-    WalConfig,
+    LogKind, LogStore, MemDisk, MemLogStore, MemSnapshotStore, OsDisk, SnapshotError, SnapshotKind,
+    SnapshotStore, Wal, WalConfig,
 };
 #[cfg(feature = "redb")]
 use quorate_storage::{RedbConfig, RedbLogStore};

@@ -143,8 +143,10 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         PeerBody::SnapshotChunk(chunk) => chunk.data.len(),
         PeerBody::SnapshotAck(_) | PeerBody::Version(_) | PeerBody::Beat(_) => 0,
         PeerBody::Forward(forward) => match &forward.request {
-            LeaderRequest::Propose { command, .. } => command.len(),
-            LeaderRequest::OpenSession => 0,
+            LeaderRequest::Propose { command, .. } | LeaderRequest::ProposeVersion { command, .. } => {
+                command.len()
+            }
+            LeaderRequest::OpenSession | LeaderRequest::Barrier => 0,
         },
         PeerBody::ForwardReply(reply) => reply.verdict.response().len(),
     };

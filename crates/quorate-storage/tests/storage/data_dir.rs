@@ -91,7 +91,10 @@ fn a_directory_keeps_its_kind_of_snapshot_store() {
     // Without a snapshot there is nothing to lose.
     claim("mine").unwrap();
     let refused = claim("files").unwrap_err().to_string();
-    assert!(refused.contains("keeps its snapshots as `mine`, not as `files`: start with `mine`"), "{refused}");
+    assert!(
+        refused.contains("keeps its snapshots as `mine`, not as `files`: start with `mine`"),
+        "{refused}"
+    );
     assert!(matches!(claim("discard"), Err(DataDirError::OtherSnapshots { .. })));
     claim("mine").unwrap();
     assert_eq!(*open(&disk, MINE).unwrap().snapshot_kind(), kind("mine"));
@@ -161,10 +164,10 @@ fn a_newer_format_is_refused_as_such() {
     let disk = MemDisk::new();
     drop(open(&disk, MINE).unwrap());
     let mut newer = disk.contents(Path::new("NODE")).unwrap();
-    newer[8] = 3;
+    newer[8] = 4;
     disk.overwrite(Path::new("NODE"), newer);
     let error = open(&disk, MINE).map(drop).unwrap_err();
-    assert!(matches!(error, DataDirError::Version { found: 3, known: 2 }), "{error}");
+    assert!(matches!(error, DataDirError::Version { found: 4, known: 3 }), "{error}");
 }
 
 /// Somebody deletes NODE: a log without an identity is not a fresh directory.

@@ -16,6 +16,11 @@ async fn every_node_takes_commands_through_a_forwarding_handle_over_tcp() {
         raft.wait_applied(applied.id.index, PATIENCE).await.unwrap();
         assert_eq!(cluster.content(id).await, lines(0..id));
     }
+    for raft in cluster.rafts.values() {
+        let raft = raft.forwarding().within(PATIENCE);
+        let at = raft.barrier().await.unwrap();
+        assert!(raft.status().applied >= at.index, "it is applied here");
+    }
     let outcomes = cluster.rafts[&1].forwarding().apply_all(numbers(3..8)).await;
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     cluster.shutdown().await;

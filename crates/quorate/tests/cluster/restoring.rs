@@ -112,7 +112,6 @@ async fn what_is_not_the_whole_state_changes_nothing() {
     })
     .await;
     cluster.apply_all(numbers(0..3)).await;
-    let leader = cluster.leader().await;
     let text = || Cursor::new(b"from outside, in several pieces\n".to_vec());
     let refused = async |state: &dyn Fn() -> ExternalState| restored(&cluster, state).await.unwrap_err();
     let wrong = refused(&|| ExternalState::new(text()).with_crc32c(1)).await;
@@ -146,7 +145,8 @@ async fn what_is_not_the_whole_state_changes_nothing() {
     for id in 1..=3 {
         assert_eq!(cluster.caught_up(id).await, lines(0..3));
     }
-    let emptied = restored(&cluster, || ExternalState::new(std::io::empty()).tried_on(Lines::default())).await;
+    let emptied =
+        restored(&cluster, || ExternalState::new(std::io::empty()).tried_on(Lines::default())).await;
     assert!(emptied.as_ref().is_ok_and(|at| at.index.0 > 3), "{emptied:?}");
     for id in 1..=3 {
         assert_eq!(cluster.caught_up(id).await, "");
@@ -261,8 +261,7 @@ async fn a_crash_in_the_middle_leaves_the_old_state_and_the_next_restore_works()
     cluster.apply_all(numbers(0..3)).await;
     let leader = cluster.leader().await;
     let raft = cluster.rafts[&leader].clone();
-    let restore =
-        tokio::spawn(async move { raft.restore(ExternalState::from_bytes(large(20_000))).await });
+    let restore = tokio::spawn(async move { raft.restore(ExternalState::from_bytes(large(20_000))).await });
     until(|| (1..=3).all(|id| staged(&cluster, id).iter().any(|name| *name < 1 << 63))).await;
     for id in 1..=3 {
         cluster.kill(id);
