@@ -134,7 +134,7 @@ fn machine(items: u64) -> KvStateMachine {
 fn apply(machine: &mut KvStateMachine, from: u64, commands: &[Bytes]) {
     let mut index = from;
     for data in commands {
-        machine.apply(Command { id: LogId::new(1, index), unix_millis: 0, data }).expect("a response");
+        machine.apply(Command { id: LogId::new(1, index), unix_millis: 0, data, extension: &Bytes::new() }).expect("a response");
         index += 1;
     }
     machine.commit(BatchEnd { applied: LogId::new(1, index - 1), records: &[] }).expect("a batch");

@@ -10,7 +10,7 @@ use crate::command::{KEY_BYTES_MAX, LoggedCommand, LoggedKind};
 use crate::event::{Now, Work};
 use crate::reads::Reading;
 use crate::replica::{Replica, Transferring};
-use crate::request::{Answer, Dedupe, Request, RequestError, Ticket};
+use crate::request::{Answer, Dedupe, Proposal, Request, RequestError, Ticket};
 use crate::snapshots::SnapshotState;
 use crate::waiting::Waiting;
 
@@ -27,19 +27,19 @@ impl Replica {
             return Err(RequestError::Busy { what: "too many requests are waiting" });
         }
         match request {
-            Request::Propose { command, dedupe } => {
-                self.check_sizes(&command, &dedupe)?;
-                self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
+            Request::Propose(proposal) => {
+                self.check_sizes(&proposal)?;
+                self.propose(now, ticket, LoggedKind::Command(proposal))?;
             }
             Request::OpenSession => self.propose(now, ticket, LoggedKind::Open)?,
-            Request::ProposeVersion { version, command, dedupe } => {
-                self.check_sizes(&command, &dedupe)?;
+            Request::ProposeVersion { version, proposal } => {
+                self.check_sizes(&proposal)?;
                 self.check_space()?;
                 self.admit_version(now, version)?;
-                self.propose(now, ticket, LoggedKind::Command { dedupe, command })?;
+                self.propose(now, ticket, LoggedKind::Command(proposal))?;
             }
             Request::RestorePiece { restore, offset, data } => {
-                self.check_sizes(&data, &Dedupe::None)?;
+                self.check_bytes(data.len())?;
                 self.propose(now, ticket, LoggedKind::Piece { restore, offset, data })?;
             }
             Request::RestoreAbandon { restore } => {
@@ -92,16 +92,17 @@ impl Replica {
         Ok(())
     }
 
-    pub(crate) fn check_sizes(&self, command: &Bytes, dedupe: &Dedupe) -> Result<(), RequestError> {
-        let key_bytes = if let Dedupe::Key { key, .. } = dedupe { key.len() } else { 0 };
-        let limits = [
-            (key_bytes as u64, KEY_BYTES_MAX as u64),
-            (command.len() as u64, self.config.core.command_bytes_max),
-        ];
-        match limits.into_iter().find(|(bytes, bytes_max)| bytes > bytes_max) {
-            Some((bytes, bytes_max)) => Err(RequestError::TooLarge { bytes, bytes_max }),
-            None => Ok(()),
+    pub(crate) fn check_sizes(&self, proposal: &Proposal) -> Result<(), RequestError> {
+        let key_bytes = if let Dedupe::Key { key, .. } = &proposal.dedupe { key.len() } else { 0 };
+        if key_bytes > KEY_BYTES_MAX {
+            return Err(RequestError::TooLarge { bytes: key_bytes as u64, bytes_max: KEY_BYTES_MAX as u64 });
         }
+        self.check_bytes(proposal.bytes())
+    }
+
+    fn check_bytes(&self, bytes: usize) -> Result<(), RequestError> {
+        let (bytes, bytes_max) = (bytes as u64, self.config.core.command_bytes_max);
+        if bytes > bytes_max { Err(RequestError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
     }
 
     fn propose(&mut self, now: Now, ticket: Ticket, kind: LoggedKind) -> Result<(), RequestError> {

@@ -26,7 +26,7 @@ use crate::command::{LoggedCommand, LoggedKind};
 use crate::config::SessionConfig;
 use crate::event::{Applied, ApplyTask, Event, SnapshotEvent};
 use crate::incoming::{self, Filling, Incoming, Piece, Place};
-use crate::request::{Answer, RequestError, Ticket};
+use crate::request::{Answer, Proposal, RequestError, Ticket};
 use crate::sessions::{Sessions, Verdict};
 use crate::snapshot_content::{ContentReader, ContentSource, SessionSection};
 use crate::state_machine::{BatchEnd, Command, MachineError, SnapshotSource, StateMachine};
@@ -198,7 +198,7 @@ impl RecoveredMachine {
         }
         self.sessions.advance(logged.unix_millis);
         self.incoming.advance(self.sessions.unix_millis(), self.sessions.idle_max_millis());
-        let (dedupe, data) = match logged.kind {
+        let Proposal { command: data, dedupe, extension } = match logged.kind {
             LoggedKind::Limits(_) => return Ok(Ok(Answer::Applied { id, response: Bytes::new() })),
             LoggedKind::Open => return Ok(Ok(self.sessions.open(id))),
             LoggedKind::Piece { restore, offset, data } => {
@@ -223,13 +223,13 @@ impl RecoveredMachine {
                 self.check_version()?;
                 return Ok(Ok(Answer::Applied { id, response: Bytes::new() }));
             }
-            LoggedKind::Command { dedupe, command } => (dedupe, command),
+            LoggedKind::Command(proposal) => proposal,
         };
         if let Verdict::Answer(answer) = self.sessions.check(id, &dedupe) {
             return Ok(answer);
         }
         let unix_millis = self.sessions.unix_millis();
-        let response = self.machine.apply(Command { id, unix_millis, data: &data })?;
+        let response = self.machine.apply(Command { id, unix_millis, data: &data, extension: &extension })?;
         self.sessions.keep(id, &dedupe, &response);
         Ok(Ok(Answer::Applied { id, response }))
     }

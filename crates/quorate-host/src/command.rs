@@ -12,6 +12,8 @@
 //!     6 install   a state from outside:u64 · bytes:u64 · crc32c:u32
 //!   version:u8 = 3 · kind:u8 · unix_millis:u64 · by kind:
 //!     7 limits    of sessions: bytes, idle millis, millis a key is kept, bytes of a response, bytes from outside: u64 each
+//!   version:u8 = 4 · kind:u8 · unix_millis:u64 · by kind:
+//!     8 extended  length:u32, not 0 · extension · kind 0, 1 or 2:u8 · as there
 //! ```
 //!
 //! A new kind is a new version: a replica that does not know it stops. (Builds that do not know an abandoned state refuse the
@@ -20,13 +22,14 @@
 use bytes::Bytes;
 use quorate_core::DecodeError;
 
-use crate::bytes_reader::{BytesReader, put_u64};
+use crate::bytes_reader::{BytesReader, put_bytes, put_u64};
 use crate::config::SessionConfig;
-use crate::request::{Dedupe, SessionId};
+use crate::request::{Dedupe, Proposal, SessionId};
 
 const VERSION: u8 = 1;
 const SECOND_VERSION: u8 = 2;
 const THIRD_VERSION: u8 = 3;
+const FOURTH_VERSION: u8 = 4;
 const PLAIN: u8 = 0;
 const SESSION: u8 = 1;
 const KEY: u8 = 2;
@@ -35,6 +38,7 @@ const GATE: u8 = 4;
 const PIECE: u8 = 5;
 const INSTALL: u8 = 6;
 const LIMITS: u8 = 7;
+const EXTENDED: u8 = 8;
 
 /// The offset of a piece that says that there are no more.
 const ABANDONED: u64 = u64::MAX;
@@ -42,7 +46,7 @@ const ABANDONED: u64 = u64::MAX;
 /// The longest idempotency key in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 255;
 /// The most bytes that are added to a user's command.
-pub(crate) const ENVELOPE_BYTES_MAX: u64 = 10 + 9 + KEY_BYTES_MAX as u64;
+pub(crate) const ENVELOPE_BYTES_MAX: u64 = 10 + 5 + 9 + KEY_BYTES_MAX as u64;
 
 /// A command as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,10 +81,7 @@ pub(crate) enum LoggedKind {
     },
     /// From here on the session table has these limits.
     Limits(SessionConfig),
-    Command {
-        dedupe: Dedupe,
-        command: Bytes,
-    },
+    Command(Proposal),
 }
 
 impl LoggedCommand {
@@ -92,7 +93,8 @@ impl LoggedCommand {
             | LoggedKind::Abandon { .. }
             | LoggedKind::Install { .. } => SECOND_VERSION,
             LoggedKind::Limits(_) => THIRD_VERSION,
-            LoggedKind::Open | LoggedKind::Command { .. } => VERSION,
+            LoggedKind::Command(proposal) if !proposal.extension.is_empty() => FOURTH_VERSION,
+            LoggedKind::Open | LoggedKind::Command(_) => VERSION,
         });
         out.push(match &self.kind {
             LoggedKind::Open => OPEN,
@@ -100,9 +102,8 @@ impl LoggedCommand {
             LoggedKind::Piece { .. } | LoggedKind::Abandon { .. } => PIECE,
             LoggedKind::Install { .. } => INSTALL,
             LoggedKind::Limits(_) => LIMITS,
-            LoggedKind::Command { dedupe: Dedupe::None, .. } => PLAIN,
-            LoggedKind::Command { dedupe: Dedupe::Session { .. }, .. } => SESSION,
-            LoggedKind::Command { dedupe: Dedupe::Key { .. }, .. } => KEY,
+            LoggedKind::Command(proposal) if !proposal.extension.is_empty() => EXTENDED,
+            LoggedKind::Command(proposal) => kind_of(&proposal.dedupe),
         });
         put_u64(&mut out, self.unix_millis);
         if let LoggedKind::Gate { version } = &self.kind {
@@ -125,21 +126,12 @@ impl LoggedCommand {
         if let LoggedKind::Limits(limits) = &self.kind {
             limits.encode(&mut out);
         }
-        if let LoggedKind::Command { dedupe, command } = &self.kind {
-            match dedupe {
-                Dedupe::None => {}
-                Dedupe::Session { session, sequence, acked_below } => {
-                    put_u64(&mut out, session.0);
-                    put_u64(&mut out, *sequence);
-                    put_u64(&mut out, *acked_below);
-                }
-                Dedupe::Key { key, fingerprint } => {
-                    put_u64(&mut out, *fingerprint);
-                    out.push(u8::try_from(key.len()).expect("keys are checked before they are proposed"));
-                    out.extend_from_slice(key);
-                }
+        if let LoggedKind::Command(proposal) = &self.kind {
+            if !proposal.extension.is_empty() {
+                put_bytes(&mut out, &proposal.extension);
+                out.push(kind_of(&proposal.dedupe));
             }
-            out.extend_from_slice(command);
+            put_command(proposal, &mut out);
         }
         out.into()
     }
@@ -152,79 +144,111 @@ impl LoggedCommand {
             | LoggedKind::Install { .. }
             | LoggedKind::Limits(_) => 0,
             LoggedKind::Piece { data, .. } => data.len(),
-            LoggedKind::Command { command, .. } => command.len() + KEY_BYTES_MAX,
+            LoggedKind::Command(proposal) => proposal.bytes() + KEY_BYTES_MAX,
         }
     }
 
     /// The version of a command that a newer build wrote. Passing over it would make this replica differ from
     /// those that understand it.
     pub(crate) fn newer_version(bytes: &Bytes) -> Option<u8> {
-        bytes.first().copied().filter(|version| *version > THIRD_VERSION)
+        bytes.first().copied().filter(|version| *version > FOURTH_VERSION)
     }
 
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = BytesReader::new(bytes);
         let version = reader.u8("a command")?;
-        if !(VERSION..=THIRD_VERSION).contains(&version) {
-            return Err(DecodeError { offset: 0, expected: "a command of version 1, 2 or 3" });
+        if !(VERSION..=FOURTH_VERSION).contains(&version) {
+            return Err(DecodeError { offset: 0, expected: "a command of version 1 to 4" });
         }
         let kind = reader.u8("the kind of a command")?;
         let unix_millis = reader.u64("a clock")?;
-        let dedupe = match kind {
-            PIECE if version == SECOND_VERSION => {
+        let no_such_kind = DecodeError { offset: 1, expected: "the kind of a command" };
+        let kind = match (version, kind) {
+            (VERSION, OPEN) => LoggedKind::Open,
+            (VERSION, kind) => LoggedKind::Command(read_command(kind, &mut reader)?.ok_or(no_such_kind)?),
+            (SECOND_VERSION, PIECE) => {
                 let (restore, offset) = (reader.u64("a state from outside")?, reader.u64("an offset")?);
                 let data = reader.rest();
-                let kind = if offset == ABANDONED && data.is_empty() {
+                if offset == ABANDONED && data.is_empty() {
                     LoggedKind::Abandon { restore }
                 } else {
                     LoggedKind::Piece { restore, offset, data }
-                };
-                return Ok(Self { unix_millis, kind });
-            }
-            INSTALL if version == SECOND_VERSION => {
-                let (restore, bytes) = (reader.u64("a state from outside")?, reader.u64("a length")?);
-                let crc = reader.u32("a checksum")?;
-                reader.end()?;
-                return Ok(Self { unix_millis, kind: LoggedKind::Install { restore, bytes, crc } });
-            }
-            LIMITS if version == THIRD_VERSION => {
-                let limits = SessionConfig::decode(&mut reader)?;
-                reader.end()?;
-                return Ok(Self { unix_millis, kind: LoggedKind::Limits(limits) });
-            }
-            GATE if version == SECOND_VERSION => {
-                let version = reader.u32("a version of commands")?;
-                reader.end()?;
-                return Ok(Self { unix_millis, kind: LoggedKind::Gate { version } });
-            }
-            _ if version != VERSION => {
-                return Err(DecodeError { offset: 1, expected: "the kind of a command" });
-            }
-            PLAIN => Dedupe::None,
-            SESSION => Dedupe::Session {
-                session: SessionId(reader.u64("a session")?),
-                sequence: reader.u64("a sequence number")?,
-                acked_below: reader.u64("a sequence number")?,
-            },
-            KEY => {
-                let fingerprint = reader.u64("a fingerprint")?;
-                let length = usize::from(reader.u8("the length of a key")?);
-                let mut rest = reader.rest();
-                if rest.len() < length {
-                    return Err(reader.fail("a key"));
                 }
-                let key = rest.split_to(length);
-                let kind = LoggedKind::Command { dedupe: Dedupe::Key { key, fingerprint }, command: rest };
-                return Ok(Self { unix_millis, kind });
             }
-            OPEN => {
-                reader.end()?;
-                return Ok(Self { unix_millis, kind: LoggedKind::Open });
+            (SECOND_VERSION, INSTALL) => {
+                let (restore, bytes) = (reader.u64("a state from outside")?, reader.u64("a length")?);
+                LoggedKind::Install { restore, bytes, crc: reader.u32("a checksum")? }
             }
-            _ => return Err(DecodeError { offset: 1, expected: "the kind of a command" }),
+            (SECOND_VERSION, GATE) => LoggedKind::Gate { version: reader.u32("a version of commands")? },
+            (THIRD_VERSION, LIMITS) => LoggedKind::Limits(SessionConfig::decode(&mut reader)?),
+            (FOURTH_VERSION, EXTENDED) => {
+                let extension = read_extension(&mut reader)?;
+                let kind = reader.u8("the kind of a command")?;
+                let proposal = read_command(kind, &mut reader)?.ok_or(no_such_kind)?;
+                LoggedKind::Command(Proposal { extension, ..proposal })
+            }
+            _ => return Err(no_such_kind),
         };
-        Ok(Self { unix_millis, kind: LoggedKind::Command { dedupe, command: reader.rest() } })
+        reader.end()?;
+        Ok(Self { unix_millis, kind })
     }
+}
+
+/// Which kind of command it is by what tells its repeats.
+pub(crate) fn kind_of(dedupe: &Dedupe) -> u8 {
+    match dedupe {
+        Dedupe::None => PLAIN,
+        Dedupe::Session { .. } => SESSION,
+        Dedupe::Key { .. } => KEY,
+    }
+}
+
+/// What follows the kind of a command, to the end; without its extension.
+pub(crate) fn put_command(proposal: &Proposal, out: &mut Vec<u8>) {
+    match &proposal.dedupe {
+        Dedupe::None => {}
+        Dedupe::Session { session, sequence, acked_below } => {
+            put_u64(out, session.0);
+            put_u64(out, *sequence);
+            put_u64(out, *acked_below);
+        }
+        Dedupe::Key { key, fingerprint } => {
+            put_u64(out, *fingerprint);
+            out.push(u8::try_from(key.len()).expect("keys are checked before they are proposed"));
+            out.extend_from_slice(key);
+        }
+    }
+    out.extend_from_slice(&proposal.command);
+}
+
+/// The other way round; `None` if there is no command of that kind.
+pub(crate) fn read_command(kind: u8, reader: &mut BytesReader) -> Result<Option<Proposal>, DecodeError> {
+    let dedupe = match kind {
+        PLAIN => Dedupe::None,
+        SESSION => Dedupe::Session {
+            session: SessionId(reader.u64("a session")?),
+            sequence: reader.u64("a sequence number")?,
+            acked_below: reader.u64("a sequence number")?,
+        },
+        KEY => {
+            let fingerprint = reader.u64("a fingerprint")?;
+            let length = usize::from(reader.u8("the length of a key")?);
+            let mut command = reader.rest();
+            if command.len() < length {
+                return Err(reader.fail("a key"));
+            }
+            let key = command.split_to(length);
+            return Ok(Some(Proposal::new(command, Dedupe::Key { key, fingerprint })));
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Proposal::new(reader.rest(), dedupe)))
+}
+
+/// Only of a command that has one: what is encoded has one form.
+pub(crate) fn read_extension(reader: &mut BytesReader) -> Result<Bytes, DecodeError> {
+    let extension = reader.bytes("an extension")?;
+    if extension.is_empty() { Err(reader.fail("an extension that is not empty")) } else { Ok(extension) }
 }
 
 #[cfg(test)]
@@ -248,7 +272,7 @@ mod tests {
     fn examples() -> Vec<(LoggedCommand, &'static [u8])> {
         let command = |unix_millis, dedupe, command| LoggedCommand {
             unix_millis,
-            kind: LoggedKind::Command { dedupe, command: Bytes::from_static(command) },
+            kind: LoggedKind::Command(Proposal::new(Bytes::from_static(command), dedupe)),
         };
         let session = Dedupe::Session { session: SessionId(5), sequence: 3, acked_below: 2 };
         let key = Dedupe::Key { key: Bytes::from_static(b"k"), fingerprint: 9 };
@@ -257,6 +281,16 @@ mod tests {
             (
                 command(1, session, b"x"),
                 b"\x01\x01\x01\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0x",
+            ),
+            (
+                LoggedCommand {
+                    unix_millis: 1,
+                    kind: LoggedKind::Command(Proposal {
+                        extension: Bytes::from_static(b"ext"),
+                        ..Proposal::new("ab", Dedupe::None)
+                    }),
+                },
+                b"\x04\x08\x01\0\0\0\0\0\0\0\x03\0\0\0ext\x00ab",
             ),
             (command(1, key, b""), b"\x01\x02\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x01k"),
             (LoggedCommand { unix_millis: 0, kind: LoggedKind::Open }, b"\x01\x03\0\0\0\0\0\0\0\0"),
@@ -298,8 +332,8 @@ mod tests {
     #[test]
     fn no_envelope_is_larger_than_the_limit_allows_for() {
         let key = Dedupe::Key { key: vec![0; KEY_BYTES_MAX].into(), fingerprint: 0 };
-        let kind = LoggedKind::Command { dedupe: key, command: Bytes::new() };
-        assert!(LoggedCommand { unix_millis: 0, kind }.encode().len() as u64 <= ENVELOPE_BYTES_MAX);
+        let kind = LoggedKind::Command(Proposal { extension: "x".into(), ..Proposal::new("", key) });
+        assert!(LoggedCommand { unix_millis: 0, kind }.encode().len() as u64 <= 1 + ENVELOPE_BYTES_MAX);
     }
 
     proptest! {
@@ -307,8 +341,8 @@ mod tests {
         fn garbage_is_refused_or_means_exactly_itself(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut bytes = bytes;
             if bytes.len() > 1 {
-                bytes[0] = VERSION + bytes[0] % 3;
-                bytes[1] %= 9;
+                bytes[0] = VERSION + bytes[0] % 4;
+                bytes[1] %= 10;
             }
             let bytes = Bytes::from(bytes);
             if let Ok(command) = LoggedCommand::decode(&bytes) {

@@ -6,7 +6,8 @@
 //!               1 session   session:u64 · sequence:u64 · acked_below:u64 · command…
 //!               2 key       fingerprint:u64 · key (u8 length) · command…
 //!               3 open      5 barrier
-//!               4 version   version:u32 · 0, 1 or 2 as above
+//!               4 version   version:u32 · 0, 1, 2 or 6 as here
+//!               6 extended  length:u32 · extension · 0, 1 or 2 as above
 //!   answer    from · to · number (u64 each) · verdict:u8 · by verdict:
 //!               0 applied   term:u64 · index:u64 · response…
 //!               1 session opened  session:u64        4 too large  bytes:u64 · bytes_max:u64
@@ -17,17 +18,15 @@
 use bytes::Bytes;
 use quorate_core::{DecodeError, ReplicaId, Term};
 
-use crate::bytes_reader::{BytesReader, put_log_id, put_u64};
-use crate::command::KEY_BYTES_MAX;
+use crate::bytes_reader::{BytesReader, put_bytes, put_log_id, put_u64};
+use crate::command::{kind_of, put_command, read_command, read_extension};
 use crate::peer::{Forward, ForwardReply, ForwardVerdict};
-use crate::request::{Dedupe, LeaderRequest, SessionId};
+use crate::request::{LeaderRequest, Proposal, SessionId};
 
-const PLAIN: u8 = 0;
-const SESSION: u8 = 1;
-const KEY: u8 = 2;
 const OPEN: u8 = 3;
 const VERSION: u8 = 4;
 const BARRIER: u8 = 5;
+const EXTENDED: u8 = 6;
 
 const APPLIED: u8 = 0;
 const SESSION_OPENED: u8 = 1;
@@ -48,32 +47,22 @@ pub(crate) fn put_forward(forward: &Forward, out: &mut Vec<u8>) {
     match &forward.request {
         LeaderRequest::OpenSession => out.push(OPEN),
         LeaderRequest::Barrier => out.push(BARRIER),
-        LeaderRequest::Propose { command, dedupe } => put_command(command, dedupe, out),
-        LeaderRequest::ProposeVersion { version, command, dedupe } => {
+        LeaderRequest::Propose(proposal) => put_proposal(proposal, out),
+        LeaderRequest::ProposeVersion { version, proposal } => {
             out.push(VERSION);
             out.extend_from_slice(&version.to_le_bytes());
-            put_command(command, dedupe, out);
+            put_proposal(proposal, out);
         }
     }
 }
 
-fn put_command(command: &Bytes, dedupe: &Dedupe, out: &mut Vec<u8>) {
-    match dedupe {
-        Dedupe::None => out.push(PLAIN),
-        Dedupe::Session { session, sequence, acked_below } => {
-            out.push(SESSION);
-            put_u64(out, session.0);
-            put_u64(out, *sequence);
-            put_u64(out, *acked_below);
-        }
-        Dedupe::Key { key, fingerprint } => {
-            out.push(KEY);
-            put_u64(out, *fingerprint);
-            out.push(u8::try_from(key.len()).expect("keys are checked before they are passed on"));
-            out.extend_from_slice(key);
-        }
+fn put_proposal(proposal: &Proposal, out: &mut Vec<u8>) {
+    if !proposal.extension.is_empty() {
+        out.push(EXTENDED);
+        put_bytes(out, &proposal.extension);
     }
-    out.extend_from_slice(command);
+    out.push(kind_of(&proposal.dedupe));
+    put_command(proposal, out);
 }
 
 pub(crate) fn read_forward(reader: &mut BytesReader) -> Result<Forward, DecodeError> {
@@ -93,39 +82,20 @@ pub(crate) fn read_forward(reader: &mut BytesReader) -> Result<Forward, DecodeEr
         VERSION => {
             let version = reader.u32("a version of commands")?;
             let kind = reader.u8("the kind of a command")?;
-            let (command, dedupe) = read_command(kind, reader)?;
-            LeaderRequest::ProposeVersion { version, command, dedupe }
+            LeaderRequest::ProposeVersion { version, proposal: read_proposal(kind, reader)? }
         }
-        kind => {
-            let (command, dedupe) = read_command(kind, reader)?;
-            LeaderRequest::Propose { command, dedupe }
-        }
+        kind => LeaderRequest::Propose(read_proposal(kind, reader)?),
     };
     Ok(Forward { from, to, term, number, request })
 }
 
-fn read_command(kind: u8, reader: &mut BytesReader) -> Result<(Bytes, Dedupe), DecodeError> {
-    let dedupe = match kind {
-        PLAIN => Dedupe::None,
-        SESSION => Dedupe::Session {
-            session: SessionId(reader.u64("a session")?),
-            sequence: reader.u64("a sequence number")?,
-            acked_below: reader.u64("a sequence number")?,
-        },
-        KEY => {
-            let fingerprint = reader.u64("a fingerprint")?;
-            let length = usize::from(reader.u8("the length of a key")?);
-            debug_assert!(length <= KEY_BYTES_MAX, "a byte says no more");
-            let mut rest = reader.rest();
-            if rest.len() < length {
-                return Err(reader.fail("a key"));
-            }
-            let key = rest.split_to(length);
-            return Ok((rest, Dedupe::Key { key, fingerprint }));
-        }
-        _ => return Err(reader.fail("the kind of a request")),
+fn read_proposal(kind: u8, reader: &mut BytesReader) -> Result<Proposal, DecodeError> {
+    let (extension, kind) = match kind {
+        EXTENDED => (read_extension(reader)?, reader.u8("the kind of a command")?),
+        kind => (Bytes::new(), kind),
     };
-    Ok((reader.rest(), dedupe))
+    let proposal = read_command(kind, reader)?.ok_or_else(|| reader.fail("the kind of a request"))?;
+    Ok(Proposal { extension, ..proposal })
 }
 
 pub(crate) fn put_forward_reply(reply: &ForwardReply, out: &mut Vec<u8>) {

@@ -104,9 +104,9 @@ impl Forwarding {
 impl LeaderRequest {
     fn bytes(&self) -> u64 {
         REQUEST_BYTES
-            + self.command().map_or(0, |(command, dedupe)| {
-                let key = if let Dedupe::Key { key, .. } = dedupe { key.len() } else { 0 };
-                (command.len() + key) as u64
+            + self.proposal().map_or(0, |proposal| {
+                let key = if let Dedupe::Key { key, .. } = &proposal.dedupe { key.len() } else { 0 };
+                (proposal.bytes() + key) as u64
             })
     }
 }
@@ -120,8 +120,8 @@ impl Replica {
         request: LeaderRequest,
         work: &mut Work,
     ) -> Result<(), RequestError> {
-        if let Some((command, dedupe)) = request.command() {
-            self.check_sizes(command, dedupe)?;
+        if let Some(proposal) = request.proposal() {
+            self.check_sizes(proposal)?;
         }
         let status = self.core.status();
         let (leader, term) = (status.leader.filter(|leader| *leader != self.id), status.term);

@@ -110,7 +110,7 @@
 //!
 //! assert_eq!(ask(1, Request::Campaign), Some(Ok(Answer::Campaigned)));
 //! let command = Bytes::from_static(b"hello");
-//! let Some(Ok(Answer::Applied { response, .. })) = ask(2, Request::Propose { command, dedupe: Dedupe::None })
+//! let Some(Ok(Answer::Applied { response, .. })) = ask(2, Request::Propose(Proposal::new(command, Dedupe::None)))
 //! else {
 //!     panic!("one voter is a majority")
 //! };
@@ -168,7 +168,8 @@ pub use peer::{
 };
 pub use recovery::{RecoverError, RecoveredGroup, bootstrap_batch, join_batch, recover_group, recover_log};
 pub use request::{
-    Answer, Consistency, Dedupe, LeaderHint, LeaderRequest, Outcome, Request, RequestError, SessionId, Ticket,
+    Answer, Consistency, Dedupe, LeaderHint, LeaderRequest, Outcome, Proposal, Request, RequestError,
+    SessionId, Ticket,
 };
 pub use snapshot_content::SnapshotContent;
 pub use snapshot_trigger::{SnapshotDue, SnapshotTrigger};

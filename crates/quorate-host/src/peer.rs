@@ -363,7 +363,7 @@ mod tests {
     use quorate_core::{LogId, Membership, MessageBody};
 
     use super::*;
-    use crate::request::Dedupe;
+    use crate::request::{Dedupe, Proposal};
 
     fn encoded(message: &PeerMessage) -> Bytes {
         let mut out = Vec::new();
@@ -411,11 +411,15 @@ mod tests {
         let command = || Bytes::from_static(b"c");
         let key = Dedupe::Key { key: Bytes::from_static(b"k"), fingerprint: 9 };
         let session = Dedupe::Session { session: SessionId(5), sequence: 3, acked_below: 2 };
-        let propose = |dedupe| LeaderRequest::Propose { command: command(), dedupe };
+        let propose = |dedupe| LeaderRequest::Propose(Proposal::new(command(), dedupe));
         let version =
-            LeaderRequest::ProposeVersion { version: 3, command: command(), dedupe: session.clone() };
+            LeaderRequest::ProposeVersion { version: 3, proposal: Proposal::new(command(), session.clone()) };
+        let extended = LeaderRequest::Propose(Proposal {
+            extension: Bytes::from_static(b"ext"),
+            ..Proposal::new(command(), session.clone())
+        });
         let requests = [propose(Dedupe::None), propose(session), propose(key), LeaderRequest::OpenSession];
-        let requests = requests.into_iter().chain([version, LeaderRequest::Barrier]);
+        let requests = requests.into_iter().chain([version, LeaderRequest::Barrier, extended]);
         let requests = requests
             .map(move |request| PeerBody::Forward(Forward { from, to, term: Term(3), number: 6, request }));
         let verdicts = [
@@ -449,10 +453,12 @@ mod tests {
         let answer = [2u64, 1, 6].map(u64::to_le_bytes).concat();
         let position = [3u64, 9].map(u64::to_le_bytes).concat();
         let expected = [&b"\x05"[..], &group, &answer, b"\0", &position, b"c"].concat();
-        assert_eq!(encoded(&examples()[9]), expected);
+        assert_eq!(encoded(&examples()[10]), expected);
         let expected = [&b"\x04"[..], &group, &request, b"\x04\x03\0\0\0\x01", &session, b"c"].concat();
         assert_eq!(encoded(&examples()[7]), expected);
         assert_eq!(encoded(&examples()[8]), [&b"\x04"[..], &group, &request, b"\x05"].concat());
+        let expected = [&b"\x04"[..], &group, &request, b"\x06\x03\0\0\0ext\x01", &session, b"c"].concat();
+        assert_eq!(encoded(&examples()[9]), expected);
     }
 
     #[test]

@@ -40,24 +40,44 @@ pub enum Dedupe {
     },
 }
 
+/// A command on its way into the log, and what goes along with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// The command.
+    pub command: Bytes,
+    /// How a repeat is told.
+    pub dedupe: Dedupe,
+    /// Not part of the command: what a layer between the user and the state machine has to say of it
+    /// ([`Command::extension`](crate::Command::extension)). Empty: nothing. Command and extension together have at most
+    /// `Config::command_bytes_max` bytes.
+    pub extension: Bytes,
+}
+
+impl Proposal {
+    /// A command without an extension.
+    #[must_use]
+    pub fn new(command: impl Into<Bytes>, dedupe: Dedupe) -> Self {
+        Self { command: command.into(), dedupe, extension: Bytes::new() }
+    }
+
+    /// How many bytes of the user's it holds: of the command and of its extension.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.command.len() + self.extension.len()
+    }
+}
+
 /// What a follower may pass on to its leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaderRequest {
     /// Replicate and apply a command.
-    Propose {
-        /// The command.
-        command: Bytes,
-        /// See there.
-        dedupe: Dedupe,
-    },
+    Propose(Proposal),
     /// Replicate and apply a command of this version of commands, if every member's state machine understands it.
     ProposeVersion {
         /// The version.
         version: u32,
         /// The command.
-        command: Bytes,
-        /// See there.
-        dedupe: Dedupe,
+        proposal: Proposal,
     },
     /// Open a client session.
     OpenSession,
@@ -66,13 +86,11 @@ pub enum LeaderRequest {
 }
 
 impl LeaderRequest {
-    /// The command and what tells its repeats, of those that have one.
+    /// The command, of those that have one.
     #[must_use]
-    pub const fn command(&self) -> Option<(&Bytes, &Dedupe)> {
+    pub const fn proposal(&self) -> Option<&Proposal> {
         match self {
-            Self::Propose { command, dedupe } | Self::ProposeVersion { command, dedupe, .. } => {
-                Some((command, dedupe))
-            }
+            Self::Propose(proposal) | Self::ProposeVersion { proposal, .. } => Some(proposal),
             Self::OpenSession | Self::Barrier => None,
         }
     }
@@ -81,10 +99,8 @@ impl LeaderRequest {
 impl From<LeaderRequest> for Request {
     fn from(request: LeaderRequest) -> Self {
         match request {
-            LeaderRequest::Propose { command, dedupe } => Self::Propose { command, dedupe },
-            LeaderRequest::ProposeVersion { version, command, dedupe } => {
-                Self::ProposeVersion { version, command, dedupe }
-            }
+            LeaderRequest::Propose(proposal) => Self::Propose(proposal),
+            LeaderRequest::ProposeVersion { version, proposal } => Self::ProposeVersion { version, proposal },
             LeaderRequest::OpenSession => Self::OpenSession,
             LeaderRequest::Barrier => Self::Barrier,
         }
@@ -95,20 +111,13 @@ impl From<LeaderRequest> for Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Replicate and apply a command.
-    Propose {
-        /// The command.
-        command: Bytes,
-        /// See there.
-        dedupe: Dedupe,
-    },
+    Propose(Proposal),
     /// Replicate and apply a command of this version of commands, if every member's state machine understands it.
     ProposeVersion {
         /// The version.
         version: u32,
         /// The command.
-        command: Bytes,
-        /// See there.
-        dedupe: Dedupe,
+        proposal: Proposal,
     },
     /// Bring the next piece of a state from outside into the log. A repeat changes nothing.
     RestorePiece {

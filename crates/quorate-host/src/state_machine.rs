@@ -22,6 +22,9 @@ pub struct Command<'a> {
     pub unix_millis: u64,
     /// The command as it was proposed.
     pub data: &'a Bytes,
+    /// What was said of the command when it was proposed ([`Proposal::extension`](crate::Proposal::extension)); mostly
+    /// nothing, which is empty.
+    pub extension: &'a Bytes,
 }
 
 /// Bookkeeping that belongs to the same atomic step as the commands just applied.

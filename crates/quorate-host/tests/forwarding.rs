@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use quorate_core::{NodeId, ReplicaId};
 use quorate_host::{
-    Answer, Dedupe, Event, LeaderRequest, Outbound, PeerBody, Request, RequestError, SessionId,
+    Answer, Dedupe, Event, LeaderRequest, Outbound, PeerBody, Proposal, Request, RequestError, SessionId,
 };
 use support::{Cluster, GROUP, query, text};
 
 fn at_leader(command: &str, dedupe: Dedupe) -> Request {
-    Request::AtLeader(LeaderRequest::Propose { command: command.to_owned().into(), dedupe })
+    Request::AtLeader(LeaderRequest::Propose(Proposal::new(command.to_owned(), dedupe)))
 }
 
 fn plain(command: &str) -> Request {
@@ -50,8 +50,8 @@ fn a_command_of_a_version_and_a_barrier_are_passed_on() {
     let (mut cluster, leader, follower) =
         settled(|cluster| cluster.builds = (1..=3).map(|n| (NodeId(n), 2)).collect());
     let version = |version, command: &str, dedupe| {
-        let command = command.to_owned().into();
-        Request::AtLeader(LeaderRequest::ProposeVersion { version, command, dedupe })
+        let proposal = Proposal::new(command.to_owned(), dedupe);
+        Request::AtLeader(LeaderRequest::ProposeVersion { version, proposal })
     };
     let refused = cluster.request(follower, version(3, "a", Dedupe::None));
     assert_eq!(refused, Err(RequestError::Unsupported { version: 3, supported: 2 }));

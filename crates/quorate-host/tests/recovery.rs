@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use quorate_core::{Entry, EntryPayload, GroupId, LogId, LogIndex, Membership, NodeId, SnapshotMeta, Term};
 use quorate_host::{
-    Answer, Applied, Applier, ApplyTask, BatchEnd, Command, Dedupe, Event, MachineError, RecoverError,
-    Recovered, RecoveredGroup, Request, RequestError, SnapshotSource, StateMachine, recover_group,
+    Answer, Applied, Applier, ApplyTask, BatchEnd, Command, Dedupe, Event, MachineError, Proposal,
+    RecoverError, Recovered, RecoveredGroup, Request, RequestError, SnapshotSource, StateMachine,
+    recover_group,
 };
 use quorate_storage::{
     Damage, GroupState, MemSnapshotStore, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotStore,
@@ -28,7 +29,7 @@ fn restart_all(cluster: &mut Cluster) {
 
 fn numbered(session: quorate_host::SessionId, sequence: u64, command: &str) -> Request {
     let dedupe = Dedupe::Session { session, sequence, acked_below: 1 };
-    Request::Propose { command: command.to_owned().into(), dedupe }
+    Request::Propose(Proposal::new(command.to_owned(), dedupe))
 }
 
 /// Writes with a session, restarts everything, repeats the last write.
@@ -306,9 +307,9 @@ fn command_of_a_newer_version_stops_the_replica_and_garbage_does_not() {
         let entries = vec![Entry { id: LogId::new(1, 1), payload }];
         applier.step(ApplyTask::Apply { group: GroupId(1), entries: entries.into() }).pop()
     };
-    let Some(Event::Applied(Applied::Failed { reason, .. })) = apply(b"\x04anything") else { panic!() };
-    assert!(reason.contains("1@t1 is a command of version 4: this node needs a newer build"), "{reason}");
-    for garbage in [&b""[..], b"\x00garbage", b"\x01\x09garbage", b"\x02\x01garbage"] {
+    let Some(Event::Applied(Applied::Failed { reason, .. })) = apply(b"\x05anything") else { panic!() };
+    assert!(reason.contains("1@t1 is a command of version 5: this node needs a newer build"), "{reason}");
+    for garbage in [&b""[..], b"\x00garbage", b"\x01\x09garbage", b"\x02\x01garbage", b"\x04\x08garbage"] {
         let Some(Event::Applied(Applied::Entries { responses, .. })) = apply(garbage) else { panic!() };
         assert_eq!(responses, [(LogId::new(1, 1), Err(RequestError::Malformed))]);
     }

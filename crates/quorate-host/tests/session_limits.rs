@@ -6,12 +6,12 @@ mod support;
 use std::time::Duration;
 
 use quorate_core::{LogIndex, NodeId, ReplicaId};
-use quorate_host::{Answer, Dedupe, Request, RequestError};
+use quorate_host::{Answer, Dedupe, Proposal, Request, RequestError};
 use support::{Cluster, propose, query, text};
 
 fn with_key(key: &'static str) -> Request {
     let dedupe = Dedupe::Key { key: key.into(), fingerprint: 1 };
-    Request::Propose { command: "keyed".into(), dedupe }
+    Request::Propose(Proposal::new("keyed", dedupe))
 }
 
 fn everywhere(cluster: &mut Cluster, expected: &str) {

@@ -3,9 +3,8 @@
 
 mod support;
 
-use bytes::Bytes;
 use quorate_core::{MembershipChange, NodeId, ReplicaId};
-use quorate_host::{Answer, Dedupe, Event, Request, RequestError, Ticket, join_batch};
+use quorate_host::{Answer, Dedupe, Event, Proposal, Request, RequestError, Ticket, join_batch};
 use support::{Cluster, GROUP, propose, query, text};
 
 #[test]
@@ -25,9 +24,8 @@ fn repeat_in_a_session_gets_the_first_answer_and_is_not_applied_again() {
     let Ok(Answer::SessionOpened { session }) = cluster.request(leader, Request::OpenSession) else {
         panic!()
     };
-    let numbered = |sequence| Request::Propose {
-        command: Bytes::from_static(b"a"),
-        dedupe: Dedupe::Session { session, sequence, acked_below: 1 },
+    let numbered = |sequence| {
+        Request::Propose(Proposal::new("a", Dedupe::Session { session, sequence, acked_below: 1 }))
     };
     let first = cluster.request(leader, numbered(1)).unwrap();
     assert_eq!(cluster.request(leader, numbered(1)).unwrap(), first);

@@ -4,11 +4,11 @@
 mod support;
 
 use quorate_core::NodeId;
-use quorate_host::{Answer, Dedupe, PeerBody, Request, RequestError};
+use quorate_host::{Answer, Dedupe, PeerBody, Proposal, Request, RequestError};
 use support::{Cluster, propose, query, text};
 
 fn of_version(version: u32, command: &str) -> Request {
-    Request::ProposeVersion { version, command: command.to_owned().into(), dedupe: Dedupe::None }
+    Request::ProposeVersion { version, proposal: Proposal::new(command.to_owned(), Dedupe::None) }
 }
 
 fn upgrade(cluster: &mut Cluster, node: NodeId, version: u32) {

@@ -33,7 +33,9 @@ impl Store {
     /// Applies without ending the batch.
     fn apply_bytes(&mut self, data: &Bytes) -> Bytes {
         self.index += 1;
-        self.machine.apply(Command { id: LogId::new(1, self.index), unix_millis: 0, data }).unwrap()
+        self.machine
+            .apply(Command { id: LogId::new(1, self.index), unix_millis: 0, data, extension: &Bytes::new() })
+            .unwrap()
     }
 
     fn apply(&mut self, command: &KvCommand) -> KvResponse {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{GroupId, LogId, LogIndex, NodeId};
-use quorate_host::{Answer, Consistency, Dedupe, LeaderRequest, Request, RequestError, SessionId};
+use quorate_host::{Answer, Consistency, Dedupe, LeaderRequest, Proposal, Request, RequestError, SessionId};
 use quorate_kv::{Condition, KvAnswer, KvCommand, KvQuery, KvResponse};
 
 use crate::invariants::Violation;
@@ -269,9 +269,9 @@ impl Client {
             (Protection::Session, None) | (Protection::Fragile, _) => Dedupe::None,
         };
         if self.forwards {
-            Request::AtLeader(LeaderRequest::Propose { command, dedupe })
+            Request::AtLeader(LeaderRequest::Propose(Proposal::new(command, dedupe)))
         } else {
-            Request::Propose { command, dedupe }
+            Request::Propose(Proposal::new(command, dedupe))
         }
     }
 
@@ -356,10 +356,8 @@ impl Client {
     pub(crate) fn pending_command(&self) -> Option<Bytes> {
         let pending = self.pending.as_ref()?;
         let request = self.request(&pending.wish, pending.sequence);
-        if let Request::Propose { command, .. } | Request::AtLeader(LeaderRequest::Propose { command, .. }) =
-            request
-        {
-            Some(command)
+        if let Request::Propose(proposal) | Request::AtLeader(LeaderRequest::Propose(proposal)) = request {
+            Some(proposal.command)
         } else {
             None
         }

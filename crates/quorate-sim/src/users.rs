@@ -1,7 +1,7 @@
 //! The clients' side of the world: questions on their way to nodes, answers on their way back.
 
 use quorate_core::NodeId;
-use quorate_host::{Answer, Dedupe, LeaderRequest, Request, RequestError};
+use quorate_host::{Answer, Dedupe, LeaderRequest, Proposal, Request, RequestError};
 
 use crate::client::{Move, Reaction};
 use crate::invariants::{Checked, require};
@@ -48,10 +48,11 @@ impl World {
         }
         let fragile_write = matches!(
             &request,
-            Request::Propose { dedupe: Dedupe::None, .. }
+            Request::Propose(Proposal { dedupe: Dedupe::None, .. })
                 | Request::OpenSession
                 | Request::AtLeader(
-                    LeaderRequest::Propose { dedupe: Dedupe::None, .. } | LeaderRequest::OpenSession
+                    LeaderRequest::Propose(Proposal { dedupe: Dedupe::None, .. })
+                        | LeaderRequest::OpenSession
                 )
         );
         if let Request::AtLeader(_) = &request {
@@ -188,8 +189,8 @@ const fn kind_of(answer: &Result<Answer, RequestError>) -> &'static str {
 
 fn in_words(request: &Request) -> String {
     match request {
-        Request::Propose { command, dedupe }
-        | Request::AtLeader(LeaderRequest::Propose { command, dedupe }) => {
+        Request::Propose(Proposal { command, dedupe, .. })
+        | Request::AtLeader(LeaderRequest::Propose(Proposal { command, dedupe, .. })) => {
             let wish = quorate_kv::KvCommand::decode(command);
             let dedupe = match dedupe {
                 quorate_host::Dedupe::None => "without protection".to_owned(),

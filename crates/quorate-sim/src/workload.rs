@@ -105,8 +105,9 @@ impl Record {
             while let Some((at, question, answer)) = answers.next_if(|(at, _, _)| *at < id.index) {
                 same(&format!("a question at {at:?}"), answer, &machine.query(question).map_err(broken)?)?;
             }
-            let alone =
-                machine.apply(Command { id: *id, unix_millis: *unix_millis, data }).map_err(broken)?;
+            let alone = machine
+                .apply(Command { id: *id, unix_millis: *unix_millis, data, extension: &Bytes::new() })
+                .map_err(broken)?;
             same(&format!("the command {id}"), response, &alone)?;
         }
         for (at, question, answer) in answers {

@@ -8,9 +8,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use quorate_core::{LogId, ReplicaId, Term};
-use quorate_host::{Answer, Dedupe, GroupStatus, LeaderRequest, Request, RequestError, SessionId};
+use quorate_host::{Answer, GroupStatus, LeaderRequest, Proposal, Request, RequestError, SessionId};
 
 use crate::raft::{Applied, Raft, unexpected};
 
@@ -36,21 +35,12 @@ impl Raft {
     }
 
     /// The request that proposes a command through this handle.
-    pub(crate) fn proposal(&self, command: Bytes, dedupe: Dedupe) -> Request {
+    pub(crate) fn propose(&self, proposal: Proposal) -> Request {
         if self.forwards {
-            Request::AtLeader(LeaderRequest::Propose { command, dedupe })
+            Request::AtLeader(LeaderRequest::Propose(proposal))
         } else {
-            Request::Propose { command, dedupe }
+            Request::Propose(proposal)
         }
-    }
-
-    pub(crate) async fn apply_at_leader(
-        &self,
-        command: Bytes,
-        dedupe: Dedupe,
-    ) -> Result<Applied, RequestError> {
-        let repeatable = dedupe != Dedupe::None;
-        self.apply_request_at_leader(LeaderRequest::Propose { command, dedupe }, repeatable).await
     }
 
     pub(crate) async fn apply_request_at_leader(

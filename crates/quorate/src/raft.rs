@@ -15,7 +15,8 @@ use quorate_core::{
     ReplicaId, RoleName,
 };
 use quorate_host::{
-    Answer, Consistency, Dedupe, GroupConfig, GroupStatus, LeaderRequest, Request, RequestError, SessionId,
+    Answer, Consistency, Dedupe, GroupConfig, GroupStatus, LeaderRequest, Proposal, Request, RequestError,
+    SessionId,
 };
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, Sleep};
@@ -74,6 +75,8 @@ pub struct Raft {
     pub(crate) config: Arc<tokio::sync::Mutex<GroupConfig>>,
     /// How long a request through this handle may take.
     pub(crate) within: Option<Duration>,
+    /// What is said of every command through this handle.
+    extension: Bytes,
     /// Whether commands through this handle are passed on to the leader.
     pub(crate) forwards: bool,
     /// Changes of the members through this handle are for the membership at this position.
@@ -191,6 +194,7 @@ impl Raft {
             config: Arc::new(tokio::sync::Mutex::new(config)),
             within: None,
             forwards: false,
+            extension: Bytes::new(),
             expected: None,
         }
     }
@@ -210,6 +214,22 @@ impl Raft {
     #[doc(alias = "prev_index")]
     pub fn expecting(&self, membership: LogId) -> Self {
         Self { expected: Some(membership), ..self.clone() }
+    }
+
+    /// The same handle, whose commands carry `extension`: bytes that are not part of the command, for a layer between
+    /// the caller and the state machine (which part of a large command this is, how it was compressed, whose request it
+    /// was). The state machine finds them next to the command, on every replica: [`Command::extension`](crate::Command::extension).
+    /// Command and extension together have at most `Config::command_bytes_max` bytes.
+    ///
+    /// A replica of a build that does not know extensions stops at such a command: use them once all members are newer.
+    #[must_use]
+    #[doc(alias = "apply_log")]
+    pub fn extended(&self, extension: impl Into<Bytes>) -> Self {
+        Self { extension: extension.into(), ..self.clone() }
+    }
+
+    fn proposal(&self, command: Bytes, dedupe: Dedupe) -> Proposal {
+        Proposal { command, dedupe, extension: self.extension.clone() }
     }
 
     /// The group.
@@ -245,17 +265,18 @@ impl Raft {
         command: impl Into<Bytes>,
         dedupe: Dedupe,
     ) -> Result<Applied, RequestError> {
-        let command = command.into();
-        if self.forwards {
-            return self.apply_at_leader(command, dedupe).await;
+        if !self.forwards {
+            return self.submit(command, dedupe).await;
         }
-        self.submit(command, dedupe).await
+        let repeatable = dedupe != Dedupe::None;
+        let request = LeaderRequest::Propose(self.proposal(command.into(), dedupe));
+        self.apply_request_at_leader(request, repeatable).await
     }
 
     /// Submits `command` at once; await the result later. Commands submitted one after the other on a
     /// leader that stays leader are applied in that order.
     pub fn submit(&self, command: impl Into<Bytes>, dedupe: Dedupe) -> Pending {
-        Pending { answer: self.send(self.proposal(command.into(), dedupe)) }
+        Pending { answer: self.send(self.propose(self.proposal(command.into(), dedupe))) }
     }
 
     /// Submits `commands` together and waits for all of them: as far as they fit they are one write of the
@@ -265,7 +286,7 @@ impl Raft {
         &self,
         commands: impl IntoIterator<Item = C>,
     ) -> Vec<Result<Applied, RequestError>> {
-        let request = |command: C| self.proposal(command.into(), Dedupe::None);
+        let request = |command: C| self.propose(self.proposal(command.into(), Dedupe::None));
         let mut outcomes = Vec::new();
         for answer in self.send_together(commands.into_iter().map(request)) {
             outcomes.push(Pending { answer }.await);
@@ -286,13 +307,13 @@ impl Raft {
         command: impl Into<Bytes>,
         dedupe: Dedupe,
     ) -> Result<Applied, RequestError> {
-        let command = command.into();
+        let repeatable = dedupe != Dedupe::None;
+        let proposal = self.proposal(command.into(), dedupe);
         if self.forwards {
-            let repeatable = dedupe != Dedupe::None;
-            let request = LeaderRequest::ProposeVersion { version, command, dedupe };
+            let request = LeaderRequest::ProposeVersion { version, proposal };
             return self.apply_request_at_leader(request, repeatable).await;
         }
-        let request = Request::ProposeVersion { version, command, dedupe };
+        let request = Request::ProposeVersion { version, proposal };
         let Answer::Applied { id, response } = self.ask(request).await? else { return Err(unexpected()) };
         Ok(Applied { id, response })
     }
@@ -615,12 +636,12 @@ fn request_bytes(request: &Request) -> usize {
     const HEADER: usize = 128;
     HEADER
         + match request {
-            Request::Propose { command, .. }
-            | Request::ProposeVersion { command, .. }
-            | Request::RestorePiece { data: command, .. }
+            Request::Propose(proposal)
+            | Request::ProposeVersion { proposal, .. }
             | Request::AtLeader(
-                LeaderRequest::Propose { command, .. } | LeaderRequest::ProposeVersion { command, .. },
-            ) => command.len(),
+                LeaderRequest::Propose(proposal) | LeaderRequest::ProposeVersion { proposal, .. },
+            ) => proposal.bytes(),
+            Request::RestorePiece { data, .. } => data.len(),
             Request::Query { request, .. } => request.len(),
             Request::OpenSession
             | Request::RestoreAbandon { .. }

@@ -143,8 +143,8 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         PeerBody::SnapshotChunk(chunk) => chunk.data.len(),
         PeerBody::SnapshotAck(_) | PeerBody::Version(_) | PeerBody::Beat(_) => 0,
         PeerBody::Forward(forward) => match &forward.request {
-            LeaderRequest::Propose { command, .. } | LeaderRequest::ProposeVersion { command, .. } => {
-                command.len()
+            LeaderRequest::Propose(proposal) | LeaderRequest::ProposeVersion { proposal, .. } => {
+                proposal.bytes()
             }
             LeaderRequest::OpenSession | LeaderRequest::Barrier => 0,
         },

@@ -90,7 +90,14 @@ mod tests {
     use quorate::LogId;
 
     fn apply(store: &mut Store, index: u64, data: Bytes) {
-        store.apply(Command { id: LogId::new(1, index), unix_millis: 0, data: &data }).unwrap();
+        store
+            .apply(Command {
+                id: LogId::new(1, index),
+                unix_millis: 0,
+                data: &data,
+                extension: &Bytes::new(),
+            })
+            .unwrap();
     }
 
     #[test]

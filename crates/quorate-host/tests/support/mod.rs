@@ -14,8 +14,8 @@ use quorate_core::{
 };
 use quorate_host::{
     Answer, Applier, ApplyTask, BatchEnd, Command, Consistency, Dedupe, Event, GroupConfig, GroupSetup, Host,
-    HostConfig, LogFetcher, LogTask, LogWriter, MachineError, Now, OpenError, Outbound, PeerBody, Recovered,
-    Request, RequestError, SnapshotSource, SnapshotTask, Snapshotter, StateMachine, Ticket, Work,
+    HostConfig, LogFetcher, LogTask, LogWriter, MachineError, Now, OpenError, Outbound, PeerBody, Proposal,
+    Recovered, Request, RequestError, SnapshotSource, SnapshotTask, Snapshotter, StateMachine, Ticket, Work,
     bootstrap_batch, recover_group,
 };
 use quorate_storage::{
@@ -499,7 +499,7 @@ impl Cluster {
 }
 
 pub fn propose(command: &str) -> Request {
-    Request::Propose { command: command.to_owned().into(), dedupe: Dedupe::None }
+    Request::Propose(Proposal::new(command.to_owned(), Dedupe::None))
 }
 
 pub fn query() -> Request {

@@ -26,6 +26,38 @@ async fn every_node_takes_commands_through_a_forwarding_handle_over_tcp() {
     cluster.shutdown().await;
 }
 
+/// A layer between the caller and the machine says something of each command: whichever way a command takes, every machine
+/// is told the same next to it.
+#[tokio::test]
+async fn what_is_said_of_a_command_comes_out_next_to_it_on_every_replica() {
+    let cluster = Cluster::start(3, Wire::Tcp, |config| config.group.core.command_bytes_max = 64).await;
+    let leader = cluster.leader().await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let raft = cluster.rafts[&leader].extended("1 of 2").within(PATIENCE);
+    let passing = cluster.rafts[&follower].forwarding().extended("2 of 2").within(PATIENCE);
+    let key = || Dedupe::Key { key: "k".into(), fingerprint: 1 };
+    raft.apply("plain").await.unwrap();
+    raft.apply_with("with a key", key()).await.unwrap();
+    passing.apply("passed on").await.unwrap();
+    let session = passing.open_session().await.unwrap();
+    let first = Dedupe::Session { session, sequence: 1, acked_below: 1 };
+    passing.apply_with("in a session", first).await.unwrap();
+    passing.apply_version(1, "of a version", Dedupe::None).await.unwrap();
+    // A repeat is the same command, whatever is said of it now.
+    passing.apply_with("with a key", key()).await.unwrap();
+    let last = passing.apply_all(["together"]).await.pop().unwrap().unwrap();
+
+    let expected = "plain / 1 of 2\nwith a key / 1 of 2\npassed on / 2 of 2\nin a session / 2 of 2\n\
+                    of a version / 2 of 2\ntogether / 2 of 2\n";
+    for id in 1..=3 {
+        cluster.rafts[&id].wait_applied(last.id.index, PATIENCE).await.unwrap();
+        assert_eq!(cluster.content(id).await, expected);
+    }
+    let refused = raft.extended(vec![b'x'; 60]).apply("large").await.unwrap_err();
+    assert_eq!(refused, RequestError::TooLarge { bytes: 65, bytes_max: 64 });
+    cluster.shutdown().await;
+}
+
 /// The leader dies while a client of a follower writes. What was in doubt is asked again in its session, so that
 /// every command is there once, in order, and the client never sees an error.
 #[tokio::test]

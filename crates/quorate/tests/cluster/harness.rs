@@ -31,6 +31,10 @@ impl StateMachine for Lines {
     fn apply(&mut self, command: Command<'_>) -> Result<Bytes, MachineError> {
         assert_ne!(&command.data[..], b"panic", "asked to");
         self.0.extend_from_slice(command.data);
+        if !command.extension.is_empty() {
+            self.0.extend_from_slice(b" / ");
+            self.0.extend_from_slice(command.extension);
+        }
         self.0.push(b'\n');
         Ok(self.count().to_string().into())
     }
