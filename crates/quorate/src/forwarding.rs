@@ -23,7 +23,7 @@ impl Raft {
     ///
     /// Without a leader they wait for one, for the time that the handle gives ([`Raft::within`]) or
     /// `GroupConfig::forward_within`. A command whose outcome is unknown is sent again only with a session or a
-    /// key ([`Dedupe`]); [`Raft::submit`] and [`Raft::apply_all`] send each command once. Reads need none of this: every replica answers them.
+    /// key ([`Dedupe`](crate::Dedupe)); [`Raft::submit`] and [`Raft::apply_all`] send each command once. Reads need none of this: every replica answers them.
     ///
     /// Nothing else is passed on. Changes of members, transfers of leadership, [`Raft::restore`] and [`Raft::verify_leader`] are answered at a follower
     /// with `NotLeader`, which names the leader: an operator looks before acting, and a transfer or a check is about one replica.
