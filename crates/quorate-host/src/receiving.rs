@@ -1,5 +1,6 @@
 //! Snapshots that arrive from leaders, piece by piece, one a group.
 //!
+//! * A snapshot that is here already is taken only when all of it can be read; otherwise it comes again, and replaces it.
 //! * A snapshot that arrived exists only when it is complete, verified and durable.
 //! * Every piece is answered with the offset wanted next: a lost or repeated piece costs one round.
 //! * What has arrived is kept while the same replica leads, in whatever term, so that a stream that
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 
 use quorate_core::planted::planted;
 use quorate_core::{GroupId, LogId, NodeId, ReplicaId, SnapshotMeta, Term};
-use quorate_storage::{SnapshotInfo, SnapshotStore, SnapshotWriter};
+use quorate_storage::{SnapshotInfo, SnapshotStore, SnapshotWriter, read_to_end};
 
 use crate::event::SnapshotEvent;
 use crate::peer::{PeerBody, PeerMessage, SnapshotAck, SnapshotChunk, SnapshotVerdict};
@@ -133,9 +134,14 @@ impl Receives {
     }
 }
 
+/// The snapshot that is announced, if it is here, and whole: whoever believes a damaged one needs it again and again, and
+/// stops every time.
 fn stored(store: &dyn SnapshotStore, group: GroupId, chunk: &SnapshotChunk) -> Option<SnapshotInfo> {
     let listed = store.list(group).ok()?;
-    listed.into_iter().find(|info| info.meta.last == chunk.meta.last && info.bytes == chunk.bytes)
+    let here =
+        listed.into_iter().find(|info| info.meta.last == chunk.meta.last && info.bytes == chunk.bytes)?;
+    read_to_end(store.open(&here).ok()?).ok()?;
+    Some(here)
 }
 
 #[cfg(test)]

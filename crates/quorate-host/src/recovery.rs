@@ -51,7 +51,8 @@ pub struct RecoveredGroup {
     pub durable_machine: bool,
     /// For `Applier::add`.
     pub machine: RecoveredMachine,
-    /// A write to submit to the log before anything else (a snapshot newer than the log, entries given up).
+    /// A write that must be durable before the group is opened (a snapshot newer than the log, entries given up). One
+    /// that failed, or found no space, leaves a log that the group's writes do not fit: recover again then.
     pub log_fix: Option<LogTask>,
     /// Entries that were damaged: given up by `log_fix`.
     pub damaged: Option<DamagedEntries>,

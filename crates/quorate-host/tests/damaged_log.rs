@@ -241,3 +241,37 @@ fn machine_on_disk_that_is_ahead_of_its_damaged_log_applies_nothing_twice() {
     assert!(matches!(taken, Ok(Answer::SnapshotTaken { .. })), "{taken:?}");
     assert!(cluster.stopped.is_empty(), "{:?}", cluster.stopped);
 }
+
+/// Two of three lose entries, each another one, and nobody can know what was acknowledged: nobody leads, and nothing is
+/// given out. The disk of one of them comes back from its backup, and everything is there again.
+#[test]
+fn majority_that_lost_different_entries_waits_for_one_that_is_whole_again() {
+    let mut cluster = on_wals(3, |_| {});
+    write(&mut cluster, 0..=5);
+    cluster.pass(1000);
+    let leader = cluster.leader();
+    let [one, other] = others(&cluster, leader);
+    let backup = cluster.nodes[&one].data.disk.as_ref().unwrap().copy();
+    rot(&cluster, one, 2);
+    rot(&cluster, other, 4);
+    for node in [one, other, leader] {
+        cluster.restart(node);
+    }
+    let all = [one, other, leader];
+    nobody_leads(&mut cluster, 15_000, &all);
+    assert!(cluster.status(one).last.index < cluster.status(other).last.index, "each lost what it lost");
+    let asked = cluster.ask(leader, query());
+    cluster.pass(5_000);
+    assert!(cluster.reply(asked).is_err(), "nobody can say what was acknowledged");
+
+    cluster.nodes.get_mut(&one).unwrap().data.disk = Some(backup);
+    cluster.restart(one);
+    write(&mut cluster, 6..=6);
+    cluster.pass(2_000);
+    for node in all {
+        assert_eq!(cluster.status(node).last, cluster.status(leader).last);
+    }
+    let leader = cluster.leader();
+    assert_eq!(count(&mut cluster, leader), "7", "nothing that was acknowledged is gone");
+    assert!(cluster.stopped.is_empty(), "{:?}", cluster.stopped);
+}

@@ -4,6 +4,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
 
+use crate::damaged_log::flip_bytes;
 use crate::minimise::minimise;
 use crate::report::{Report, Summary};
 use crate::run::{Options, run_seed};
@@ -70,6 +71,17 @@ pub fn many(seeds: Range<u64>, options: &Options, plan: Plan, out: &mut dyn Writ
         write!(out, "{}", smallest(failed.seed, options))?;
     }
     Ok(summary.failed.iter().map(|report| report.seed).collect())
+}
+
+/// Flips bits of a log (see [`flip_bytes`]). Says whether all was as it should be.
+///
+/// # Errors
+/// `out` cannot be written.
+pub fn flip(bytes: Range<u64>, out: &mut dyn Write) -> io::Result<bool> {
+    match flip_bytes(bytes) {
+        Ok(flips) => writeln!(out, "{flips}").map(|()| true),
+        Err(what) => writeln!(out, "{what}").map(|()| false),
+    }
 }
 
 /// The faults without which `seed` would not fail.

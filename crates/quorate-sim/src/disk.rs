@@ -190,31 +190,70 @@ impl SimDisk {
 
     /// A bit of the log or of a snapshot changes by itself. `None`: there is neither.
     pub(crate) fn rot(&self, rng: &mut Rng) -> Option<Rot> {
-        let mut files = Vec::new();
-        for directory in [DataDir::WAL, DataDir::SNAPSHOTS] {
-            let names = self.handle().list(Path::new(directory)).unwrap_or_default();
-            files.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
-        }
-        let path = rng.pick(&files)?.clone();
+        let path = rng.pick(&self.files_worth_a_fault())?.clone();
         let mut state = self.state();
         let inode = state.find(Path::new(&path)).ok()?;
         let file = state.file(inode).ok()?;
         // What nobody has written yet is not worth a fault.
         let end = file.content.iter().rposition(|byte| *byte != 0)? as u64;
         let offset = usize::try_from(rng.below(end + 1)).ok()?;
-        let mask = 1 << rng.below(8);
-        file.rot(offset, mask);
-        let rotten = *file.content.get(offset)?;
-        Some(Rot { path, inode, offset, mask, rotten })
+        let was = *file.content.get(offset)?;
+        let rot = Rot { path, inode, offset, was: vec![was], is: vec![was ^ (1 << rng.below(8))] };
+        file.rot(offset, &rot.is);
+        Some(rot)
     }
 
-    /// The bit changes back, unless something else has been written there.
+    /// A sector of the log or of a snapshot holds what belongs into another one: a write went to the wrong place. Never
+    /// one of the newest segment, whose end nothing vouches for. `None`: there is none.
+    pub(crate) fn misplace(&self, rng: &mut Rng) -> Option<Rot> {
+        let mut files = self.files_worth_a_fault();
+        let newest = files.iter().filter(|path| path.ends_with(".wal")).max().cloned();
+        let from = rng.pick(&files)?.clone();
+        files.retain(|path| Some(path) != newest.as_ref());
+        let path = rng.pick(&files)?.clone();
+        let mut state = self.state();
+        let source = state.find(Path::new(&from)).ok()?;
+        let is = state.file(source).ok()?.sector(rng)?.1;
+        let inode = state.find(Path::new(&path)).ok()?;
+        let file = state.file(inode).ok()?;
+        let (offset, was) = file.sector(rng)?;
+        if was == is {
+            return None;
+        }
+        file.rot(offset, &is);
+        Some(Rot { path, inode, offset, was, is })
+    }
+
+    /// Segments and snapshots.
+    fn files_worth_a_fault(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        for directory in [DataDir::WAL, DataDir::SNAPSHOTS] {
+            let names = self.handle().list(Path::new(directory)).unwrap_or_default();
+            files.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
+        }
+        files
+    }
+
+    /// What changed by itself changes back, unless something else has been written there.
     pub(crate) fn mend(&self, rot: &Rot) {
         if let Ok(file) = self.state().file(rot.inode)
-            && file.content.get(rot.offset) == Some(&rot.rotten)
+            && file.content.get(rot.offset..rot.offset + rot.is.len()) == Some(&rot.is[..])
         {
-            file.rot(rot.offset, rot.mask);
+            file.rot(rot.offset, &rot.was);
         }
+    }
+
+    /// All that is on the disk, as a copy of its files.
+    pub(crate) fn image(&self) -> Image {
+        self.state().image.clone()
+    }
+
+    /// All that is on the disk is replaced.
+    pub(crate) fn put_image(&self, image: Image) {
+        let mut state = self.state();
+        state.generation += 1;
+        state.locks.clear();
+        state.image = image;
     }
 
     /// Changes how the disk behaves from here on.

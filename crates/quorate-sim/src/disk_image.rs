@@ -210,14 +210,21 @@ impl File {
         self.content = visible;
     }
 
-    /// A bit changes by itself, on the medium, after everything has got there.
-    pub(crate) fn rot(&mut self, offset: usize, mask: u8) {
+    /// Bytes change by themselves, on the medium, after everything has got there.
+    pub(crate) fn rot(&mut self, offset: usize, bytes: &[u8]) {
         self.pending.clear();
         self.cached = None;
-        if let Some(byte) = self.content.get_mut(offset) {
-            *byte ^= mask;
+        if let Some(place) = self.content.get_mut(offset..offset + bytes.len()) {
+            place.copy_from_slice(bytes);
         }
         self.durable.clone_from(&self.content);
+    }
+
+    /// Some whole sector: where it is, and what it holds.
+    pub(crate) fn sector(&self, rng: &mut Rng) -> Option<(usize, Vec<u8>)> {
+        let sectors = self.content.len() / SECTOR_BYTES;
+        let offset = usize::try_from(rng.below(sectors as u64)).ok()? * SECTOR_BYTES;
+        Some((offset, self.content.get(offset..offset + SECTOR_BYTES)?.to_vec()))
     }
 
     /// The kernel drops pages that it takes for clean.

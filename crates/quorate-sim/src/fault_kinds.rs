@@ -27,11 +27,12 @@ pub(crate) enum FaultKind {
     Misreads,
     SwappedDisks,
     WipedDisk,
+    OldBackup,
     Heal,
 }
 
 /// All kinds, with their usual weights.
-const KINDS: [(FaultKind, u64); 20] = [
+const KINDS: [(FaultKind, u64); 21] = [
     (FaultKind::PowerCut, 8),
     (FaultKind::Kill, 4),
     (FaultKind::LeaderPowerCut, 2),
@@ -51,6 +52,7 @@ const KINDS: [(FaultKind, u64); 20] = [
     (FaultKind::Misreads, 1),
     (FaultKind::SwappedDisks, 1),
     (FaultKind::WipedDisk, 1),
+    (FaultKind::OldBackup, 1),
     (FaultKind::Heal, 4),
 ];
 
@@ -99,6 +101,6 @@ mod tests {
             let picked = kinds.pick(&mut rng);
             assert!(kinds.0.iter().any(|(kind, _)| *kind == picked));
         }
-        assert!((400..800).contains(&missing), "{missing} of 2000 are left out");
+        assert!((400..800).contains(&missing), "{missing} of 2100 are left out");
     }
 }

@@ -61,7 +61,8 @@ impl World {
             FaultKind::ReadOnly => self.read_only_disk(victim),
             FaultKind::BitRot if self.rots => self.bit_rot(victim),
             FaultKind::Misreads if self.rots => self.misreads(victim),
-            FaultKind::BitRot | FaultKind::Misreads => {}
+            FaultKind::OldBackup if self.rots => self.back_up(victim),
+            FaultKind::BitRot | FaultKind::Misreads | FaultKind::OldBackup => {}
             FaultKind::WipedDisk => self.wipe_disk(victim),
             FaultKind::SwappedDisks => {
                 if let Some(other) = self.rng.pick(&ids).copied() {
@@ -128,6 +129,7 @@ impl World {
                 let replicas: Vec<_> = node.running.iter().flat_map(|running| &running.replicas).collect();
                 let replicas = format!("{replicas:?}");
                 let was_rotten = node.rot.is_some();
+                node.replaced = None;
                 let gave_up = node.running.as_ref().is_some_and(|running| running.gave_up_entries);
                 note!(self, Name(id), "starts, is {replicas}");
                 self.coverage.count("starts");
@@ -136,11 +138,6 @@ impl World {
                 if let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) {
                     running.inbox.push_back(Event::Tick);
                     running.turn_planned = true;
-                    // What recovery found missing is written first.
-                    running.log_busy = running.log_waiting > 0;
-                    if running.log_busy {
-                        self.agenda.plan(up_at, Step::LogWriter(id, life));
-                    }
                 }
                 self.agenda.plan(up_at, Step::Turn(id, life));
                 Ok(())
@@ -153,7 +150,9 @@ impl World {
                 Ok(())
             }
             Err(BootError::Violation(violation)) => {
-                if self.restore_rotten_bit(id, &violation.detail) {
+                if self.restore_rotten_bit(id, &violation.detail)
+                    || self.take_backup_out(id, &violation.detail)
+                {
                     if let Some(node) = self.nodes.get_mut(&id) {
                         node.crash(Crash::Process, now, &mut self.rng);
                     }

@@ -235,6 +235,13 @@ impl Invariants {
         }
     }
 
+    /// A replica gets an older content of its disk, when nobody needs what it forgets: it may say again what it said.
+    pub(crate) fn on_old_backup(&mut self, group: GroupId, replica: ReplicaId) {
+        let facts = self.group(group);
+        facts.votes.retain(|(voter, _), _| *voter != replica);
+        facts.replicas.entry(replica).or_default().spoken = Term(0);
+    }
+
     /// A write of a replica found no space.
     pub(crate) fn on_no_space(&mut self, group: GroupId, replica: ReplicaId) {
         self.group(group).replicas.entry(replica).or_default().repeats = true;

@@ -22,6 +22,7 @@ mod agenda;
 mod client;
 pub mod command;
 mod coverage;
+mod damaged_log;
 mod disk;
 mod disk_image;
 mod fault_kinds;
@@ -48,6 +49,7 @@ mod workload;
 mod world;
 
 pub use coverage::{Coverage, POINTS};
+pub use damaged_log::{DAMAGED_LOG_BYTES, Flips, flip_bytes};
 pub use disk::{DiskCounters, DiskProfile, SimDisk};
 pub use disk_image::{Crash, CrashDamage};
 pub use invariants::Violation;

@@ -14,14 +14,14 @@ quorate-sim: runs the shipping code in a virtual world, decided by one number
 usage:
   quorate-sim --seed N          replays one run and prints its whole trace
   quorate-sim --seeds A..B      runs many (B is not included), prints what failed and what happened how often
+  quorate-sim --flip A..B       flips one bit in each of these bytes of a log of 64 KiB, and opens it each time
 
 options:
   --long                        a minute of faults and 1000 operations a run
   --fault-millis N              how long faults go on, in virtual milliseconds (default 8000)
   --wishes N                    how many operations all clients together do (default 150)
   --only-faults 3,7,..|none     which moves of the fault injector happen
-  --without WHAT                leaves out the noise of the network, that of the disk, or the operator
-  --rot                         bits of one node's disk change by themselves, reads go wrong
+  --without WHAT                leaves out the noise of the network, that of the disk, the operator, or damage to a disk
   --until-failure               with --seeds: stop at the first failure
   --no-minimise                 with --seeds: do not look for what the first failure needs
   --quiet                       with --seed: no trace";
@@ -30,6 +30,7 @@ options:
 enum Wanted {
     One(u64),
     Many(Range<u64>),
+    Flip(Range<u64>),
 }
 
 struct Line {
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             let plan = command::Plan { until_failure: line.until_failure, minimises: line.minimises };
             command::many(seeds, &line.options, plan, out).map(|failed| failed.is_empty())
         }
+        Wanted::Flip(bytes) => command::flip(bytes, out),
     };
     // A reader that has seen enough is not an error.
     if passed.unwrap_or(true) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -75,6 +77,12 @@ fn parse(arguments: &[String]) -> Result<Line, String> {
                 wanted =
                     Some(Wanted::Many(range.ok_or_else(|| format!("{text} is not a range like 0..200"))?));
             }
+            "--flip" => {
+                let text = value()?;
+                let range = command::seed_range(text);
+                wanted =
+                    Some(Wanted::Flip(range.ok_or_else(|| format!("{text} is not a range like 0..65536"))?));
+            }
             "--long" => options = Options::long(),
             "--fault-millis" => options.fault_millis = number(value()?)?,
             "--wishes" => options.wishes = number(value()?)?,
@@ -87,9 +95,11 @@ fn parse(arguments: &[String]) -> Result<Line, String> {
                 "network" => options.without.network_noise = true,
                 "disk" => options.without.disk_noise = true,
                 "operator" => options.without.operator = true,
-                other => return Err(format!("{other} cannot be left out: network, disk or operator")),
+                "damage" => options.without.damage = true,
+                other => {
+                    return Err(format!("{other} cannot be left out: network, disk, operator or damage"));
+                }
             },
-            "--rot" => options.rots = true,
             "--until-failure" => until_failure = true,
             "--no-minimise" => minimises = false,
             "--quiet" => quiet = true,
@@ -117,6 +127,7 @@ mod tests {
     fn a_seed_or_a_range_of_seeds_is_wanted() {
         assert_eq!(parsed("--seed 7 --quiet --only-faults 3,4 --without disk"), Ok(Wanted::One(7)));
         assert_eq!(parsed("--seeds 3..5 --wishes 10 --until-failure"), Ok(Wanted::Many(3..5)));
+        assert_eq!(parsed("--flip 0..65536"), Ok(Wanted::Flip(0..65_536)));
         assert!(parsed("").unwrap_err().contains("--seed N"));
         assert!(parsed("--seed").unwrap_err().contains("needs a value"));
         assert!(parsed("--seeds 5").unwrap_err().contains("not a range"));

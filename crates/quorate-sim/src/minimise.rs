@@ -1,7 +1,7 @@
 //! What a failure needs: the same seed with less and less trouble, for as long as it fails in the same way.
 //!
 //! ```text
-//!   all faults ──► no noise? ──► no operator? ──► half of the faults? a quarter? each alone? ──► what is left
+//!   all faults ──► no noise, operator, damage? ──► half of the faults? a quarter? each alone? ──► what is left
 //! ```
 //!
 //! Every move of the fault injector has chances of its own, so what is left happens much as before.
@@ -72,6 +72,7 @@ pub fn minimise(seed: u64, options: &Options) -> Option<Report> {
     search.spare(|without| without.network_noise = true);
     search.spare(|without| without.disk_noise = true);
     search.spare(|without| without.operator = true);
+    search.spare(|without| without.damage = true);
     search.fewer_faults();
     Some(search.best)
 }

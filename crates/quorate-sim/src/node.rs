@@ -27,11 +27,11 @@ use quorate_storage::{
 };
 
 use crate::disk::SimDisk;
-use crate::disk_image::{Crash, CrashDamage};
+use crate::disk_image::{Crash, CrashDamage, Image};
 use crate::invariants::{Durable, Invariants, Violation};
 use crate::rng::Rng;
 use crate::seams::{Assignment, Assignments, Seams, wrapped};
-use crate::strange_disks::Rot;
+use crate::strange_disks::{Backup, Rot};
 use crate::swarm::Swarm;
 use crate::watched_machine::{SharedWitness, WatchedMachine};
 use crate::workload::Workload;
@@ -149,8 +149,14 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     /// Of its data directory; 0 before the first start.
     pub(crate) incarnation: u64,
+    /// When its start has ended, or will have: before that nobody reaches it.
+    pub(crate) up_at: u64,
     /// A bit that has changed since the node stopped.
     pub(crate) rot: Option<Rot>,
+    /// A copy of its disk that is to come back.
+    pub(crate) backup: Option<Backup>,
+    /// What was there before an old copy was put in its place, until a start succeeds.
+    pub(crate) replaced: Option<(Image, BTreeMap<GroupId, MemEngineDisk>)>,
     /// It may have lost what it said it has.
     pub(crate) was_damaged: bool,
     /// Its own disk, while an empty one is in its place.
@@ -178,7 +184,10 @@ impl Node {
             paused_until: 0,
             clock: Clock::default(),
             incarnation: 0,
+            up_at: 0,
             rot: None,
+            backup: None,
+            replaced: None,
             was_damaged: false,
             kept_disk: None,
         }
@@ -190,11 +199,31 @@ impl Node {
         self.kept_disk = Some((own, std::mem::take(&mut self.engines)));
     }
 
+    /// An older content of its disk. Machines on disk, which were not copied, begin anew.
+    pub(crate) fn put_in(&mut self, image: Image) {
+        let empty = self.engines.keys().map(|group| (*group, MemEngineDisk::new())).collect();
+        self.replaced = Some((self.disk.image(), std::mem::replace(&mut self.engines, empty)));
+        self.disk.put_image(image);
+    }
+
+    /// What was put in is taken out again. `false`: nothing was.
+    pub(crate) fn take_out(&mut self) -> bool {
+        let Some((image, engines)) = self.replaced.take() else { return false };
+        self.disk.put_image(image);
+        self.engines = engines;
+        true
+    }
+
     /// The node's own disk is put back.
     pub(crate) fn bring_disk_back(&mut self) {
         if let Some((disk, engines)) = self.kept_disk.take() {
             (self.disk, self.engines) = (disk, engines);
         }
+    }
+
+    /// Whether its peers reach a process there.
+    pub(crate) const fn is_up(&self, now: u64) -> bool {
+        self.running.is_some() && self.up_at <= now
     }
 
     /// Whether it is who its peers take it for: nothing is expected of a node with an empty disk.
@@ -223,6 +252,7 @@ impl Node {
         let started = disk.reading_right(|| self.start(now, around));
         match started {
             Ok(running) => {
+                self.up_at = self.disk.end();
                 self.running = Some(running);
                 Ok(())
             }
@@ -307,8 +337,8 @@ impl Node {
                 }
                 around.invariants.on_log_write(recovered.replica, &fix.write).map_err(Refused::Violation)?;
             }
-            running.log_writer.submit(vec![fix]);
-            running.log_waiting += 1;
+            // As the library does: what it says is durable before the group is there.
+            running.log_writer.write_now(&fix).map_err(|error| Refused::Error(error.to_string()))?;
         }
         running.replicas.insert(group, recovered.replica);
         let seeds = self.assignments.get(&group).map(|assignment| assignment.seeds.clone());

@@ -36,8 +36,6 @@ pub struct Options {
     pub keep_trace: bool,
     /// What stands between the product and the world.
     pub seams: Seams,
-    /// Whether bits of a log or a snapshot change by themselves, and reads return what stands elsewhere. Default: no.
-    pub rots: bool,
     /// A user's own state machine in the place of the key-value store.
     pub workload: Option<Workload>,
     /// Which of the fault injector's moves happen, by number. Default: all.
@@ -55,6 +53,8 @@ pub struct Without {
     pub disk_noise: bool,
     /// Nobody changes members, moves leaders or asks for snapshots.
     pub operator: bool,
+    /// What is on a disk does not change by itself, and reads return what stands where they read.
+    pub damage: bool,
 }
 
 impl Default for Options {
@@ -64,7 +64,6 @@ impl Default for Options {
             wishes: 150,
             keep_trace: false,
             seams: Seams::default(),
-            rots: false,
             workload: None,
             only_faults: None,
             without: Without::default(),
@@ -122,9 +121,6 @@ fn replay_arguments(seed: u64, options: &Options) -> String {
     if options.fault_millis != usual.fault_millis {
         line += &format!(" --fault-millis {}", options.fault_millis);
     }
-    if options.rots {
-        line += " --rot";
-    }
     if options.wishes != usual.wishes {
         line += &format!(" --wishes {}", options.wishes);
     }
@@ -135,8 +131,10 @@ fn replay_arguments(seed: u64, options: &Options) -> String {
             if faults.is_empty() { "none".to_owned() } else { numbers.join(",") }
         );
     }
-    let Without { network_noise, disk_noise, operator } = options.without;
-    for (without, what) in [(network_noise, "network"), (disk_noise, "disk"), (operator, "operator")] {
+    let Without { network_noise, disk_noise, operator, damage } = options.without;
+    let spared =
+        [(network_noise, "network"), (disk_noise, "disk"), (operator, "operator"), (damage, "damage")];
+    for (without, what) in spared {
         if without {
             line += &format!(" --without {what}");
         }
@@ -188,7 +186,7 @@ fn build(seed: u64, options: &Options) -> World {
         rng: root.fork("world"),
         fault_rng: root.fork("faults"),
         faults: Vec::new(),
-        rots: options.rots,
+        rots: !options.without.damage,
         damaged_node: None,
         swaps: Vec::new(),
         known_directories: BTreeMap::new(),

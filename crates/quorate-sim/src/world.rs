@@ -83,6 +83,8 @@ pub(crate) enum Step {
     Boot(NodeId),
     /// A node that had an empty disk gets its own again.
     DiskComesBack(NodeId),
+    /// A copy of a node's disk takes the place of the disk.
+    BackupIsPutIn(NodeId),
     /// Something that was broken for a while is whole again.
     Heal,
     /// The world looks whether everything has come to rest.
@@ -178,6 +180,7 @@ impl World {
             Step::FaultInjectorMoves => self.on_fault_injector_moves()?,
             Step::Boot(node) => self.on_boot(node)?,
             Step::DiskComesBack(node) => self.on_disk_comes_back(node),
+            Step::BackupIsPutIn(node) => self.on_backup_is_put_in(node),
             Step::Heal => self.on_heal(),
             Step::Look => self.on_look(),
         }
@@ -424,17 +427,18 @@ impl World {
             self.on_broken_frame(from, to, bytes);
             return Ok(());
         }
-        if !self.know_each_other(from, incarnation, to) {
-            return Ok(());
-        }
         let message = decode_peer_message(bytes)
             .map_err(|error| Violation::new("messages survive the wire", error.to_string()))?;
-        let up = self.nodes.get(&to).is_some_and(|node| node.running.is_some());
+        let now = self.agenda.now();
+        let up = self.nodes.get(&to).is_some_and(|node| node.is_up(now));
         if !up || self.network.is_cut(from, to) {
             self.coverage.count("messages to nobody");
             if self.rng.chance(500) {
                 self.give(from, Event::Unreachable { node: to });
             }
+            return Ok(());
+        }
+        if !self.know_each_other(from, incarnation, to) {
             return Ok(());
         }
         if let PeerBody::SnapshotChunk(_) = &message.body {
@@ -495,15 +499,16 @@ impl World {
 
     fn on_stopped(&mut self, id: NodeId, group: GroupId, reason: &str) -> Checked {
         note!(self, Name(id), "{group:?} stopped: {reason}");
-        let misread = self.nodes.get(&id).is_some_and(|node| node.disk.counters().misreads > 0);
-        require!(
-            reason.contains(INJECTED) || (misread && reason.contains("damaged")),
-            "no replica gives up",
-            "{id:?} {group:?}: {reason}"
-        );
+        require!(self.is_excuse(id, reason), "no replica gives up", "{id:?} {group:?}: {reason}");
         self.coverage.count("replicas stopped by a failed disk");
         self.stop_node(id, crate::disk_image::Crash::Process, "its disk failed");
         Ok(())
+    }
+
+    /// Whether a replica may stop for this reason: its disk failed on purpose.
+    pub(crate) fn is_excuse(&self, id: NodeId, reason: &str) -> bool {
+        let misread = self.nodes.get(&id).is_some_and(|node| node.disk.counters().misreads > 0);
+        reason.contains(INJECTED) || (misread && reason.contains("damaged"))
     }
 
     /// Whether one of `SAMPLE` checks should be done the expensive way.

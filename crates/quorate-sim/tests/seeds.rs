@@ -68,9 +68,11 @@ fn seeds_150_to_199() {
 /// seeds' worlds change with the code; the story is also told by the host's own tests.)
 #[test]
 fn seeds_that_once_found_a_bug() {
-    // Those from 14,786 on failed through mistakes of the simulator.
-    let of_the_simulator = [14_786, 18_906, 201_918, 213_062, 228_498, 229_921, 236_237];
-    for seed in [1145, 1280, 1353, 1426, 1439, 1465, 1475].into_iter().chain(of_the_simulator) {
+    // These failed through mistakes of the simulator.
+    let of_the_simulator = [
+        65, 1_324, 2_253, 4_812, 4_847, 14_786, 18_906, 201_918, 213_062, 228_498, 229_921, 236_237, 413_900,
+    ];
+    for seed in [344, 1145, 1280, 1353, 1426, 1439, 1465, 1475].into_iter().chain(of_the_simulator) {
         let report = run_seed(seed, &Options::default());
         assert!(report.violation.is_none(), "{report}");
     }

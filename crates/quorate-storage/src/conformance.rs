@@ -25,10 +25,12 @@ use std::sync::Arc;
 
 use quorate_core::{Member, MemberRole, Membership, NodeId};
 
+mod damage;
 pub mod log_store;
 mod model;
 pub mod snapshot_store;
 
+pub use damage::{DamageOutcome, judge_damage};
 pub use log_store::LogStoreUnderTest;
 pub use model::LogModel;
 pub use snapshot_store::SnapshotStoreUnderTest;

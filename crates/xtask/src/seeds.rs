@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   profile `seeds` (optimised, with every assertion) ──► the same traces as the debug build?
+//!        ├──► every byte of a log of 64 KiB flipped, once each: noticed or harmless?
 //!        └──► short seeds, swarm seeds, cut into pieces ──► a process per core ──► all passed?
 //! ```
 //!
@@ -23,6 +24,8 @@ const GATE_SHORT: Range<u64> = 0..2_000;
 const GATE_SWARM: Range<u64> = 0..100;
 /// Seeds whose traces must be the same, byte for byte, in a debug build.
 const COMPARED: [u64; 4] = [1, 7, 42, 1_234];
+/// As long as the log of `quorate-sim --flip`.
+const FLIPPED_BYTES: u64 = 64 << 10;
 /// How many short seeds a process takes at a time; of swarm seeds a tenth.
 const PIECE: u64 = 250;
 
@@ -70,12 +73,16 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
             other => return Err(format!("unknown argument {other}").into()),
         }
     }
-    if short.is_none() && swarm.is_none() {
+    let is_whole = short.is_none() && swarm.is_none();
+    if is_whole {
         (short, swarm) = (Some(GATE_SHORT), Some(GATE_SWARM));
     }
     let (short, swarm) = (short.unwrap_or(0..0), swarm.unwrap_or(0..0));
     let program = build("seeds")?;
     compare_traces(&program, &build("dev")?)?;
+    if is_whole {
+        flip_every_byte(&program, processes)?;
+    }
     let begun = Instant::now();
     let failed = run_pieces(&program, processes, pieces(&short, &swarm))?;
     let took = Duration::from_secs(begun.elapsed().as_secs());
@@ -126,6 +133,34 @@ fn compare_traces(one: &PathBuf, other: &PathBuf) -> Result<(), Box<dyn Error>> 
             return Err(format!("seed {seed} depends on the build:\n  {one}  {other}").into());
         }
     }
+    Ok(())
+}
+
+/// Every byte of a log of 64 KiB, a part of them by each process.
+fn flip_every_byte(program: &PathBuf, processes: usize) -> Result<(), Box<dyn Error>> {
+    let begun = Instant::now();
+    let part = FLIPPED_BYTES.div_ceil(processes.max(1) as u64);
+    let starts = (0..FLIPPED_BYTES).step_by(usize::try_from(part)?);
+    let parts: Vec<_> = starts
+        .map(|from| {
+            let bytes = format!("{from}..{}", FLIPPED_BYTES.min(from + part));
+            Command::new(program).args(["--flip", &bytes]).stdout(Stdio::piped()).spawn()
+        })
+        .collect();
+    let mut flipped = 0;
+    for part in parts {
+        let output = part?.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            return Err(text.into());
+        }
+        flipped += text.split(' ').next().map_or(Ok(0), str::parse::<u64>)?;
+        eprint!("{text}");
+    }
+    if flipped != FLIPPED_BYTES {
+        return Err(format!("{flipped} bytes were flipped instead of {FLIPPED_BYTES}").into());
+    }
+    eprintln!("every byte of a log of 64 KiB: {:?}", Duration::from_secs(begun.elapsed().as_secs()));
     Ok(())
 }
 

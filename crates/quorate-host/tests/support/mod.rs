@@ -352,8 +352,9 @@ impl Cluster {
         let version = *self.builds.get(&node.host.node()).unwrap_or(&1);
         let machine = Box::new(Journal { disk, version, ..Journal::default() });
         let mut recovered = recover_group(state, &snapshots, machine).unwrap();
-        node.writer.submit(recovered.log_fix.take().into_iter().collect());
-        node.writer.step();
+        if let Some(fix) = recovered.log_fix.take() {
+            node.writer.write_now(&fix).unwrap();
+        }
         let mut config = self.config.clone();
         config.core.id = recovered.replica;
         let (setup, machine) = recovered.into_setup(config, seeds);

@@ -44,6 +44,12 @@ impl LogModel {
         self.groups.iter().map(|(id, group)| group.state(*id)).collect()
     }
 
+    /// An entry of a group's log.
+    #[must_use]
+    pub fn entry(&self, group: GroupId, index: LogIndex) -> Option<&Entry> {
+        self.groups.get(&group)?.entries.get(&index)
+    }
+
     /// The difference between `store` and the model, if there is one.
     ///
     /// # Errors

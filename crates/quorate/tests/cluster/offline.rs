@@ -228,3 +228,55 @@ async fn a_directory_with_a_redb_file_is_looked_at_and_recovered_like_any_other(
     assert_eq!(std::fs::read(backup.join("log/log.redb")).unwrap(), before[&directory.join("log/log.redb")]);
     assert_eq!(inspect(&directory).unwrap().groups[0].membership.voters().count(), 1);
 }
+
+/// Flips a bit of the entry that says `text`, in the log of a directory.
+fn damage(directory: &Path, text: &str) {
+    for entry in std::fs::read_dir(directory.join("wal")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut content = std::fs::read(&path).unwrap();
+        let place = content.windows(text.len()).position(|bytes| bytes == text.as_bytes());
+        if let Some(at) = place {
+            content[at + 1] ^= 1;
+            return std::fs::write(&path, content).unwrap();
+        }
+    }
+    panic!("{text} is nowhere in {}", directory.display());
+}
+
+/// One entry is damaged on every node: nobody has it, and nobody may lead, because nobody knows what else was
+/// acknowledged. Whoever consents to lose it, and what is behind it, goes on with everything before it.
+#[tokio::test]
+async fn an_entry_that_is_damaged_everywhere_is_given_up_by_consent_only() {
+    let mut cluster = Cluster::start(3, Wire::Tcp, |_| {}).await;
+    cluster.apply_all((0..10).map(|n| format!("<number {n}>"))).await;
+    for id in 1..=3 {
+        cluster.caught_up(id).await;
+    }
+    let acknowledged = cluster.status(1).last;
+    for id in 1..=3 {
+        cluster.kill(id);
+        damage(&cluster.directory(id), "<number 6>");
+    }
+    for id in 1..=3 {
+        cluster.restart(id).await;
+    }
+    for id in 1..=3 {
+        let asked = cluster.rafts[&id].within(std::time::Duration::from_millis(300)).apply("x").await;
+        assert!(asked.is_err(), "{id}: {asked:?}");
+        assert_ne!(cluster.status(id).role, RoleName::Leader);
+        assert!(
+            cluster.status(id).last < acknowledged,
+            "{id} gave up what is damaged, and what is behind it"
+        );
+    }
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    let directory = cluster.directory(1);
+    recover_cluster(&directory, GROUP, two_of_three_are_lost(), &RecoverOptions::default()).unwrap();
+    cluster.restart(1).await;
+    cluster.apply_all(["after"]).await;
+    let kept: String = (0..6).map(|n| format!("<number {n}>\n")).collect();
+    assert_eq!(cluster.caught_up(1).await, format!("{kept}after\n"));
+    cluster.shutdown().await;
+}
