@@ -7,8 +7,9 @@
 //!   answer  ◄── forget it ◄──────────────────ForwardReply── its answer
 //! ```
 //!
-//! * A request is sent once and carried out at most once, however often the network repeats it: the leader remembers
-//!   the highest number of each follower, and numbers only grow, also over restarts of the follower.
+//! * A request is sent once and carried out at most once, however often the network repeats it: only the leader of its term
+//!   does, and that one remembers the highest number of each follower. Numbers grow, also over restarts of the follower,
+//!   by its clock: one whose clock has gone back is taken for a repeat, and not answered, for the rest of the term at most.
 //! * "Not applied" is only said by a leader that can rule out an earlier copy. One that was started in the term of the
 //!   request, or later, may have forgotten one and says nothing.
 //! * No answer within `GroupConfig::forward_within`, a peer that cannot be reached, or another leader: the outcome is
@@ -64,8 +65,8 @@ pub(crate) struct Forwarding {
     next_number: u64,
     waiting: BTreeMap<u64, Waiting>,
     bytes: u64,
-    /// The highest number seen of each replica.
-    seen: BTreeMap<ReplicaId, u64>,
+    /// The highest number seen of each replica, and the term it was for.
+    seen: BTreeMap<ReplicaId, (Term, u64)>,
     /// The term in which this replica was started: of requests for later terms it has forgotten nothing.
     opened_in: Term,
 }
@@ -162,13 +163,14 @@ impl Replica {
             group: self.group,
         };
         let leads = status.role == RoleName::Leader && status.term == forward.term;
-        let is_new = self.forwarding.seen.get(&forward.from).is_none_or(|seen| *seen < forward.number);
+        let this = (forward.term, forward.number);
+        let is_new = self.forwarding.seen.get(&forward.from).is_none_or(|seen| *seen < this);
         if !is_new || forward.term <= self.forwarding.opened_in {
             // Perhaps a repeat of what was carried out: whatever is said now could be wrong.
             return Err(None);
         }
         self.forwarding.seen.retain(|id, _| status.membership.get(*id).is_some());
-        self.forwarding.seen.insert(forward.from, forward.number);
+        self.forwarding.seen.insert(forward.from, this);
         if leads { Ok(behalf) } else { Err(Some(behalf)) }
     }
 

@@ -105,6 +105,45 @@ fn a_repeated_message_is_not_carried_out_again_not_even_by_a_leader_that_has_res
     assert_eq!(text(cluster.request(follower, query())), "1");
 }
 
+/// A follower restarts, and its clock has gone back: its numbers begin below those it used before. The leader of that term
+/// has to take its requests for repeats; in a later term nothing of before can be carried out any more.
+#[test]
+fn a_follower_whose_clock_went_back_is_heard_again_in_the_next_term() {
+    let kept: Rc<RefCell<Vec<Outbound>>> = Rc::default();
+    let keeps = Rc::clone(&kept);
+    let (mut cluster, leader, follower) = settled(|cluster| {
+        cluster.loses = Some(Box::new(move |outbound| {
+            if let PeerBody::Forward(_) = outbound.message.body {
+                keeps.borrow_mut().push(outbound.clone());
+            }
+            false
+        }));
+    });
+    assert_eq!(text(cluster.request(follower, plain("a"))), "0 a");
+    let first = kept.borrow()[0].message.clone();
+    let say = |cluster: &mut Cluster, with_number: u64| {
+        let (now, mut message) = (cluster.time(), first.clone());
+        let term = cluster.status(leader).term;
+        let PeerBody::Forward(forward) = &mut message.body else { panic!() };
+        (forward.term, forward.number) = (term, with_number);
+        let host = &mut cluster.nodes.get_mut(&leader).unwrap().host;
+        host.on_event(now, Event::Received { from: follower, message });
+        cluster.settle();
+    };
+    say(&mut cluster, 1);
+    assert_eq!(text(cluster.request(follower, query())), "1");
+    for to in [NodeId(6 - leader.0 - follower.0), leader] {
+        let from = cluster.leader();
+        let transfer = Request::TransferLeadership { to: Some(ReplicaId(to.0)) };
+        cluster.request(from, transfer).unwrap();
+        cluster.pass(500);
+    }
+    for _ in 0..2 {
+        say(&mut cluster, 1);
+        assert_eq!(text(cluster.request(follower, query())), "2", "once");
+    }
+}
+
 #[test]
 fn without_the_answer_the_outcome_is_unknown_in_time() {
     let (mut cluster, _, follower) = settled(|cluster| {
