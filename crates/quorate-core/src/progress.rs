@@ -107,6 +107,10 @@ impl Inflight {
     fn is_full(&self, config: &Config) -> bool {
         self.messages.len() >= config.inflight_messages_max || self.bytes >= config.inflight_bytes_max
     }
+    /// Whether one of them ends there, so that the next one begins there.
+    fn ends_at(&self, index: LogIndex) -> bool {
+        self.messages.iter().any(|(last, _)| *last == index)
+    }
     fn push(&mut self, now: MonoTime, last: LogIndex, bytes: u64) {
         if self.messages.is_empty() {
             self.moved = now;
@@ -229,14 +233,16 @@ impl Progress {
     /// The append after `prev` was refused by a log that ends at `last`. `next` is where the logs
     /// could still agree, plus one.
     pub(crate) fn on_rejected(&mut self, prev: LogIndex, last: LogIndex, next: LogIndex) -> Rejection {
-        // What refuses an append from before its acknowledgement was late: nothing is sent from there any more.
-        let lost = last < self.matched && prev >= self.matched;
-        let answers = match &self.state {
-            State::Probe { next, .. } => next.previous() == prev,
-            State::Replicate { .. } => prev > self.matched,
-            State::Snapshot { .. } => false,
+        // A refusal from before its acknowledgement may come late, or twice: only one of an append that may be out tells
+        // of a loss. Whoever has lost something is asked where it matched (`recheck`), and refuses that.
+        let (answers, may_be_out) = match &self.state {
+            State::Probe { next, .. } => (next.previous() == prev, next.previous() == prev),
+            State::Replicate { inflight, .. } => {
+                (prev > self.matched, prev == self.matched || inflight.ends_at(prev))
+            }
+            State::Snapshot { .. } => (false, false),
         };
-        if lost && !matches!(self.state, State::Snapshot { .. }) {
+        if last < self.matched && may_be_out {
             self.matched = LogIndex(0);
             self.recheck = false;
             self.commit_sent = LogIndex(0);

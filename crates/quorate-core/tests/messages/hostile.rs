@@ -235,6 +235,23 @@ fn a_refusal_of_an_earlier_append_is_no_lost_log() {
     }
 }
 
+/// The refusal of a probe comes a second time, when the log has been repaired half way: no append that is out begins there.
+#[test]
+fn a_refusal_of_what_is_not_out_is_no_lost_log() {
+    let mut node = leader();
+    for command in [b"4", b"5"] {
+        node.propose(NOW, Bytes::from_static(command)).unwrap();
+    }
+    drain(&mut node, NOW);
+    let refuses =
+        |prev| AppendReply::Rejected { prev: LogIndex(prev), hint: LogId::new(1, 1), last: LogIndex(1) };
+    let lost = |event: &RaftEvent| matches!(event, RaftEvent::FollowerLostLog { .. });
+    for (prev, is_lost) in [(4, false), (3, true)] {
+        node.step(NOW, ReplicaId(2), message(2, 1, 1, MessageBody::AppendReply(refuses(prev)))).unwrap();
+        assert_eq!(node.ready().events.iter().any(lost), is_lost, "{prev}");
+    }
+}
+
 #[test]
 fn the_last_term_there_is_cannot_be_reached() {
     // Both wrap to term 0 at the next campaign and panic.
