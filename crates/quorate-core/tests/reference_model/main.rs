@@ -14,7 +14,7 @@ use model::{Answer, Model, View};
 use proptest::prelude::*;
 use quorate_core::{
     AppendReply, Config, Entry, EntryPayload, HardState, LogId, LogIndex, Member, MemberRole, Membership,
-    Message, MessageBody, MonoTime, NodeId, RawNode, ReplicaId, Restored, Term,
+    Message, MessageBody, MonoTime, NodeId, RaftEvent, RawNode, ReplicaId, Restored, Term,
 };
 
 /// One step of a schedule. Numbers are taken modulo what there is.
@@ -51,6 +51,8 @@ struct Pair {
     entries: Vec<Entry>,
     membership: Arc<Membership>,
     now: MonoTime,
+    /// Followers whose logs the core has just taken for lost.
+    doubted: Vec<u64>,
 }
 
 impl Pair {
@@ -75,7 +77,8 @@ impl Pair {
         };
         let core = RawNode::new(config.clone(), restored, now).unwrap();
         let (hard, entries) = (HardState::default(), Vec::new());
-        Self { core, model: Model::new(id, voters), config, hard, entries, membership, now }
+        let (model, doubted) = (Model::new(id, voters), Vec::new());
+        Self { core, model, config, hard, entries, membership, now, doubted }
     }
 
     fn restart(&mut self) {
@@ -102,6 +105,11 @@ impl Pair {
         while self.core.has_ready() {
             let ready = self.core.ready();
             said.extend(ready.send);
+            for event in ready.events {
+                if let RaftEvent::FollowerLostLog { replica, .. } = event {
+                    self.doubted.push(replica.0);
+                }
+            }
             if let Some(persist) = ready.persist {
                 if let Some(from) = persist.truncate_from {
                     self.entries.retain(|entry| entry.index() < from);
@@ -227,6 +235,7 @@ impl Cluster {
         pair.core.step(pair.now, message.from, message.clone()).ok();
         let said = pair.drain();
         let expected = pair.model.hear(&message);
+        pair.doubted.drain(..).for_each(|follower| pair.model.doubt(follower));
         prop_assert_eq!(Pair::answer(&message, &said), expected, "{:?}", message);
         Ok(said)
     }

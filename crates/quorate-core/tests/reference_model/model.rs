@@ -3,8 +3,8 @@
 //!
 //! Four things are ours and not the paper's: a heartbeat stands for an append after what this leader has proved to
 //! match; a candidate that a majority refused gives up; who knows the
-//! leader of a term votes for nobody else in it; and a rejection from a log that ends before what had matched takes that
-//! back until it is acknowledged again (its follower may have lost it; it may also be an old rejection).
+//! leader of a term votes for nobody else in it; and a leader that takes a follower's log for lost counts it for nothing until
+//! it acknowledges again. It may be wrong about that, here always: rejections arrive late, and twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,6 +115,13 @@ impl Model {
         self.commit = reached.unwrap_or(self.commit);
     }
 
+    /// The leader takes the log of `follower` for lost.
+    pub(crate) fn doubt(&mut self, follower: u64) {
+        if let Role::Leader { matched } = &mut self.role {
+            matched.remove(&follower);
+        }
+    }
+
     /// A message arrives. What it answers, where figure 2 has it answer.
     pub(crate) fn hear(&mut self, message: &Message) -> Option<Answer> {
         let (from, term) = (message.from.0, message.term.0);
@@ -156,13 +163,9 @@ impl Model {
                 }
                 None
             }
-            MessageBody::AppendReply(AppendReply::Rejected { last, .. }) => {
-                if let Role::Leader { matched } = &mut self.role {
-                    matched.retain(|id, at| *id != from || *at as u64 <= last.0);
-                }
-                None
-            }
-            MessageBody::HeartbeatReply { .. } | MessageBody::Vote(_) => None,
+            MessageBody::AppendReply(AppendReply::Rejected { .. })
+            | MessageBody::HeartbeatReply { .. }
+            | MessageBody::Vote(_) => None,
             MessageBody::PreVote(_)
             | MessageBody::PreVoteReply { .. }
             | MessageBody::InstallSnapshot(_)
