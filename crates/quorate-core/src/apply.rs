@@ -65,6 +65,11 @@ impl Apply {
         self.handed
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        self.outstanding.shrink_to_fit();
+        self.fetched.shrink_to_fit();
+    }
+
     pub(crate) const fn applied(&self) -> LogIndex {
         self.applied
     }

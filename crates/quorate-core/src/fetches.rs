@@ -74,6 +74,14 @@ impl Fetches {
         over
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        self.queued.shrink_to_fit();
+        // A tree that was used once keeps a leaf.
+        if self.asked.is_empty() {
+            self.asked = BTreeMap::new();
+        }
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.queued.is_empty()
     }

@@ -60,6 +60,10 @@ impl Follower {
         self.passed_on.deadline().map_or(deadline, |reads| reads.min(deadline))
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        self.passed_on.release_memory();
+    }
+
     pub(crate) fn reads_waiting(&self) -> usize {
         self.passed_on.len()
     }

@@ -39,6 +39,11 @@ impl Followers {
         }
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        self.list.shrink_to_fit();
+        self.list.iter_mut().for_each(|(_, progress)| progress.release_memory());
+    }
+
     pub(crate) fn retain(&mut self, stays: impl Fn(&Progress) -> bool) {
         self.list.retain(|(_, progress)| stays(progress));
     }

@@ -96,6 +96,13 @@ impl Leader {
         leader
     }
 
+    /// See [`RawNode::release_memory`](crate::RawNode::release_memory).
+    pub(crate) fn release_memory(&mut self) {
+        self.progress.release_memory();
+        self.rounds.release_memory();
+        self.own.shrink_to_fit();
+    }
+
     pub(crate) fn append(&mut self, shared: &mut Shared, payload: EntryPayload) -> LogId {
         let id = LogId { term: shared.term, index: shared.log.last_index().next() };
         let entry = Entry { id, payload };

@@ -288,6 +288,16 @@ impl Log {
         }
     }
 
+    /// Keeps no entry that is durable and applied, and no more room than is needed.
+    pub(crate) fn release_memory(&mut self, applied: LogIndex) {
+        let needless = self.persisted.min(applied);
+        self.shrink_window(|_, front| front.index() <= needless);
+        self.chunks = Aside::default();
+        self.window.shrink_to_fit();
+        self.runs.shrink_to_fit();
+        self.memberships.shrink_to_fit();
+    }
+
     /// The first index in the window; one past the last when it is empty.
     pub(crate) fn window_start(&self) -> LogIndex {
         // It is a suffix of the log: no need to look at an entry.

@@ -50,6 +50,11 @@ impl Outbox {
         self.held.retain(|(_, message)| message.term >= term);
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        self.free.shrink_to_fit();
+        self.held.shrink_to_fit();
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.free.is_empty()
     }

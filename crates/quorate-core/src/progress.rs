@@ -159,6 +159,12 @@ impl Progress {
         }
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        if let State::Replicate { inflight, .. } = &mut self.state {
+            inflight.messages.shrink_to_fit();
+        }
+    }
+
     pub(crate) fn on_heard(&mut self, now: MonoTime) {
         self.heard = now;
         self.spoke = true;

@@ -395,6 +395,18 @@ impl RawNode {
         }
     }
 
+    /// Gives back what is kept so that a busy core allocates nothing: room in lists, and entries of the log that are
+    /// durable and applied, which are asked for through `Ready::fetch` if anybody wants them again. For replicas to
+    /// which nothing happens, as at rest; changes nothing of what they do.
+    pub fn release_memory(&mut self) {
+        self.shared.release_memory();
+        match &mut self.role {
+            Role::Follower(follower) => follower.release_memory(),
+            Role::Leader(leader) => leader.release_memory(),
+            Role::Candidate(_) => {}
+        }
+    }
+
     /// The transport could not deliver to `replica`: stop streaming, probe; a transfer to it is given up.
     pub fn report_unreachable(&mut self, replica: ReplicaId) {
         *self.shared.nothing_new = false;

@@ -47,6 +47,10 @@ impl Rounds {
     pub(crate) const fn len(&self) -> usize {
         self.in_flight.len() + self.waiting.len()
     }
+    pub(crate) fn release_memory(&mut self) {
+        self.in_flight.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+    }
     pub(crate) const fn newest(&self) -> u64 {
         self.newest
     }
@@ -119,6 +123,12 @@ pub(crate) struct PassedOn {
 impl PassedOn {
     pub(crate) fn len(&self) -> usize {
         self.asked.len()
+    }
+    pub(crate) fn release_memory(&mut self) {
+        // A tree that was used once keeps a leaf.
+        if self.asked.is_empty() {
+            self.asked = BTreeMap::new();
+        }
     }
     pub(crate) fn ask(&mut self, request: u64, ticket: ReadTicket, until: MonoTime) {
         self.asked.insert(request, (ticket, until));

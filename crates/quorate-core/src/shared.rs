@@ -100,6 +100,17 @@ impl Shared {
         })
     }
 
+    /// See [`RawNode::release_memory`](crate::RawNode::release_memory).
+    pub(crate) fn release_memory(&mut self) {
+        self.log.release_memory(self.apply.applied());
+        self.apply.release_memory();
+        self.writes.release_memory();
+        self.fetches.release_memory();
+        self.outbox.release_memory();
+        self.reads.shrink_to_fit();
+        self.events.shrink_to_fit();
+    }
+
     pub(crate) fn membership(&self) -> &Arc<Membership> {
         &self.log.membership().1
     }

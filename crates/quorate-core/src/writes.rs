@@ -65,6 +65,10 @@ impl Writes {
         }
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        self.in_flight.shrink_to_fit();
+    }
+
     /// The token of the write that is being collected.
     pub(crate) const fn next_token(&self) -> PersistToken {
         PersistToken(self.handed.0 + 1)

@@ -34,7 +34,8 @@ use crate::state_machine::{BatchEnd, Command, MachineError, SnapshotSource, Stat
 /// Runs the state machines, each wrapped in its session table.
 pub struct Applier {
     snapshots: Arc<dyn SnapshotStore>,
-    machines: BTreeMap<GroupId, RecoveredMachine>,
+    /// In boxes: the leaves of a tree are half empty.
+    machines: BTreeMap<GroupId, Box<RecoveredMachine>>,
 }
 
 /// A state machine with its sessions, ready to go on.
@@ -65,7 +66,7 @@ impl Applier {
 
     /// Adds a machine recovered by [`recover_group`](crate::recover_group).
     pub fn add(&mut self, machine: RecoveredMachine) {
-        self.machines.insert(machine.group, machine);
+        self.machines.insert(machine.group, Box::new(machine));
     }
 
     /// Does one task. A panic of the machine is caught and stops its replica only.

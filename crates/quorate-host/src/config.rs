@@ -80,6 +80,14 @@ pub struct SessionConfig {
     pub restore_bytes_max: u64,
 }
 
+impl GroupConfig {
+    /// What groups that behave alike share: everything but who this is.
+    pub(crate) fn of_many(&self) -> Self {
+        let core = quorate_core::Config { id: quorate_core::ReplicaId(0), ..self.core.clone() };
+        Self { core, ..self.clone() }
+    }
+}
+
 impl HostConfig {
     /// Checks every limit.
     ///

@@ -76,6 +76,13 @@ impl Forwarding {
         Self { next_number: 0, waiting: BTreeMap::new(), bytes: 0, seen: BTreeMap::new(), opened_in }
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        // A tree that was used once keeps a leaf.
+        if self.waiting.is_empty() {
+            self.waiting = BTreeMap::new();
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.waiting.len()
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quorate_core::planted::planted;
 use quorate_core::{
     ConfigError, GroupId, LogId, Membership, Message, MessageBody, MonoTime, NodeId, ProgressStatus, RawNode,
-    ReplicaId, Restored, Status,
+    Ready, ReplicaId, Restored, Status,
 };
 use quorate_storage::{LogError, SnapshotInfo};
 
@@ -135,7 +135,12 @@ pub struct GroupStatus {
 /// All replicas of a process.
 pub struct Host {
     node: NodeId,
-    replicas: BTreeMap<GroupId, Replica>,
+    /// In boxes: the leaves of a tree are half empty, and a replica is large.
+    replicas: BTreeMap<GroupId, Box<Replica>>,
+    /// Filled by one core after the other.
+    ready: Ready,
+    /// What the group that was opened last behaves by. Those that behave alike share it.
+    group_config: Arc<GroupConfig>,
     /// When each replica is to be ticked. Set anew when it is drained, after whatever happened to it.
     deadlines: Deadlines,
     /// Groups in which nothing happens.
@@ -175,6 +180,8 @@ impl Host {
         Self {
             node,
             replicas: BTreeMap::new(),
+            ready: Ready::default(),
+            group_config: Arc::default(),
             deadlines: Deadlines::default(),
             resting: Resting::default(),
             work: Work::default(),
@@ -235,12 +242,22 @@ impl Host {
         let core = RawNode::new(config, setup.restored.clone(), now.mono)
             .map_err(|error| OpenError::Inconsistent { group, reason: error.to_string() })?;
         self.broken.remove(&group);
-        let mut replica = Replica::new(setup, core);
+        let config = self.share_config(&setup.config);
+        let mut replica = Box::new(Replica::new(setup, config, core));
         replica.stream_turn = self.pace.time_for(turn_bytes as u64);
         self.replicas.insert(group, replica);
         self.now = now;
         self.drain(group);
         Ok(())
+    }
+
+    /// The configuration, kept once for all groups that behave alike.
+    fn share_config(&mut self, config: &GroupConfig) -> Arc<GroupConfig> {
+        let config = config.of_many();
+        if *self.group_config != config {
+            self.group_config = Arc::new(config);
+        }
+        Arc::clone(&self.group_config)
     }
 
     /// Whether `group` is open.
@@ -343,9 +360,11 @@ impl Host {
     fn drain(&mut self, group: GroupId) {
         self.touched.remove(&group);
         if let Some(replica) = self.replicas.get_mut(&group) {
-            replica.drain(self.now, &mut self.work);
+            replica.drain(self.now, &mut self.ready, &mut self.work);
             self.deadlines.set(group, replica.next_deadline());
-            self.resting.watch(self.now.mono, group, replica);
+            if self.resting.watch(self.now.mono, group, replica) {
+                replica.release_memory();
+            }
         }
     }
 
@@ -673,7 +692,7 @@ mod tests {
             host.on_event(at(now), Event::Tick);
             drop(host.take_work());
             let first = host.next_deadline().unwrap();
-            assert_eq!(host.replicas.values().map(Replica::next_deadline).min(), Some(first));
+            assert_eq!(host.replicas.values().map(|replica| replica.next_deadline()).min(), Some(first));
             ticks += 1;
             now += 100;
         }

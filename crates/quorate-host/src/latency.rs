@@ -10,7 +10,7 @@
 //! * One command at a time is followed: a sample that costs nothing per entry, whatever the load.
 //! * What was being followed when leadership was lost is not counted.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use quorate_core::{LogId, MonoTime, RoleName};
@@ -21,28 +21,44 @@ use crate::replica::Replica;
 /// Two buckets for each doubling, from 1 µs to about 16 s.
 const BUCKETS: usize = 48;
 
-/// A summary of durations: quantiles within 50 %, the count, the sum and the largest exactly.
-#[derive(Clone, PartialEq, Eq)]
+/// A summary of durations: quantiles within 50 %, the count, the sum and the largest exactly. Of a group in which
+/// little has happened it is small.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct LatencyHistogram {
-    buckets: [u64; BUCKETS],
+    /// The first bucket that was used.
+    first: usize,
+    /// From there to the last that was used.
+    buckets: Vec<u64>,
     count: u64,
     sum: Duration,
     max: Duration,
 }
 
-impl Default for LatencyHistogram {
-    fn default() -> Self {
-        Self { buckets: [0; BUCKETS], count: 0, sum: Duration::ZERO, max: Duration::ZERO }
-    }
-}
-
 impl LatencyHistogram {
     /// Counts `latency` in.
     pub fn record(&mut self, latency: Duration) {
-        self.buckets[bucket_of(latency)] += 1;
+        *self.bucket_mut(bucket_of(latency)) += 1;
         self.count += 1;
         self.sum = self.sum.saturating_add(latency);
         self.max = self.max.max(latency);
+    }
+
+    /// The count of a bucket, with room made for it.
+    fn bucket_mut(&mut self, bucket: usize) -> &mut u64 {
+        if self.buckets.is_empty() {
+            self.first = bucket;
+        }
+        if bucket < self.first {
+            self.buckets.splice(..0, std::iter::repeat_n(0, self.first - bucket));
+            self.first = bucket;
+        }
+        let place = bucket - self.first;
+        if place >= self.buckets.len() {
+            // No more than is needed: groups are many, and this happens a few times in a life.
+            self.buckets.reserve_exact(place + 1 - self.buckets.len());
+            self.buckets.resize(place + 1, 0);
+        }
+        &mut self.buckets[place]
     }
 
     /// How many were counted.
@@ -75,7 +91,7 @@ impl LatencyHistogram {
     pub fn quantile(&self, per_mille: u64) -> Option<Duration> {
         let wanted = self.count.saturating_mul(per_mille.min(1000)).div_ceil(1000).max(1);
         let mut seen = 0;
-        for (bucket, count) in self.buckets.iter().enumerate() {
+        for (bucket, count) in (self.first..).zip(&self.buckets) {
             seen += count;
             if seen >= wanted {
                 return Some(end_of(bucket).min(self.max));
@@ -114,6 +130,14 @@ pub struct StageLatencies {
     pub committed: LatencyHistogram,
     /// Until the state machine has answered.
     pub applied: LatencyHistogram,
+}
+
+impl StageLatencies {
+    /// Of a replica that has measured nothing: one for all of them.
+    pub(crate) fn none() -> Arc<Self> {
+        static NONE: LazyLock<Arc<StageLatencies>> = LazyLock::new(Arc::default);
+        Arc::clone(&NONE)
+    }
 }
 
 /// The command that is followed.
@@ -192,6 +216,16 @@ mod tests {
         assert!(end_of(BUCKETS - 1) > Duration::from_secs(10));
         assert_eq!((bucket_of(Duration::ZERO), bucket_of(Duration::from_secs(3600))), (0, BUCKETS - 1));
         assert_eq!(LatencyHistogram::default().quantile(500), None);
+    }
+
+    #[test]
+    fn room_is_made_for_the_buckets_between_the_shortest_and_the_longest() {
+        let mut histogram = LatencyHistogram::default();
+        for (millis, room) in [(8, 1), (8, 1), (2, 5), (3, 5), (32, 9)] {
+            histogram.record(Duration::from_millis(millis));
+            assert_eq!(histogram.buckets.len(), room, "{millis} ms");
+        }
+        assert_eq!(histogram.buckets.iter().sum::<u64>(), 5);
     }
 
     proptest! {

@@ -80,6 +80,14 @@ impl Reads {
         }
     }
 
+    pub(crate) fn release_memory(&mut self) {
+        // Trees that were used once keep a leaf.
+        if self.count == 0 {
+            (self.pending, self.decided) = (BTreeMap::new(), BTreeMap::new());
+            self.answering = BTreeMap::new();
+        }
+    }
+
     pub(crate) const fn count(&self) -> usize {
         self.count
     }

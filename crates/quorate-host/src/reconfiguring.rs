@@ -4,6 +4,8 @@
 //! * Limits of sessions: on a leader they become the group's (`session_limits`), elsewhere when it leads.
 //! * Everything else is sized when a group is opened, or is replicated state: it is refused by name, not ignored.
 
+use std::sync::Arc;
+
 use quorate_core::{Config, ConfigError};
 
 use crate::command::ENVELOPE_BYTES_MAX;
@@ -18,7 +20,11 @@ impl Replica {
     /// Behaves by `config` from now on, or not at all.
     pub(crate) fn reconfigure(&mut self, now: Now, config: GroupConfig) -> Result<(), RequestError> {
         let wrong = |ConfigError { field, must }| RequestError::Config { field, must };
-        if let Some(field) = fixed_field_that_differs(&self.config, &config) {
+        let of_many = config.of_many();
+        if config.core.id != self.id {
+            return Err(RequestError::Config { field: "core.id", must: AS_IT_WAS });
+        }
+        if let Some(field) = fixed_field_that_differs(&self.config, &of_many) {
             return Err(RequestError::Config { field, must: AS_IT_WAS });
         }
         config.snapshots.validate().map_err(wrong)?;
@@ -29,7 +35,7 @@ impl Replica {
         self.core.set_timings(config.core.election_timeout, config.core.heartbeat_interval).map_err(wrong)?;
         self.core.set_limits(&limits).map_err(wrong)?;
         self.core.set_election_delay(config.core.election_delay);
-        self.config = config;
+        self.config = Arc::new(of_many);
         self.propose_session_limits(now);
         Ok(())
     }

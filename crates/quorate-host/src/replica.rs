@@ -50,9 +50,8 @@ pub(crate) struct Replica {
     pub(crate) group: GroupId,
     pub(crate) id: ReplicaId,
     pub(crate) core: RawNode,
-    /// Filled by the core again and again.
-    ready: Ready,
-    pub(crate) config: GroupConfig,
+    /// Shared by groups that behave alike: `core.id` is not in it.
+    pub(crate) config: Arc<GroupConfig>,
     pub(crate) durable_machine: bool,
     /// Replies to replicas that the membership does not know (yet) go here.
     pub(crate) seeds: BTreeMap<ReplicaId, (NodeId, String)>,
@@ -107,15 +106,14 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) fn new(setup: crate::host::GroupSetup, core: RawNode) -> Self {
+    pub(crate) fn new(setup: crate::host::GroupSetup, config: Arc<GroupConfig>, core: RawNode) -> Self {
         let applied = setup.restored.applied.max(setup.restored.compacted.index);
         let core_term = core.status().term;
         Self {
             group: setup.group,
             id: setup.replica,
             core,
-            ready: Ready::default(),
-            config: setup.config,
+            config,
             durable_machine: setup.durable_machine,
             seeds: setup.seeds.into_iter().map(|(id, node, address)| (id, (node, address))).collect(),
             heard_on: BTreeMap::new(),
@@ -145,7 +143,7 @@ impl Replica {
             bytes_since: 0,
             uncovered_since: None,
             sample: None,
-            latencies: Arc::default(),
+            latencies: StageLatencies::none(),
             streams: BTreeMap::new(),
             stream_turn: Duration::ZERO,
             staged: BTreeMap::new(),
@@ -201,11 +199,9 @@ impl Replica {
 
     // ---- the core's work ------------------------------------------------------------------------
 
-    /// Moves everything the core wants done into the lanes.
-    pub(crate) fn drain(&mut self, now: Now, work: &mut Work) {
-        // Its lists are used again.
-        let mut ready = std::mem::take(&mut self.ready);
-        while self.core.ready_into(&mut ready) {
+    /// Moves everything the core wants done into the lanes. The lists of `ready` are used again.
+    pub(crate) fn drain(&mut self, now: Now, ready: &mut Ready, work: &mut Work) {
+        while self.core.ready_into(ready) {
             if let Some(persist) = ready.persist.take() {
                 self.persist(now, persist, work);
             }
@@ -232,12 +228,33 @@ impl Replica {
             work.events.extend(ready.events.drain(..).map(|event| (self.group, event)));
             self.note_leadership(now);
         }
-        self.ready = ready;
         self.release_reads(work);
         self.watch_transfer(now, work);
         self.watch_forwarded(now, work);
         self.watch_sample(now);
         self.watch_versions(now, work);
+    }
+
+    /// The group has gone to rest: what was room for its work is room for others.
+    pub(crate) fn release_memory(&mut self) {
+        self.core.release_memory();
+        self.in_flight.shrink_to_fit();
+        self.snapshot_tickets.shrink_to_fit();
+        self.reads.release_memory();
+        self.forwarding.release_memory();
+        // A tree that was used once keeps a leaf.
+        if self.waiting.is_empty() {
+            self.waiting = BTreeMap::new();
+        }
+        if self.heard_on.is_empty() {
+            self.heard_on = BTreeMap::new();
+        }
+        if self.staged.is_empty() {
+            self.staged = BTreeMap::new();
+        }
+        if self.streams.is_empty() {
+            self.streams = BTreeMap::new();
+        }
     }
 
     // ---- completions ----------------------------------------------------------------------------

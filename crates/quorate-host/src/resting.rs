@@ -91,21 +91,25 @@ pub(crate) struct Resting {
 }
 
 impl Resting {
-    /// Sees whether a replica went to rest or woke.
-    pub(crate) fn watch(&mut self, now: MonoTime, group: GroupId, replica: &Replica) {
+    /// Sees whether a replica went to rest or woke. Says whether it has gone to rest.
+    pub(crate) fn watch(&mut self, now: MonoTime, group: GroupId, replica: &Replica) -> bool {
         let rests = replica.core.status().quiescent;
         if !rests {
             if !self.notes.is_empty() {
                 self.forget(group);
             }
-            return;
+            return false;
         }
-        let Some(note) = note_of(replica) else { return self.forget(group) };
+        let Some(note) = note_of(replica) else {
+            self.forget(group);
+            return false;
+        };
         if self.notes.get(&group) == Some(&note) {
-            return;
+            return false;
         }
         self.forget(group);
         self.note(now, group, replica, note);
+        true
     }
 
     fn note(&mut self, now: MonoTime, group: GroupId, replica: &Replica, note: Note) {

@@ -60,6 +60,7 @@ mod os_disk;
 mod overlay_disk;
 #[cfg(feature = "redb")]
 mod redb_log_store;
+mod shared_members;
 mod snapshot_kind;
 mod snapshot_store;
 mod staging;

@@ -170,8 +170,11 @@ pub struct Node {
     reader: Arc<dyn LogReader>,
     snapshots: Arc<dyn SnapshotStore>,
     groups_at_start: Vec<GroupId>,
-    /// Groups are opened, closed and removed one at a time.
-    opening: tokio::sync::Mutex<()>,
+    /// Groups are opened, closed and removed one at a time. Inside is what the one opened last behaves by: the
+    /// handles of groups that behave alike share it.
+    opening: tokio::sync::Mutex<Arc<GroupConfig>>,
+    /// Chance for the groups.
+    seed: u64,
     running: tokio::sync::Mutex<Option<Running>>,
 }
 
@@ -333,7 +336,8 @@ impl Node {
             reader,
             snapshots,
             groups_at_start,
-            opening: tokio::sync::Mutex::new(()),
+            opening: tokio::sync::Mutex::default(),
+            seed: getrandom::u64().unwrap_or_else(|_| unix_nanos()),
             running: tokio::sync::Mutex::new(Some(running)),
         })
     }
@@ -406,7 +410,7 @@ impl Node {
         machine: Box<dyn StateMachine>,
     ) -> Result<Raft, OpenError> {
         self.config.validate_group(&config)?;
-        let _one_at_a_time = self.opening.lock().await;
+        let mut opened_last = self.opening.lock().await;
         let seeds = match &start {
             Start::Join { seeds, .. } => seeds.clone(),
             Start::Resume | Start::Bootstrap { .. } => Vec::new(),
@@ -439,8 +443,12 @@ impl Node {
         }
         let mut config = config;
         config.core.id = recovered.replica;
-        config.core.seed = getrandom::u64().unwrap_or_else(|_| unix_nanos());
-        let kept = config.clone();
+        // The host draws a seed for each of its groups from this.
+        config.core.seed = self.seed;
+        if **opened_last != config {
+            *opened_last = Arc::new(config.clone());
+        }
+        let kept = Arc::clone(&opened_last);
         let (setup, machine) = recovered.into_setup(config, seeds);
         let add = self.apply.push(ApplyInput::Add(Box::new(machine)));
         add.map_err(|_| OpenError::Stopped)?;

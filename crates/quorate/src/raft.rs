@@ -72,7 +72,7 @@ pub struct Raft {
     pub(crate) shared: Arc<Shared>,
     pub(crate) feed: GroupFeed,
     /// What the replica behaves by; locked while it is being changed.
-    pub(crate) config: Arc<tokio::sync::Mutex<GroupConfig>>,
+    pub(crate) config: Arc<tokio::sync::Mutex<Arc<GroupConfig>>>,
     /// How long a request through this handle may take.
     pub(crate) within: Option<Duration>,
     /// What is said of every command through this handle.
@@ -186,7 +186,12 @@ impl RaftEvents {
 }
 
 impl Raft {
-    pub(crate) fn new(group: GroupId, shared: Arc<Shared>, feed: GroupFeed, config: GroupConfig) -> Self {
+    pub(crate) fn new(
+        group: GroupId,
+        shared: Arc<Shared>,
+        feed: GroupFeed,
+        config: Arc<GroupConfig>,
+    ) -> Self {
         Self {
             group,
             shared,
@@ -484,7 +489,7 @@ impl Raft {
         change: impl FnOnce(&mut GroupConfig) + Send,
     ) -> Result<GroupConfig, RequestError> {
         let mut kept = Arc::clone(&self.config).lock_owned().await;
-        let mut config = kept.clone();
+        let mut config = GroupConfig::clone(&kept);
         change(&mut config);
         fits_in_frames(&config, self.shared.frame_bytes_max)
             .map_err(|FrameLimit { field, must }| RequestError::Config { field, must })?;
@@ -493,7 +498,7 @@ impl Raft {
         let asking = tokio::spawn(async move {
             let request = Request::Reconfigure { config: Box::new(config.clone()) };
             let Answer::Reconfigured = raft.ask(request).await? else { return Err(unexpected()) };
-            kept.clone_from(&config);
+            *kept = Arc::new(config.clone());
             Ok(config)
         });
         // It ends without an answer only with the runtime.
@@ -560,16 +565,16 @@ impl Raft {
 
     pub(crate) fn has_stopped(&self) -> bool {
         // The group was closed: nobody publishes any more.
-        self.feed.stopped.borrow().is_some() || self.feed.stopped.has_changed().is_err()
+        self.feed.aside.stopped.get().is_some() || self.feed.status.has_changed().is_err()
     }
 
     /// Resolves with the reason when this replica has stopped: by itself, with its node, or because the group
     /// was closed.
     pub async fn stopped(&self) -> String {
-        let mut stopped = self.feed.stopped.clone();
-        let reason = stopped.wait_for(Option::is_some).await;
-        let reason = reason.ok().and_then(|reason| reason.clone());
-        reason.unwrap_or_else(|| "the group was closed".to_owned())
+        let stopped = &self.feed.aside.stopped;
+        // An error: nobody publishes any more.
+        self.watch().wait_for(|_| stopped.get().is_some()).await.ok();
+        stopped.get().cloned().unwrap_or_else(|| "the group was closed".to_owned())
     }
 
     /// Hands a request to the host thread.

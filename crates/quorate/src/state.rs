@@ -229,7 +229,7 @@ impl Raft {
             },
             progress: status.progress,
             disk: status.disk,
-            queued: self.feed.queued.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            queued: self.feed.aside.queued.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             latencies: status.latencies,
         }
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_core::planted::planted;
-use quorate_core::{GroupId, LogIndex};
+use quorate_core::{EntryPayload, GroupId, LogIndex};
 
 use super::body::{LoggedWrite, MovedGroup, Spot};
 use super::segment::Segment;
@@ -21,6 +21,7 @@ use crate::entry_window::EntryWindow;
 use crate::error::{Damage, DamagedEntries};
 use crate::group_log::GroupLog;
 use crate::log_store::{GroupState, GroupWrite};
+use crate::shared_members::SharedMembers;
 
 /// Where an entry's item (header included) is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,9 @@ pub(super) struct IndexedSegment {
 /// Everything live.
 #[derive(Default)]
 pub(super) struct Index {
-    pub(super) groups: BTreeMap<GroupId, IndexedGroup>,
+    /// In boxes: the leaves of a tree are half empty.
+    pub(super) groups: BTreeMap<GroupId, Box<IndexedGroup>>,
+    members: SharedMembers,
     pub(super) segments: BTreeMap<u64, IndexedSegment>,
 }
 
@@ -123,7 +126,7 @@ impl Index {
             }
             return Ok(());
         }
-        let group = self.groups.entry(write.group).or_insert_with(|| IndexedGroup::new(segment));
+        let group = self.groups.entry(write.group).or_insert_with(|| Box::new(IndexedGroup::new(segment)));
         if write.replica.is_some() {
             group.replica_segment = segment;
         }
@@ -158,18 +161,22 @@ impl Index {
             group.rotten = group.rotten.split_off(&position.index.next());
         }
         group.log.apply(write);
+        if has_members(write) {
+            self.members.share(&mut group.log);
+        }
         Ok(())
     }
 
     /// Records that a group's state, and the entries given, are now (also) in `segment`. It never
     /// removes anything: entries that are not mentioned stay where they are.
     pub(super) fn apply_move(&mut self, moved: MovedGroup, segment: u64) -> Result<(), &'static str> {
-        let group = self.groups.entry(moved.group).or_insert_with(|| IndexedGroup::new(segment));
+        let group = self.groups.entry(moved.group).or_insert_with(|| Box::new(IndexedGroup::new(segment)));
         group.replica_segment = segment;
         group.hard_state_segment = segment;
         group.base_segment = segment;
         group.is_known = true;
         group.log = moved.log;
+        self.members.share(&mut group.log);
         let whole = moved.entries.into_iter().map(|(index, spot)| (index, spot, false));
         // A copy that is damaged does not replace one that may be whole.
         let holes = moved.holes.into_iter().filter_map(|(index, spot)| Some((index?, spot, true)));
@@ -202,8 +209,7 @@ impl Index {
 
     /// The groups that need `segment` or an older one.
     pub(super) fn groups_in(&self, segment: u64) -> Vec<GroupId> {
-        let needs = |(_, group): &(&GroupId, &IndexedGroup)| group.needs(segment);
-        self.groups.iter().filter(needs).map(|(id, _)| *id).collect()
+        self.groups.iter().filter(|(_, group)| group.needs(segment)).map(|(id, _)| *id).collect()
     }
 
     /// Entries of `group` that are nowhere are among the `nameless` ones that a damaged move held.
@@ -281,6 +287,14 @@ impl Rot {
         let what = "the checksum of an entry does not hold";
         Self { segment: location.segment, offset: u64::from(location.spot.offset), what }
     }
+}
+
+/// Whether a list of members is in it.
+fn has_members(write: &GroupWrite) -> bool {
+    let mut entries = write.entries.iter();
+    write.reset_to.is_some()
+        || write.compact_to.is_some()
+        || entries.any(|entry| matches!(entry.payload, EntryPayload::Membership(_)))
 }
 
 /// Entries at these locations are not needed any more.

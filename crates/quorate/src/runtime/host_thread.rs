@@ -111,9 +111,16 @@ impl Inbound for Shared {
 pub(crate) struct GroupFeed {
     pub(crate) status: watch::Receiver<GroupStatus>,
     pub(crate) events: Weak<EventFeed>,
-    pub(crate) stopped: watch::Receiver<Option<String>>,
+    pub(crate) aside: Arc<Aside>,
+}
+
+/// What handles see beside the status.
+#[derive(Default)]
+pub(crate) struct Aside {
+    /// Why the replica has stopped by itself. Whoever watches the status is woken when this is set.
+    pub(crate) stopped: OnceLock<String>,
     /// How long requests have waited for the host thread.
-    pub(crate) queued: Arc<Mutex<LatencyHistogram>>,
+    pub(crate) queued: Mutex<LatencyHistogram>,
 }
 
 /// Where the events of a group go. Room for them is made when somebody subscribes: it is a hundred times what an
@@ -131,8 +138,16 @@ impl EventFeed {
 struct GroupOutlet {
     status: watch::Sender<GroupStatus>,
     events: Arc<EventFeed>,
-    stopped: watch::Sender<Option<String>>,
-    queued: Arc<Mutex<LatencyHistogram>>,
+    aside: Arc<Aside>,
+}
+
+impl GroupOutlet {
+    /// The replica has stopped; only the first reason counts.
+    fn stop(&self, reason: String) {
+        if self.aside.stopped.set(reason).is_ok() {
+            self.status.send_modify(|_| {});
+        }
+    }
 }
 
 /// The mailboxes and the transport that the host hands its work to.
@@ -261,7 +276,7 @@ impl HostThread {
         if self.next_ticket.is_multiple_of(8)
             && let Some(outlet) = self.groups.get(&group)
         {
-            outlet.queued.lock().unwrap_or_else(PoisonError::into_inner).record(waited);
+            outlet.aside.queued.lock().unwrap_or_else(PoisonError::into_inner).record(waited);
         }
     }
 
@@ -297,16 +312,10 @@ impl HostThread {
             self.meet(&status.membership);
             let (status, status_feed) = watch::channel(status);
             let events = Arc::<EventFeed>::default();
-            let (stopped, stopped_feed) = watch::channel(None);
-            let queued = Arc::<Mutex<LatencyHistogram>>::default();
-            let feed = GroupFeed {
-                status: status_feed,
-                events: Arc::downgrade(&events),
-                stopped: stopped_feed,
-                queued: Arc::clone(&queued),
-            };
-            self.groups.insert(group, GroupOutlet { status, events, stopped, queued });
-            feed
+            let aside = Arc::<Aside>::default();
+            let (events_feed, aside_feed) = (Arc::downgrade(&events), Arc::clone(&aside));
+            self.groups.insert(group, GroupOutlet { status, events, aside });
+            GroupFeed { status: status_feed, events: events_feed, aside: aside_feed }
         });
         let is_open = answer.is_ok();
         if reply.send(answer).is_err() && is_open {
@@ -358,7 +367,7 @@ impl HostThread {
             tracing::error!(node = %self.shared.node, %group, "replica stopped: {reason}");
             self.touched.insert(group);
             if let Some(outlet) = self.groups.get(&group) {
-                outlet.stopped.send_replace(Some(reason));
+                outlet.stop(reason);
             }
         }
         replies
@@ -425,13 +434,7 @@ impl HostThread {
             drop(reply.send(Err(RequestError::OutcomeUnknown)));
         }
         for outlet in self.groups.values() {
-            outlet.stopped.send_if_modified(|stopped| {
-                let first = stopped.is_none();
-                if first {
-                    *stopped = Some(reason.to_owned());
-                }
-                first
-            });
+            outlet.stop(reason.to_owned());
         }
     }
 
