@@ -100,10 +100,12 @@ fn restful_group() -> GroupConfig {
 /// Limits of the TCP transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransportConfig {
-    /// The largest frame that is sent or accepted. One that is still arriving is held by its connection, of which a
-    /// node that was met has two: a slow sender holds up nobody else, and this times two a node is the most memory
-    /// that takes. Default 64 MiB.
+    /// The largest frame that is sent or accepted. Default 64 MiB.
     pub frame_bytes_max: usize,
+    /// The most bytes of frames that are still arriving, over all connections (but those of up to 64 KiB, of which each
+    /// connection may have one). Beyond it the next waits for its turn; whoever is slower than half of `write_timeout` while others wait
+    /// loses its connection. At least one frame. Default 128 MiB.
+    pub reading_bytes_max: usize,
     /// The most bytes waiting for one peer, per connection; beyond it the newest appends and
     /// snapshot pieces, and the oldest control messages, are dropped and counted. Default 32 MiB.
     pub queue_bytes_max: usize,
@@ -128,6 +130,7 @@ impl Default for TransportConfig {
     fn default() -> Self {
         Self {
             frame_bytes_max: 64 << 20,
+            reading_bytes_max: 128 << 20,
             queue_bytes_max: 32 << 20,
             unsent_bytes_max: 128 << 10,
             connect_timeout: Duration::from_secs(3),
@@ -215,6 +218,9 @@ impl NodeConfig {
         let transport = &self.transport;
         if transport.frame_bytes_max < 4 << 20 || transport.frame_bytes_max > 1 << 30 {
             return wrong("transport.frame_bytes_max", "between 4 MiB and 1 GiB");
+        }
+        if transport.reading_bytes_max < transport.frame_bytes_max {
+            return wrong("transport.reading_bytes_max", "at least transport.frame_bytes_max");
         }
         if transport.queue_bytes_max < transport.frame_bytes_max / 2 {
             return wrong("transport.queue_bytes_max", "at least half of transport.frame_bytes_max");

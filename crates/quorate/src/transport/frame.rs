@@ -9,7 +9,7 @@
 //!     the crc
 //! ```
 //!
-//! * A length is checked against the limit before anything is allocated for it.
+//! * A length is checked against the limit, and there is room for it (`reading_room.rs`), before anything is allocated for it.
 //! * The checksum is checked before anything is parsed; what is parsed never panics.
 //! * Unknown flags and bytes after the known fields of a handshake are ignored, so that later
 //!   versions can add some; an unknown version or kind ends the connection.
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::config::ClusterId;
 use crate::transport::handshake::Refusal;
+use crate::transport::reading_room::ReadingRoom;
 
 /// The version of the frame layout.
 pub(crate) const FRAME_VERSION: u8 = 1;
@@ -102,6 +103,8 @@ pub(crate) enum FrameError {
     TooLarge { bytes: usize, bytes_max: usize },
     #[error("a frame of {bytes} bytes is too short")]
     TooShort { bytes: usize },
+    #[error("a frame of {bytes} bytes took too long while others waited for the room it takes")]
+    Slow { bytes: usize },
     #[error("a frame's checksum does not match")]
     Checksum,
     #[error("frame version {0} is unknown to this build")]
@@ -121,6 +124,15 @@ pub(crate) async fn read_frame(
     reader: &mut (impl AsyncRead + Unpin),
     bytes_max: usize,
 ) -> Result<Option<(Frame, usize)>, FrameError> {
+    read_frame_in(reader, bytes_max, None).await
+}
+
+/// The same, in `room`.
+pub(crate) async fn read_frame_in(
+    reader: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+    room: Option<&ReadingRoom>,
+) -> Result<Option<(Frame, usize)>, FrameError> {
     let mut prefix = [0_u8; PREFIX_BYTES];
     match reader.read_exact(&mut prefix).await {
         Ok(_) => {}
@@ -139,8 +151,16 @@ pub(crate) async fn read_frame(
     if length < HEADER_BYTES {
         return Err(FrameError::TooShort { bytes: length });
     }
+    let held = match room {
+        Some(room) => room.enter(length).await,
+        None => None,
+    };
     let mut content = vec![0_u8; length];
-    reader.read_exact(&mut content).await?;
+    let reading = reader.read_exact(&mut content);
+    match room.filter(|_| held.is_some()) {
+        Some(room) => room.read(reading).await.ok_or(FrameError::Slow { bytes: length })??,
+        None => reading.await?,
+    };
     let frame = parse(u32::from_le_bytes([c0, c1, c2, c3]), Bytes::from(content))?;
     Ok(Some((frame, PREFIX_BYTES + length)))
 }

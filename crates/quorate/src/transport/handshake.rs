@@ -176,6 +176,7 @@ impl HandshakeError {
         match error {
             FrameError::Io(source) => Self::from_io(address, source),
             FrameError::TooLarge { .. }
+            | FrameError::Slow { .. }
             | FrameError::TooShort { .. }
             | FrameError::Checksum
             | FrameError::Version(_)

@@ -14,7 +14,8 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::transport::frame::{
-    Channel, Frame, FrameError, HANDSHAKE_BYTES_MAX, Hello, read_frame, write_refused, write_welcome,
+    Channel, Frame, FrameError, HANDSHAKE_BYTES_MAX, Hello, read_frame, read_frame_in, write_refused,
+    write_welcome,
 };
 use crate::transport::handshake::{Admission, Refusal};
 use crate::transport::link::{LinkContext, tune, write_whole};
@@ -178,7 +179,7 @@ async fn listen(
 async fn read_loop(stream: PeerStream, from: NodeId, context: &LinkContext) -> Result<(), FrameError> {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
     loop {
-        match read_frame(&mut reader, context.config.frame_bytes_max).await {
+        match read_frame_in(&mut reader, context.config.frame_bytes_max, Some(&context.room)).await {
             Ok(Some((Frame::Message(message), bytes))) => {
                 context.counters.messages_received.add(1);
                 context.counters.bytes_received.add(bytes as u64);
@@ -197,6 +198,10 @@ async fn read_loop(stream: PeerStream, from: NodeId, context: &LinkContext) -> R
             }
             Ok(None) => return Ok(()),
             Err(FrameError::Io(error)) => return Err(FrameError::Io(error)),
+            Err(error @ FrameError::Slow { .. }) => {
+                tracing::warn!(peer = %from, "the connection ends: {error}");
+                return Err(error);
+            }
             Err(error) => {
                 context.counters.malformed.add(1);
                 tracing::warn!(peer = %from, "a peer sent bytes that make no sense: {error}");

@@ -25,6 +25,7 @@ use crate::transport::frame::{
 };
 use crate::transport::handshake::{Acquaintances, HandshakeError};
 use crate::transport::link_queue::LinkQueue;
+use crate::transport::reading_room::ReadingRoom;
 use crate::transport::stream::{PeerStream, Protection};
 use crate::transport::tcp::{Counter, Counters};
 
@@ -61,6 +62,8 @@ pub(crate) struct LinkContext {
     pub(crate) counters: Arc<Counters>,
     pub(crate) protection: Protection,
     pub(crate) complaints: Arc<Complaints>,
+    /// For messages that are arriving.
+    pub(crate) room: Arc<ReadingRoom>,
 }
 
 impl Link {
@@ -311,7 +314,8 @@ pub(crate) async fn write_whole(stream: &mut PeerStream, frame: &[u8]) -> std::i
 pub(crate) fn tune(stream: &TcpStream, config: &TransportConfig, channel: Channel) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(config.write_timeout);
+    // The system counts whole seconds, and refuses none.
+    let keepalive = TcpKeepalive::new().with_time(config.write_timeout.max(Duration::from_secs(1)));
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     let keepalive = keepalive.with_interval((config.write_timeout / 3).max(Duration::from_secs(1)));
     socket.set_tcp_keepalive(&keepalive)?;

@@ -32,12 +32,14 @@ use crate::transport::handshake::{Acquaintances, Identity};
 use crate::transport::inbound::accept_loop;
 use crate::transport::link::{Link, LinkContext};
 use crate::transport::link_queue::Pushed;
+use crate::transport::reading_room::ReadingRoom;
 use crate::transport::stream::Protection;
 use crate::transport::{Inbound, PeerStatus, Transport, TransportStats};
 
 /// Carries messages over TCP.
 pub struct TcpTransport {
     config: TransportConfig,
+    room: Arc<ReadingRoom>,
     address: SocketAddr,
     runtime: Handle,
     acquaintances: Arc<Acquaintances>,
@@ -110,6 +112,7 @@ impl Counters {
             malformed: self.malformed.get(),
             connections: self.connections.get(),
             handshakes_refused: self.handshakes_refused.get(),
+            reading_bytes: 0,
         }
     }
 }
@@ -155,8 +158,11 @@ impl TcpTransport {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let advertised = advertise.map_or_else(|| address.to_string(), str::to_owned);
+        // Whoever waits for room must not run out of its own time to write.
+        let room = Arc::new(ReadingRoom::new(config.reading_bytes_max, config.write_timeout / 2));
         Ok(Self {
             config,
+            room,
             address,
             runtime: Handle::current(),
             acquaintances: Arc::new(Acquaintances::new(identity, advertised)),
@@ -262,6 +268,7 @@ impl Transport for TcpTransport {
             counters: Arc::clone(&self.counters),
             protection: self.protection.clone(),
             complaints: Arc::new(Complaints::default()),
+            room: Arc::clone(&self.room),
         };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listener) = state.listener.take() {
@@ -302,7 +309,7 @@ impl Transport for TcpTransport {
     }
 
     fn stats(&self) -> TransportStats {
-        self.counters.read()
+        TransportStats { reading_bytes: self.room.held() as u64, ..self.counters.read() }
     }
 
     fn peers(&self) -> Vec<PeerStatus> {

@@ -437,6 +437,76 @@ async fn a_frame_over_the_limit_is_refused_before_it_is_read() {
     assert!(matches!(read, Err(FrameError::TooLarge { bytes_max: 1_048_576, .. })), "{read:?}");
 }
 
+/// The story of a peer that begins large messages on all its connections and ends none of them. What was begun takes no
+/// more than the limit, heartbeats pass, and whoever has a whole message gets it through, again and again.
+#[tokio::test]
+async fn half_sent_messages_share_a_limit_and_starve_nobody() {
+    const ROOM: usize = 8 << 20;
+    let config = TransportConfig {
+        frame_bytes_max: 4 << 20,
+        reading_bytes_max: ROOM,
+        write_timeout: Duration::from_millis(400),
+        ..TransportConfig::default()
+    };
+    let transport = TcpTransport::bind("127.0.0.1:0", None, identity(2), config).await.unwrap();
+    let counted = Arc::new(Counted::default());
+    transport.start(Arc::clone(&counted) as Arc<dyn Inbound>);
+    let mut large = Vec::new();
+    assert!(write_message(&append(1, 3 << 20), 4 << 20, &mut large));
+    let half = &large[..100_000];
+    let mut halves = Vec::new();
+    for node in 10..20 {
+        let (mut stream, answer) = greet(&transport, &hello(node, 2)).await;
+        assert!(matches!(answer, Some(Frame::Welcome(_))), "{answer:?}");
+        stream.write_all(half).await.unwrap();
+        halves.push(stream);
+    }
+    let held = || usize::try_from(transport.stats().reading_bytes).unwrap();
+    until("two of them are arriving", || held() > ROOM / 2).await;
+    assert!(held() <= ROOM);
+    let (mut good, _) = greet(&transport, &hello(1, 2)).await;
+    let mut small = Vec::new();
+    assert!(write_message(&heartbeat(), 4 << 20, &mut small));
+    let mut expected = 0;
+    for (bytes, what) in
+        [(&small, "a heartbeat needs no room"), (&large, "its turn comes"), (&large, "again")]
+    {
+        good.write_all(bytes).await.unwrap();
+        expected += 1;
+        until(what, || {
+            assert!(held() <= ROOM);
+            counted.received.load(Ordering::Relaxed) == expected
+        })
+        .await;
+        // Those that lost their connections come again.
+        let (mut stream, _) = greet(&transport, &hello(9 + expected, 2)).await;
+        stream.write_all(half).await.unwrap();
+        halves.push(stream);
+    }
+    drop(halves);
+    until("nothing is held for those that are gone", || held() == 0).await;
+    transport.stop().await;
+}
+
+/// With room for all, nobody is hurried.
+#[tokio::test]
+async fn a_slow_message_is_waited_for_when_nobody_needs_its_room() {
+    let config = TransportConfig { write_timeout: Duration::from_millis(200), ..TransportConfig::default() };
+    let transport = TcpTransport::bind("127.0.0.1:0", None, identity(2), config).await.unwrap();
+    let counted = Arc::new(Counted::default());
+    transport.start(Arc::clone(&counted) as Arc<dyn Inbound>);
+    let mut large = Vec::new();
+    assert!(write_message(&append(1, 200_000), 4 << 20, &mut large));
+    let (mut stream, _) = greet(&transport, &hello(1, 2)).await;
+    let mut pause = tokio::time::interval(Duration::from_millis(60));
+    for part in large.chunks(large.len() / 6) {
+        pause.tick().await;
+        stream.write_all(part).await.unwrap();
+    }
+    until("it is read to its end", || counted.received.load(Ordering::Relaxed) == 1).await;
+    transport.stop().await;
+}
+
 /// Whatever arrives, it is an error or a frame, never a panic.
 #[tokio::test]
 async fn random_bytes_never_panic() {
