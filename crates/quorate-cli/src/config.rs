@@ -324,6 +324,8 @@ pub(crate) struct ServeConfig {
     pub(crate) snapshot_bytes_per_second: Option<u64>,
     /// Space put by for a full disk.
     pub(crate) wal_reserve_bytes: u64,
+    /// The least that is free on the disk while entries are taken; without it, as the library says.
+    pub(crate) disk_free_bytes_min: Option<u64>,
     /// How long a leader's disk may take for a write.
     pub(crate) stalled_write_max: Duration,
     /// What is logged.
@@ -378,6 +380,7 @@ impl ServeConfig {
                 bytes => Some(bytes),
             },
             wal_reserve_bytes: layers.required("wal-reserve-bytes", byte_count)?,
+            disk_free_bytes_min: layers.parse("disk-free-bytes-min", byte_count)?,
             stalled_write_max: Duration::from_millis(
                 layers.required("stalled-write-ms", number(100, 600_000))?,
             ),

@@ -158,9 +158,17 @@ fn sending_snapshots_is_limited_as_told() {
 #[test]
 fn full_and_stalled_disks_are_treated_as_told() {
     let defaults = serve_line(&[]);
-    assert!(defaults.contains("wal_reserve_bytes: 67108864, stalled_write_max: 5s"), "{defaults}");
-    let set = serve_line(&[("wal-reserve-bytes", "0"), ("stalled-write-ms", "700")]);
-    assert!(set.contains("wal_reserve_bytes: 0, stalled_write_max: 700ms"), "{set}");
+    assert!(
+        defaults.contains("wal_reserve_bytes: 67108864, disk_free_bytes_min: None, stalled_write_max: 5s"),
+        "{defaults}"
+    );
+    let set = serve_line(&[
+        ("wal-reserve-bytes", "0"),
+        ("disk-free-bytes-min", "1GiB"),
+        ("stalled-write-ms", "700"),
+    ]);
+    let expected = "wal_reserve_bytes: 0, disk_free_bytes_min: Some(1073741824), stalled_write_max: 700ms";
+    assert!(set.contains(expected), "{set}");
 }
 
 #[test]

@@ -156,6 +156,7 @@ fn server_config(config: &ServeConfig) -> ServerConfig {
         host: HostConfig {
             snapshot_sends_max: config.snapshot_sends_max,
             snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+            disk_free_bytes_min: config.disk_free_bytes_min,
             ..HostConfig::default()
         },
         wal_reserve_bytes: config.wal_reserve_bytes,

@@ -79,6 +79,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     serve("snapshot-sends-max", "N", "4", "How many snapshots are sent to followers at the same time; the others wait"),
     serve("snapshot-bytes-per-second", "BYTES", "0", "How much of snapshots is sent per second, to all followers together; 0: as fast as they take it"),
     serve("wal-reserve-bytes", "BYTES", "64MiB", "Space put by for a full disk, at least 64MiB; 0: none"),
+    serve("disk-free-bytes-min", "BYTES", "", "While less space is free on the disk, nothing is written; 0: never looked at; without it, 64MiB or a sixteenth of the disk, whichever is less"),
     serve("stalled-write-ms", "N", "5000", "A leader whose disk does not finish a write for this long hands over"),
     serve("log", "FILTER", "info", "What is logged to standard error, for example warn or quorate=debug"),
     serve("log-format", "FORMAT", "text", "How it is logged: text or json"),

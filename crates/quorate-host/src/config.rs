@@ -17,6 +17,11 @@ pub struct HostConfig {
     /// The most bytes of received pieces that wait for the disk; beyond it pieces are dropped and
     /// sent again. Default 16 MiB.
     pub snapshot_backlog_bytes_max: usize,
+    /// While less than this many bytes are free of a file system that the data directory is on, no entries are taken
+    /// ([`crate::RequestError::DiskFull`]), so that whatever else writes there (state machines, snapshots) does not run out of
+    /// space; they are taken again when a quarter more is free. 0: it is not looked at. Default: 64 MiB, or a sixteenth of the
+    /// file system if that is less.
+    pub disk_free_bytes_min: Option<u64>,
 }
 
 /// Limits and policies of one group on one node.
@@ -177,7 +182,12 @@ fn first_broken<const N: usize>(rules: [(bool, &'static str, &'static str); N]) 
 
 impl Default for HostConfig {
     fn default() -> Self {
-        Self { snapshot_sends_max: 4, snapshot_bytes_per_second: None, snapshot_backlog_bytes_max: 16 << 20 }
+        Self {
+            snapshot_sends_max: 4,
+            snapshot_bytes_per_second: None,
+            snapshot_backlog_bytes_max: 16 << 20,
+            disk_free_bytes_min: None,
+        }
     }
 }
 

@@ -150,6 +150,7 @@ mod snapshot_content;
 mod snapshot_trigger;
 mod snapshots;
 mod snapshotter;
+mod space_watch;
 mod state_machine;
 mod streams;
 mod versions;
@@ -174,5 +175,6 @@ pub use request::{
 pub use snapshot_content::SnapshotContent;
 pub use snapshot_trigger::{SnapshotDue, SnapshotTrigger};
 pub use snapshotter::Snapshotter;
+pub use space_watch::SpaceWatch;
 pub use state_machine::{BatchEnd, Command, MachineError, Recovered, SnapshotSource, StateMachine};
 pub use versions::MachineVersions;

@@ -11,6 +11,7 @@
 //! * Out of space: what has entries fails, with everything behind it in its group, and until the first failed write of a
 //!   group is submitted again, its later ones fail too, so that nothing overtakes it. What comes before an entry, and
 //!   what only makes room (compaction), is written all the same.
+//! * The disk is low on space: what has entries fails as if it were full; all others go on (see `space_watch`).
 //! * A write that breaks the rules fails alone; its batch is written again without it.
 //! * Removing a group ends a round (what follows may create it anew), and so do [`ROUND_BYTES_MAX`]: however much
 //!   waits, a batch needs no more memory than that, and no record of the log is longer (one task always fits).
@@ -35,13 +36,14 @@ pub struct LogWriter {
     waiting: Vec<LogTask>,
     /// Groups that ran out of space, with the write that must come first.
     blocked: BTreeMap<GroupId, PersistToken>,
+    is_low_on_space: bool,
 }
 
 impl LogWriter {
     /// A writer on `store`.
     #[must_use]
     pub fn new(store: Box<dyn LogStore>) -> Self {
-        Self { store, waiting: Vec::new(), blocked: BTreeMap::new() }
+        Self { store, waiting: Vec::new(), blocked: BTreeMap::new(), is_low_on_space: false }
     }
 
     /// Submits tasks (cheap, no I/O). A group's tasks are written in the order of submission.
@@ -68,22 +70,37 @@ impl LogWriter {
     pub fn write_now(&mut self, task: &LogTask) -> Result<(), LogError> {
         // What an earlier replica of the group found no space for is gone with it.
         self.blocked.remove(&task.write.group);
-        self.write(slice::from_ref(task))
+        match self.refusal(task) {
+            Some(refused) => Err(refused),
+            None => self.write(slice::from_ref(task)),
+        }
+    }
+
+    /// Whether the disk is low on space from now on ([`crate::SpaceWatch`]): then no entries are taken.
+    pub fn set_low_on_space(&mut self, is_low: bool) {
+        if is_low != self.is_low_on_space {
+            self.is_low_on_space = is_low;
+            self.store.set_low_on_space(is_low);
+        }
     }
 
     /// Figures of the store.
     #[must_use]
     pub fn stats(&self) -> LogStats {
-        self.store.stats()
+        let stats = self.store.stats();
+        LogStats { is_full: stats.is_full || self.is_low_on_space, ..stats }
     }
 
     fn write_round(&mut self, round: Vec<LogTask>, events: &mut Vec<Event>) {
         let mut tasks = Vec::new();
         for task in round {
-            if self.is_blocked(&task) && !only_makes_room(&task) {
-                events.push(completion(&task, Err(behind_another())));
-            } else {
-                tasks.push(task);
+            match self.refusal(&task) {
+                Some(refused) => {
+                    let result = Err(refused);
+                    self.remember_block(&task, &result);
+                    events.push(completion(&task, result));
+                }
+                None => tasks.push(task),
             }
         }
         while !tasks.is_empty() {
@@ -104,6 +121,18 @@ impl LogWriter {
                 events.push(completion(task, result.clone()));
             }
             tasks = again;
+        }
+    }
+
+    /// Why a task is not even tried, if it is not.
+    fn refusal(&mut self, task: &LogTask) -> Option<LogError> {
+        let no_space = |context: &str| Some(LogError::NoSpace { context: context.to_owned() });
+        if self.is_blocked(task) && !only_makes_room(task) {
+            no_space("waiting for an earlier write of the same group")
+        } else if self.is_low_on_space && !task.write.entries.is_empty() {
+            no_space("less is free than is left for everything else")
+        } else {
+            None
         }
     }
 
@@ -162,10 +191,6 @@ fn only_makes_room(task: &LogTask) -> bool {
     token.is_none()
         && write.compact_to.is_some()
         && rest == GroupWrite { group: write.group, ..GroupWrite::default() }
-}
-
-fn behind_another() -> LogError {
-    LogError::NoSpace { context: "waiting for an earlier write of the same group".to_owned() }
 }
 
 fn completion(task: &LogTask, result: Result<(), LogError>) -> Event {
@@ -468,6 +493,27 @@ mod tests {
         assert!(matches!(written.result, Err(LogError::Failed { .. })), "{:?}", written.result);
         let now = writer.write_now(&append(2, 1, &[(1, 1)]));
         assert!(matches!(now, Err(LogError::Failed { .. })), "{now:?}");
+    }
+
+    /// The engine on the same disk needs what is left: the log stops first, but not what is no entry.
+    #[test]
+    fn a_disk_that_is_low_on_space_takes_promises_and_no_entries() {
+        let store = Recorder::default();
+        let mut writer = LogWriter::new(Box::new(store.clone()));
+        writer.set_low_on_space(true);
+        assert!(writer.stats().is_full);
+        let mut vote = append(2, 1, &[]);
+        vote.write.hard_state = Some(HardState { term: Term(4), ..HardState::default() });
+        writer.submit(vec![append(1, 1, &[(1, 1)]), vote, append(1, 2, &[])]);
+        assert_eq!(outcomes(&writer.step()), "g1:1 full, g1:2 full, g2:1 ok", "nothing overtakes");
+        let LogTask { write, .. } = append(3, 1, &[(1, 1)]);
+        let asked = writer.write_now(&LogTask { write, token: None, must_sync: true });
+        assert!(matches!(asked, Err(LogError::NoSpace { .. })), "{asked:?}");
+        assert_eq!((store.state(1).last, store.state(2).hard_state.term), (LogIndex(0), Term(4)));
+        writer.set_low_on_space(false);
+        writer.submit(vec![append(1, 1, &[(1, 1)]), append(1, 2, &[(1, 2)])]);
+        assert_eq!(outcomes(&writer.step()), "g1:1 ok, g1:2 ok");
+        assert!(!writer.stats().is_full);
     }
 
     #[test]

@@ -152,7 +152,14 @@ impl Collector for NodeFigures {
         }
         encode_process(&mut encoder)?;
         self.encode_events(&mut encoder)?;
-        encode_disk(&mut encoder, status.disk)?;
+        if let Some(free_bytes) = stats.disk_free_bytes {
+            let help = "Free space on the disk of the data directory, where the least is free";
+            let gauge = ConstGauge::new(free_bytes);
+            gauge.encode(encoder.encode_descriptor("disk_free_bytes", help, None, MetricType::Gauge)?)?;
+        }
+        // The log refuses entries before a write of the group has found out.
+        let disk = if stats.log.is_full { DiskHealth::Full } else { status.disk };
+        encode_disk(&mut encoder, disk)?;
         self.encode_role(encoder, status.role)
     }
 }

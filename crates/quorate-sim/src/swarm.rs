@@ -74,6 +74,7 @@ impl Swarm {
                 snapshot_sends_max: *rng.pick(&[1, 4]).unwrap_or(&4),
                 snapshot_bytes_per_second: *rng.pick(&[None, None, Some(100_000)]).unwrap_or(&None),
                 snapshot_backlog_bytes_max: *rng.pick(&[1_000, 16 << 20]).unwrap_or(&1_000),
+                disk_free_bytes_min: None,
             },
         }
     }

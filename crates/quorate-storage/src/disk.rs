@@ -27,6 +27,10 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self, directory: &Path) -> io::Result<()>;
     /// Whether a file or directory of that name exists.
     fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// The room of the file system that a directory is on; `None` if that has no end, or cannot be known.
+    fn space(&self, _directory: &Path) -> io::Result<Option<DiskSpace>> {
+        Ok(None)
+    }
     /// Takes the exclusive lock file `path`, created if missing. `None`: another holder lives. The
     /// lock ends when the value is dropped or the process dies.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
@@ -38,6 +42,15 @@ pub trait Disk: Send + Sync {
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
         Ok(self.lock_to_look(path)?.is_none())
     }
+}
+
+/// How much room a file system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// What can still be written, in bytes.
+    pub free_bytes: u64,
+    /// How large it is, in bytes.
+    pub total_bytes: u64,
 }
 
 /// Makes `bytes` the content of the file `path`, durably: after a crash or an error the file is there whole or as it

@@ -68,7 +68,7 @@ mod wal;
 
 pub use data_dir::{DataDir, DataDirError, Identity};
 pub use discard_snapshot_store::DiscardSnapshotStore;
-pub use disk::{Disk, DiskFile, DiskLock};
+pub use disk::{Disk, DiskFile, DiskLock, DiskSpace};
 pub use error::{Damage, DamagedEntries, LogError, SnapshotError};
 pub use file_snapshot_store::FileSnapshotStore;
 pub use known_peers::{KnownPeers, RecogniseError};

@@ -93,6 +93,9 @@ pub trait LogStore: Send {
     fn flush(&mut self) -> Result<(), LogError>;
     /// A reader that may be used from any thread.
     fn reader(&self) -> Arc<dyn LogReader>;
+    /// The disk is low on space: until this says that it is no more, the store keeps nothing that it does not need. It is asked
+    /// for no entries meanwhile. By default nothing changes.
+    fn set_low_on_space(&mut self, _is_low: bool) {}
     /// Figures for metrics.
     fn stats(&self) -> LogStats;
 }
@@ -145,6 +148,7 @@ pub struct LogStats {
     pub segments: u64,
     /// Entries known to be damaged now, of all groups.
     pub damaged_entries: u64,
-    /// The disk is full and the reserve was released: no entries are taken until there is space for it again.
+    /// No entries are taken: the disk is low on space, or it is full and the reserve was released until there is space for it
+    /// again.
     pub is_full: bool,
 }

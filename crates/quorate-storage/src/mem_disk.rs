@@ -478,6 +478,14 @@ impl Disk for MemDisk {
         Ok(state.current.contains_key(path) || state.directories.contains(path))
     }
 
+    fn space(&self, _directory: &Path) -> io::Result<Option<DiskSpace>> {
+        let state = self.state();
+        Ok(state.capacity_bytes.map(|total_bytes| DiskSpace {
+            free_bytes: total_bytes.saturating_sub(state.used_bytes()),
+            total_bytes,
+        }))
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
         let mut state = self.state();
         state.begin(Need::Nothing)?;

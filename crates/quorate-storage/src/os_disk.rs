@@ -11,7 +11,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::disk::{Disk, DiskFile, DiskLock};
+use crate::disk::{Disk, DiskFile, DiskLock, DiskSpace};
 
 /// How much is written at once where zeros have to be written.
 const ZEROS_BYTES: usize = 64 * 1024;
@@ -109,6 +109,15 @@ impl Disk for OsDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         self.at(path).try_exists()
+    }
+
+    /// What users without privileges may still write: some file systems keep a part for the others.
+    fn space(&self, directory: &Path) -> io::Result<Option<DiskSpace>> {
+        let found = rustix::fs::statvfs(self.at(directory))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        let space = DiskSpace { free_bytes: bytes(found.f_bavail), total_bytes: bytes(found.f_blocks) };
+        // Some file systems do not say.
+        Ok((space.total_bytes > 0).then_some(space))
     }
 
     /// Writes the process id into the file, so that whoever is refused can say who holds it.

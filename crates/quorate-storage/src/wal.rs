@@ -183,6 +183,10 @@ impl LogStore for Wal {
         Arc::new(WalReader { index: Arc::clone(&self.index) })
     }
 
+    fn set_low_on_space(&mut self, is_low: bool) {
+        self.directory.is_low = is_low;
+    }
+
     fn stats(&self) -> LogStats {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let segments = index.segments.values().map(|used| used.segment.bytes);

@@ -29,9 +29,10 @@ use crate::builder::NodeBuilder;
 use crate::config::{ClusterId, ConfigError, NodeConfig};
 use crate::raft::Raft;
 use crate::runtime::clock::{Clock, unix_nanos};
+use crate::runtime::disk_space::SpaceGuard;
 use crate::runtime::event_log::EventLog;
 use crate::runtime::gauge::Gauge;
-use crate::runtime::host_thread::{HostInput, HostThread, Lanes, Shared, read_stats};
+use crate::runtime::host_thread::{HostInput, HostThread, Lanes, LogFigures, Shared};
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::workers::{
     ApplyInput, LogInput, ReadInput, ThreadGuard, apply_loop, log_loop, read_loop,
@@ -150,6 +151,9 @@ pub enum RemoveError {
 pub struct NodeStats {
     /// Of the log.
     pub log: LogStats,
+    /// How much of the disk is free, where the least is, if that is known and asked for
+    /// (`HostConfig::disk_free_bytes_min`), in bytes. Looked at ten times a second at most and once at least.
+    pub disk_free_bytes: Option<u64>,
     /// Of the transport.
     pub transport: TransportStats,
 }
@@ -287,7 +291,7 @@ impl Node {
             requests: Gauge::new(queues.requests_max, queues.request_bytes_max),
             inbound: Gauge::new(usize::MAX, queues.inbound_bytes_max),
             backlog: Gauge::new(usize::MAX, queues.backlog_bytes_max),
-            log_stats: Mutex::new(log_store.stats()),
+            log_figures: Mutex::new(LogFigures { stats: log_store.stats(), ..LogFigures::default() }),
             snapshots: Arc::clone(&snapshots),
             event_log: EventLog::default(),
             failure: watch::Sender::new(None),
@@ -301,6 +305,7 @@ impl Node {
             read: Arc::clone(&read),
             transport: Arc::clone(&transport),
         };
+        let space = SpaceGuard::new(&directory, config.host.disk_free_bytes_min);
         // From here on an early return stops what runs already, because `running` is dropped.
         let mut running = Running {
             shared: Arc::clone(&shared),
@@ -313,7 +318,7 @@ impl Node {
         let host = HostThread::new(Arc::clone(&shared), config.host.clone(), lanes);
         running.spawn("host", &shared.mailbox, move |_, _| host.run())?;
         let writer = LogWriter::new(log_store);
-        running.spawn("log", &log, move |mailbox, shared| log_loop(writer, mailbox, shared))?;
+        running.spawn("log", &log, move |mailbox, shared| log_loop(writer, space, mailbox, shared))?;
         let applier = Applier::new(Arc::clone(&snapshots));
         running.spawn("apply", &apply, move |mailbox, shared| apply_loop(applier, mailbox, shared))?;
         let fetcher = LogFetcher::new(Arc::clone(&reader));
@@ -565,7 +570,8 @@ impl Node {
     /// Figures for metrics.
     #[must_use]
     pub fn stats(&self) -> NodeStats {
-        NodeStats { log: read_stats(&self.shared.log_stats), transport: self.transport.stats() }
+        let LogFigures { stats, disk_free_bytes } = self.shared.log_figures();
+        NodeStats { log: stats, disk_free_bytes, transport: self.transport.stats() }
     }
 
     /// How often what happened to the replicas here, since the node started: changes of role with

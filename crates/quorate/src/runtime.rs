@@ -21,6 +21,7 @@
 //! * Every thread ends when its mailbox is closed, and is joined by the node.
 
 pub(crate) mod clock;
+pub(crate) mod disk_space;
 pub(crate) mod event_log;
 pub(crate) mod gauge;
 pub(crate) mod host_thread;

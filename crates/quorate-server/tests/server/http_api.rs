@@ -251,6 +251,7 @@ async fn health_and_figures_are_there_for_machines() {
         "quorate_role{role=\"leader\"} 1",
         "quorate_role{role=\"follower\"} 0",
         "quorate_log_disk{state=\"works\"} 1",
+        "quorate_disk_free_bytes ",
         "quorate_is_leader 1",
         "quorate_voters 1",
         "quorate_raft_events_total{event=\"became_leader\",reason=\"won\"} 1",

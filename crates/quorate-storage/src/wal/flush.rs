@@ -79,7 +79,7 @@ impl Wal {
             self.sync_rest()?;
         }
         self.clean()?;
-        if self.reserve.is_spent() {
+        if self.reserve.is_spent() || self.directory.is_low {
             let removed = self.directory.remove_free();
             removed.inspect_err(|error| self.failed = Some(error.clone()))?;
         }

@@ -136,6 +136,8 @@ pub(super) struct SegmentDirectory {
     free: Vec<PathBuf>,
     segment_bytes: u64,
     free_max: usize,
+    /// Nothing is kept for reuse: the disk is low on space.
+    pub(super) is_low: bool,
 }
 
 /// A segment that was just made.
@@ -158,8 +160,14 @@ impl SegmentDirectory {
     ) -> Result<(Self, Vec<u64>), LogError> {
         let opening = |source| failed("opening", directory, source);
         disk.create_dir_all(directory).map_err(opening)?;
-        let mut opened =
-            Self { disk, directory: directory.to_owned(), free: Vec::new(), segment_bytes, free_max };
+        let mut opened = Self {
+            disk,
+            directory: directory.to_owned(),
+            free: Vec::new(),
+            segment_bytes,
+            free_max,
+            is_low: false,
+        };
         let mut numbers = Vec::new();
         for name in opened.disk.list(directory).map_err(opening)? {
             let path = directory.join(&name);
@@ -254,7 +262,7 @@ impl SegmentDirectory {
     pub(super) fn drop_segment(&mut self, segment: Arc<Segment>) -> Result<(), LogError> {
         let path = segment.path.clone();
         let dropping = |source| failed("dropping", &path, source);
-        let reusable = segment.bytes == self.segment_bytes && self.free.len() < self.free_max;
+        let reusable = segment.bytes == self.segment_bytes && self.free.len() < self.free_max && !self.is_low;
         match Arc::try_unwrap(segment) {
             Ok(segment) if reusable => {
                 let free = self.directory.join(format!("{FREE_PREFIX}{:016}", segment.number));

@@ -67,14 +67,32 @@ pub(crate) struct Shared {
     pub(crate) inbound: Arc<Gauge>,
     /// What waits for the disk and the state machines.
     pub(crate) backlog: Arc<Gauge>,
-    pub(crate) log_stats: Mutex<LogStats>,
+    pub(crate) log_figures: Mutex<LogFigures>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) event_log: EventLog,
     /// Why the node has stopped by itself.
     pub(crate) failure: watch::Sender<Option<String>>,
 }
 
+/// What the log's thread says of itself.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LogFigures {
+    pub(crate) stats: LogStats,
+    /// On the disk, if that is known.
+    pub(crate) disk_free_bytes: Option<u64>,
+}
+
 impl Shared {
+    pub(crate) fn set_log_figures(&self, stats: LogStats, disk_free_bytes: Option<u64>) {
+        // Also after a panic elsewhere: what is inside is plain figures.
+        let mut figures = self.log_figures.lock().unwrap_or_else(PoisonError::into_inner);
+        *figures = LogFigures { stats, disk_free_bytes };
+    }
+
+    pub(crate) fn log_figures(&self) -> LogFigures {
+        *self.log_figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The node cannot go on.
     pub(crate) fn fail(&self, reason: String) {
         tracing::error!(node = %self.node, "this node stops: {reason}");
@@ -544,9 +562,4 @@ fn snapshot_bytes(task: &SnapshotTask) -> usize {
         | SnapshotTask::CancelSend { .. }
         | SnapshotTask::Retain { .. } => 0,
     }
-}
-
-/// Locks, also after a panic elsewhere: what is inside is plain figures.
-pub(crate) fn read_stats(stats: &Mutex<LogStats>) -> LogStats {
-    *stats.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! The three threads behind the host: they do what may block, and report back to its mailbox.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::GroupId;
@@ -12,6 +12,7 @@ use quorate_host::{
 use quorate_storage::{LogError, SnapshotError};
 use tokio::sync::oneshot;
 
+use crate::runtime::disk_space::SpaceGuard;
 use crate::runtime::gauge::{Gauge, Permit};
 use crate::runtime::host_thread::{HostInput, Shared};
 use crate::runtime::mailbox::Mailbox;
@@ -44,9 +45,27 @@ pub(crate) enum ReadInput {
 }
 
 /// Everything that waits becomes one write and one sync.
-pub(crate) fn log_loop(mut writer: LogWriter, mailbox: &Mailbox<LogInput>, shared: &Shared) {
+pub(crate) fn log_loop(
+    mut writer: LogWriter,
+    mut space: SpaceGuard,
+    mailbox: &Mailbox<LogInput>,
+    shared: &Shared,
+) {
     let mut inputs = Vec::new();
-    while mailbox.take(&mut inputs) {
+    loop {
+        writer.set_low_on_space(space.is_low());
+        shared.set_log_figures(writer.stats(), space.free_bytes());
+        let is_open = match space.look_within() {
+            Some(within) => {
+                mailbox.take_within(&mut inputs, within);
+                !inputs.is_empty() || !mailbox.is_closed()
+            }
+            None => mailbox.take(&mut inputs),
+        };
+        if !is_open {
+            return;
+        }
+        writer.set_low_on_space(space.is_low());
         let mut asked = Vec::new();
         let mut permits = Vec::with_capacity(inputs.len());
         let mut tasks = Vec::with_capacity(inputs.len());
@@ -69,7 +88,6 @@ pub(crate) fn log_loop(mut writer: LogWriter, mailbox: &Mailbox<LogInput>, share
             // Whoever asked may have given up.
             drop(reply.send(result));
         }
-        *shared.log_stats.lock().unwrap_or_else(PoisonError::into_inner) = writer.stats();
         if let Some(reason) = failure {
             // Nothing is known about the disk any more: the node must not promise anything again.
             shared.fail(reason);

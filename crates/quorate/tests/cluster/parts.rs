@@ -1,13 +1,15 @@
 //! A node from parts: other stores, other disks, other transports; and all of them after a restart.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use quorate::{
-    Consistency, LogStoreKind, MemDisk, MemoryNetwork, Node, NodeBuilder, NodeConfig, NodeId, Offline, Raft,
-    RequestError, RoleName, SnapshotStoreKind, StartError, Storage, StoreError,
+    Consistency, Dedupe, DiskHealth, LogStoreKind, MemDisk, MemoryNetwork, Node, NodeBuilder, NodeConfig,
+    NodeId, Offline, Raft, RequestError, RoleName, SnapshotStoreKind, StartError, Storage, StoreError,
 };
 use quorate_storage::{
-    DataDirError, GroupState, LogBatch, LogError, LogReader, LogStats, LogStore, MemLogStore,
+    DataDirError, Disk, GroupState, LogBatch, LogError, LogReader, LogStats, LogStore, MemLogStore,
     MemSnapshotStore, SnapshotStore, WriteDone,
 };
 
@@ -132,6 +134,41 @@ async fn a_node_whose_log_was_deleted_does_not_start_as_a_new_one() {
     std::fs::rename(&aside, &segment).unwrap();
     let (node, raft) = start(build()).await;
     assert_eq!(content(&raft).await, "promised\n");
+    node.shutdown().await;
+}
+
+/// The disk is nearly full: there is still room in the newest file of the log, and the engine of a server would run out of
+/// space first, which stops it. So the log stops first, and goes on by itself.
+#[tokio::test]
+async fn a_disk_that_runs_low_is_read_only_until_there_is_space() {
+    let disk = Arc::new(MemDisk::new());
+    disk.set_capacity(Some(1 << 30));
+    let mut config = config(Storage::Memory);
+    config.host.disk_free_bytes_min = Some(1 << 20);
+    let (node, raft) = start(Node::builder(config).disk(disk.clone())).await;
+    raft.apply("before").await.unwrap();
+    let free_bytes = disk.space(Path::new("")).unwrap().unwrap().free_bytes;
+    disk.set_capacity(Some((1 << 30) - free_bytes + (1 << 19)));
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
+    let until = tokio::time::Instant::now() + PATIENCE;
+    // Nobody writes, and it is noticed.
+    while !node.stats().log.is_full {
+        assert!(tokio::time::Instant::now() < until, "{:?}", node.stats());
+        pause.tick().await;
+    }
+    assert_eq!(node.stats().disk_free_bytes, Some(1 << 19));
+    // What was taken before the replica knew waits for space, everything else is refused.
+    let waiting = raft.submit("waiting", Dedupe::None);
+    raft.wait_for(|status| status.disk == DiskHealth::Full, PATIENCE).await.unwrap();
+    let refused = raft.apply("refused").await.unwrap_err();
+    assert!(matches!(refused, RequestError::DiskFull), "{refused}");
+    assert_eq!(content(&raft).await, "before\n");
+    disk.set_capacity(Some(1 << 30));
+    waiting.await.unwrap();
+    raft.wait_for(|status| status.disk == DiskHealth::Works, PATIENCE).await.unwrap();
+    raft.apply("after").await.unwrap();
+    assert_eq!(content(&raft).await, "before\nwaiting\nafter\n");
+    assert!(!node.stats().log.is_full);
     node.shutdown().await;
 }
 
