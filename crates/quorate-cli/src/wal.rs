@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use quorate_server::offline::{
-    self, DataDir, DataDirError, DumpItem, DumpedEntry, DumpedGroup, DumpedRecord, GroupStatistics,
+    self, DataDir, DataDirError, DumpItem, DumpedEntry, DumpedGroup, DumpedRecord, GivenUp, GroupStatistics,
     OfflineError, OsDisk, RepairConsent, RepairError, RepairPlan, SegmentStatistics, Verification,
     WalToolError,
 };
@@ -210,6 +210,9 @@ fn verify(looked: &Looked, format: OutputFormat) -> Result<(), Failure> {
             for damage in &found.damages {
                 output::line(damage)?;
             }
+            for given_up in &found.given_up {
+                output::line(given_up_line(given_up))?;
+            }
             if let Some(torn) = &found.torn_tail {
                 let (path, offset) = (torn.path.display(), torn.offset);
                 output::line(format!("{path}: torn tail at byte {offset}, never acknowledged: no damage"))?;
@@ -234,6 +237,17 @@ fn verify(looked: &Looked, format: OutputFormat) -> Result<(), Failure> {
     }
 }
 
+fn given_up_line(given_up: &GivenUp) -> String {
+    let GivenUp { group, entries, range, damage } = given_up;
+    let which = range.map_or_else(String::new, |(first, last)| format!(" ({first} to {last})"));
+    let (path, offset) = (damage.path.display(), damage.offset);
+    let entries =
+        if *entries == 1 { "1 damaged entry".to_owned() } else { format!("{entries} damaged entries") };
+    format!(
+        "{path}: {entries} given up: group {group}{which}, from byte {offset} on: no damage, nobody needs them"
+    )
+}
+
 fn verification_json(found: &Verification, in_use: bool) -> Value {
     let damages: Vec<Value> = found
         .damages
@@ -244,9 +258,16 @@ fn verification_json(found: &Verification, in_use: bool) -> Value {
         .torn_tail
         .as_ref()
         .map(|torn| json!({ "file": torn.path, "offset": torn.offset, "bytes": torn.bytes }));
+    let given_up = found.given_up.iter().map(|given_up| {
+        let (first, last) = given_up.range.unzip();
+        json!({
+            "group": given_up.group.0, "entries": given_up.entries, "first": first.map(|index| index.0),
+            "last": last.map(|index| index.0), "file": given_up.damage.path, "offset": given_up.damage.offset,
+        })
+    });
     json!({
         "clean": found.is_clean(), "in_use": in_use, "segments": found.segments, "records": found.records,
-        "damages": damages, "torn_tail": torn,
+        "damages": damages, "given_up": given_up.collect::<Vec<_>>(), "torn_tail": torn,
     })
 }
 

@@ -24,6 +24,7 @@
 //! for is written again, then synced.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -32,6 +33,7 @@ use quorate_core::GroupId;
 use super::body::{LoggedWrite, decode_batch, decode_move};
 use super::index::Index;
 use super::record::{ALIGNMENT, HEADER_BYTES, Place, RecordHeader, RecordKind};
+use super::salvage::Salvaged;
 use super::segment::{RECORDS_START, Segment, SegmentDirectory, SegmentHeader, index};
 use super::tail::Tail;
 use crate::error::{Damage, LogError};
@@ -90,7 +92,8 @@ pub(super) fn recover(
     let Some((segment, header, segment_crc, end)) = last else {
         return Err(missing(directory, 1));
     };
-    scan.check(directory, numbers)?;
+    let first = numbers.first().copied().unwrap_or(1);
+    scan.check(first, |number| directory.path_of(number)).map_err(LogError::Damaged)?;
     let durable = scan.next_sequence - 1;
     let tail = Tail {
         segment,
@@ -108,11 +111,12 @@ pub(super) fn recover(
 }
 
 fn missing(directory: &SegmentDirectory, number: u64) -> LogError {
-    LogError::Damaged(Damage {
-        path: directory.path_of(number),
-        offset: 0,
-        what: "this segment is missing: the log has others around it",
-    })
+    LogError::Damaged(missing_segment(directory.path_of(number)))
+}
+
+/// A segment that is not there, though others around it are.
+pub(super) fn missing_segment(path: PathBuf) -> Damage {
+    Damage { path, offset: 0, what: "this segment is missing: the log has others around it" }
 }
 
 #[derive(Default)]
@@ -127,6 +131,8 @@ pub(super) struct Scan {
     pub(super) holes: BTreeMap<GroupId, ((u64, u64), u64)>,
     /// Groups of which damaged entries without a place were left out, and no move has said yet what they need.
     pub(super) homeless: BTreeMap<GroupId, (u64, u64)>,
+    /// Entries that were left out of damaged records.
+    pub(super) salvaged: Vec<Salvaged>,
     pub(super) report: RecoveryReport,
 }
 
@@ -253,28 +259,24 @@ impl Scan {
         Ok(())
     }
 
-    /// What must hold once everything is read.
-    fn check(&mut self, directory: &SegmentDirectory, numbers: &[u64]) -> Result<(), LogError> {
+    /// What must hold once everything is read, from the segment `first` on.
+    pub(super) fn check(&mut self, first: u64, path_of: impl Fn(u64) -> PathBuf) -> Result<(), Damage> {
         if let Some((segment, offset)) = self.homeless.values().next().copied() {
-            return Err(LogError::Damaged(Damage {
-                path: directory.path_of(segment),
+            return Err(Damage {
+                path: path_of(segment),
                 offset,
                 what: "an entry is damaged, and nothing says which",
-            }));
+            });
         }
         for (group, (place, nameless)) in std::mem::take(&mut self.holes) {
             self.index.fill_holes(group, place, nameless);
         }
-        let first = numbers.first().copied().unwrap_or(1);
         if first > self.floor.max(1) {
-            return Err(missing(directory, first - 1));
+            return Err(missing_segment(path_of(first - 1)));
         }
         if self.index.incomplete().is_some() {
-            return Err(LogError::Damaged(Damage {
-                path: directory.path_of(first),
-                offset: 0,
-                what: "entries of a group are in no segment",
-            }));
+            let what = "entries of a group are in no segment";
+            return Err(Damage { path: path_of(first), offset: 0, what });
         }
         Ok(())
     }
@@ -286,7 +288,7 @@ pub(super) struct Record {
     pub(super) crc: u32,
     pub(super) body: Bytes,
     /// Whether the checksum of the body holds.
-    is_whole: bool,
+    pub(super) is_whole: bool,
 }
 
 /// What is behind the first record that does not fit.
@@ -329,14 +331,8 @@ impl Walk<'_> {
         Ok(rest)
     }
 
-    /// The record at `offset` if header and body are whole; an error only if the disk cannot be
-    /// read.
-    pub(super) fn record(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
-        Ok(self.framed(window, offset)?.filter(|record| record.is_whole))
-    }
-
-    /// The record at `offset` if its header is whole, whatever its body.
-    fn framed(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
+    /// The record at `offset` if its header is whole, whatever its body; an error only if the disk cannot be read.
+    pub(super) fn framed(&self, window: &mut Window<'_>, offset: u64) -> Result<Option<Record>, LogError> {
         let body_at = offset + HEADER_BYTES as u64;
         if body_at > self.segment.bytes {
             return Ok(None);

@@ -10,15 +10,38 @@
 //! * Where not even the place can be told, nothing is salvaged, and the log is damaged as a whole.
 //! * Only records that were synced come here. What was never acknowledged is a torn tail (see `recovery`).
 
-use quorate_core::{Entries, LogId, LogIndex, Term};
+use quorate_core::{Entries, GroupId, LogId, LogIndex, Term};
 
-use super::body::{LoggedWrite, salvage_batch, salvage_move};
+use super::body::{LoggedWrite, Spot, salvage_batch, salvage_move};
 use super::index::Index;
 use super::record::{HEADER_BYTES, RecordKind};
 use super::recovery::{Record, Scan};
 use super::segment::Segment;
 
+/// An entry that was left out of a damaged record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Salvaged {
+    pub(super) group: GroupId,
+    /// Which it was, if that can be told.
+    pub(super) index: Option<LogIndex>,
+    /// Where it stands.
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+}
+
 impl Scan {
+    /// Whether the group of a damaged entry still needs it: it was not given up, compacted or written again since.
+    pub(super) fn needs(&self, entry: &Salvaged) -> bool {
+        if entry.index.is_none() && self.homeless.contains_key(&entry.group) {
+            return true;
+        }
+        let Some(group) = self.index.groups.get(&entry.group) else { return false };
+        entry.index.map_or(!group.rotten.is_empty(), |index| {
+            let rot = group.rotten.get(&index);
+            rot.is_some_and(|rot| (rot.segment, rot.offset) == (entry.segment, entry.offset))
+        })
+    }
+
     /// Does what a damaged record says, but for its damaged entries.
     ///
     /// # Errors
@@ -42,11 +65,19 @@ impl Scan {
                 }
                 for write in &writes {
                     self.index.apply(write, segment.number)?;
+                    self.note_holes(segment, write);
                 }
             }
             RecordKind::Move => {
                 let (floor, groups) = salvage_move(&record.body, body_at, body_crc)?;
                 for moved in groups {
+                    let salvaged = moved.holes.iter().map(|(index, spot)| Salvaged {
+                        group: moved.group,
+                        index: *index,
+                        segment: segment.number,
+                        offset: spot.offset.into(),
+                    });
+                    self.salvaged.extend(salvaged);
                     if let Some((_, spot)) = moved.holes.first() {
                         let place = (segment.number, u64::from(spot.offset));
                         let nameless = moved.holes.iter().filter(|(index, _)| index.is_none()).count();
@@ -70,10 +101,31 @@ impl Scan {
         let offset = logged.spots.first().map_or(0, |spot| u64::from(spot.offset));
         let hole = self.holes.entry(group).or_insert(((segment.number, offset), 0));
         hole.1 += logged.write.entries.len() as u64;
+        let place = |spot: &Spot| Salvaged {
+            group,
+            index: None,
+            segment: segment.number,
+            offset: spot.offset.into(),
+        };
+        self.salvaged.extend(logged.spots.iter().map(place));
         self.homeless.insert(group, (segment.number, offset));
         logged.write.entries = Entries::default();
         logged.spots.clear();
         logged.holes.clear();
+    }
+
+    /// Remembers which entries of a write that was taken in are damaged.
+    fn note_holes(&mut self, segment: &Segment, logged: &LoggedWrite) {
+        let LoggedWrite { write, spots, holes } = logged;
+        let places =
+            holes.iter().filter_map(|number| Some((write.entries.get(*number)?, spots.get(*number)?)));
+        let salvaged = places.map(|(entry, spot)| Salvaged {
+            group: write.group,
+            index: Some(entry.index()),
+            segment: segment.number,
+            offset: spot.offset.into(),
+        });
+        self.salvaged.extend(salvaged);
     }
 }
 

@@ -31,7 +31,7 @@ pub use self::repair::{
     GroupLoss, NoConsent, RepairConsent, RepairError, RepairPlan, Repaired, plan_repair, repair,
 };
 pub use self::statistics::{GroupStatistics, SegmentStatistics, WalStatistics, statistics};
-pub use self::verify::{TornTail, Verification, verify};
+pub use self::verify::{GivenUp, TornTail, Verification, verify};
 
 use crate::error::{Damage, LogError};
 
@@ -90,9 +90,4 @@ fn settled<T: PartialEq>(
         before = now;
     }
     before
-}
-
-/// A segment that is not there, though others around it are.
-fn missing(path: PathBuf) -> Damage {
-    Damage { path, offset: 0, what: "this segment is missing: the log has others around it" }
 }

@@ -442,3 +442,119 @@ fn a_directory_in_use_is_known_without_taking_it() {
     drop(held);
     DataDir::check_unused(&disk).unwrap();
 }
+
+/// Flips a byte of a group's entry; where.
+fn rot(disk: &MemDisk, group: u64, index: u64) -> (PathBuf, usize) {
+    let (path, at) = place_of(disk, group, index);
+    flip(disk, &path, at + 40);
+    (path, at)
+}
+
+/// Where the record with an entry of a group is on disk.
+fn record_of(disk: &MemDisk, group: u64, index: u64) -> (PathBuf, usize) {
+    let mut found = None;
+    dump(disk, Path::new(WAL), &mut |item| {
+        if let DumpItem::Record(record) = item
+            && let Some(part) = record.groups.iter().find(|part| part.group == GroupId(group))
+            && part.entries.iter().any(|entry| entry.entry.index() == LogIndex(index))
+        {
+            found = Some((record.path.clone(), usize::try_from(record.offset).unwrap()));
+        }
+        true
+    })
+    .unwrap();
+    found.unwrap()
+}
+
+/// What recovery writes for a group that gives up everything from `index` on.
+fn give_up(group: u64, index: u64, last: u64) -> GroupWrite {
+    let truncate_from = Some(LogIndex(index));
+    GroupWrite { truncate_from, lost_until: Some(LogIndex(last)), ..write_of(group) }
+}
+
+/// The node started, gave up what was damaged and got it back from its leader; the bytes are still there. It was told that
+/// its log is damaged, and that cutting it would help.
+#[test]
+fn entries_that_were_given_up_are_named_and_no_damage() {
+    let (disk, _) = Written::three_segments().stop();
+    let (path, at) = rot(&disk, 1, 4);
+    let found = verify(&disk, Path::new(WAL)).unwrap();
+    assert_eq!((found.damages.len(), found.given_up.len()), (1, 0), "it is still needed: {found:?}");
+    assert_eq!(plan(&disk).damage.path, path);
+    let mut wal = open(&disk).unwrap();
+    let mut write = |write: GroupWrite| {
+        wal.write(batch([write]), true, Box::new(|result| result.unwrap()));
+        wal.flush().unwrap();
+    };
+    write(give_up(1, 4, 9));
+    write(entries(1, 3, 4..=9, 30));
+    drop(wal);
+
+    let found = verify(&disk, Path::new(WAL)).unwrap();
+    assert!(found.is_clean(), "{found:?}");
+    let [given_up] = found.given_up.as_slice() else { panic!("{found:?}") };
+    assert_eq!((given_up.group, given_up.entries), (GroupId(1), 1));
+    assert_eq!((given_up.range, &given_up.damage.path), (Some((LogIndex(4), LogIndex(4))), &path));
+    assert!(usize::try_from(given_up.damage.offset).unwrap() <= at);
+    assert_eq!(plan_repair(&disk, Path::new(WAL)).unwrap(), None);
+    let figures = statistics(&disk, Path::new(WAL)).unwrap();
+    assert_eq!((figures.damage, figures.groups[0].entries), (None, 9));
+    let nothing = RepairConsent { segment: 1, offset: 512, groups: 1, entries: 1 };
+    assert!(matches!(repair(&data_dir(&disk), &nothing), Err(RepairError::Healthy)));
+}
+
+/// Something else is damaged behind what was given up: that is where the log is cut, and the log opens with the rest.
+#[test]
+fn log_is_cut_behind_what_was_given_up_and_not_at_it() {
+    let (disk, _) = Written::three_segments().stop();
+    rot(&disk, 1, 4);
+    let mut wal = open(&disk).unwrap();
+    let mut write = |write: GroupWrite| {
+        wal.write(batch([write]), true, Box::new(|result| result.unwrap()));
+        wal.flush().unwrap();
+    };
+    write(give_up(1, 4, 9));
+    for index in 4..=20 {
+        write(entries(1, 3, index..=index, 600));
+    }
+    drop(wal);
+    // The header of a record: nothing can be told of it.
+    let (path, header) = record_of(&disk, 1, 15);
+    flip(&disk, &path, header);
+    assert!(matches!(open(&disk).map(drop), Err(LogError::Damaged(_))));
+    let found = verify(&disk, Path::new(WAL)).unwrap();
+    assert_eq!((found.damages.len(), found.given_up.len()), (1, 1), "{found:?}");
+    let plan = self::plan(&disk);
+    assert_eq!((&plan.damage.path, plan.damage.offset), (&path, header as u64));
+    repair(&data_dir(&disk), &plan.consent()).unwrap();
+    let wal = open(&disk).unwrap();
+    let state = wal.reader().state(GroupId(1)).unwrap();
+    assert_eq!((state.last, state.damaged), (LogIndex(14), None));
+    assert!(verify(&disk, Path::new(WAL)).unwrap().is_clean());
+}
+
+/// What says that an entry was given up stands behind something that is damaged: cutting there brings the damage back, so
+/// the log is cut at the entry.
+#[test]
+fn what_was_given_up_behind_the_cut_is_damage_again() {
+    let (disk, _) = Written::three_segments().stop();
+    let (given_up, _) = rot(&disk, 1, 2);
+    let mut wal = open(&disk).unwrap();
+    let mut write = |write: GroupWrite| {
+        wal.write(batch([write]), true, Box::new(|result| result.unwrap()));
+        wal.flush().unwrap();
+    };
+    write(entries(2, 2, 10..=10, 300));
+    write(give_up(1, 2, 9));
+    drop(wal);
+    assert!(verify(&disk, Path::new(WAL)).unwrap().is_clean());
+    rot(&disk, 2, 10);
+    let found = verify(&disk, Path::new(WAL)).unwrap();
+    assert_eq!((found.damages.len(), found.given_up.len()), (1, 1), "{found:?}");
+    let plan = self::plan(&disk);
+    assert_eq!(plan.damage.path, given_up, "{plan:?}");
+    repair(&data_dir(&disk), &plan.consent()).unwrap();
+    let found = verify(&disk, Path::new(WAL)).unwrap();
+    assert!(found.is_clean() && found.given_up.is_empty(), "{found:?}");
+    drop(open(&disk).unwrap());
+}

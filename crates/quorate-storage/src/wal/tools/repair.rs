@@ -8,6 +8,7 @@
 //!                               └── a copy of all that is cut: wal-cut-NNNN/ in the data directory
 //! ```
 //!
+//! * Damaged entries that were given up are no damage, and stay where they are: the log opens with them.
 //! * What is kept is the log as it was at one moment: acknowledged entries, terms and votes from after it
 //!   are forgotten. A node that forgets may break its promises: where a healthy majority has the data,
 //!   replace the node instead.
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use quorate_core::{GroupId, LogIndex, Term};
 
 use super::contents::Contents;
-use super::walk::{Position, Step, numbers, walk};
+use super::walk::{Position, Step, numbers};
 use super::{WalToolError, settled};
 use crate::data_dir::DataDir;
 use crate::disk::Disk;
@@ -196,8 +197,8 @@ pub fn repair(data: &DataDir, consent: &RepairConsent) -> Result<Repaired, Repai
     surgery.set_aside(&aside, &segment)?;
     let (header, _) = read_header(&*segment.file, &segment.path, segment.number).map_err(WalToolError::of)?;
     surgery.write_again(&segment, at.offset, header.segment_bytes)?;
-    let removed = survey.contents.index.groups.keys().filter(|group| survey.is_whole_loss(**group));
-    let floor = survey.contents.floor.max(survey.first);
+    let removed = survey.contents.scan.index.groups.keys().filter(|group| survey.is_whole_loss(**group));
+    let floor = survey.contents.scan.floor.max(survey.first);
     surgery.go_on(&SegmentHeader { floor, ..header }, at, removed.copied().collect())?;
     Ok(Repaired { plan, aside })
 }
@@ -209,8 +210,10 @@ struct NothingLeft;
 struct Survey {
     first: u64,
     contents: Contents,
-    behind: BTreeMap<GroupId, Behind>,
+    behind: Behinds,
 }
+
+type Behinds = BTreeMap<GroupId, Behind>;
 
 /// What of a group stands behind the damage.
 #[derive(Default)]
@@ -223,59 +226,26 @@ struct Behind {
 impl Survey {
     fn of(disk: &dyn Disk, directory: &Path) -> Result<Self, WalToolError> {
         let first = numbers(disk, directory)?.first().copied().unwrap_or(1);
-        let mut survey = Self { first, contents: Contents::default(), behind: BTreeMap::new() };
-        walk(disk, directory, &mut |step| {
-            survey.contents.take(&step);
-            if let Step::Record { offset, record, .. } = &step
-                && survey.contents.damage.is_some()
+        let note_behind = |behind: &mut Behinds, contents: &Contents, step: &Step<'_>| {
+            if let Step::Record { offset, record, .. } = step
+                && contents.damage.is_some()
             {
-                survey.note(*offset, record);
+                note(behind, *offset, record);
             }
-            true
-        })?;
-        survey.contents.finish(directory);
-        Ok(survey)
-    }
-
-    fn note(&mut self, offset: u64, record: &Record) {
-        let body_at = offset + HEADER_BYTES as u64;
-        match record.header.kind {
-            RecordKind::Batch => {
-                for logged in decode_batch(&record.body, body_at).unwrap_or_default() {
-                    let behind = self.behind.entry(logged.write.group).or_default();
-                    behind.hard_state |= logged.write.hard_state.is_some();
-                    behind
-                        .entries
-                        .extend(logged.write.entries.iter().map(|entry| (entry.index(), entry.term())));
-                }
-            }
-            RecordKind::Move => {
-                let (_, groups) = decode_move(&record.body, body_at).unwrap_or_default();
-                for moved in groups {
-                    let behind = self.behind.entry(moved.group).or_default();
-                    behind.is_moved = true;
-                    for (at, spot) in &moved.entries {
-                        let from = index(u64::from(spot.offset).saturating_sub(body_at));
-                        let to = from.saturating_add(spot.bytes as usize).min(record.body.len());
-                        if let Ok(entry) = decode_item(&record.body.slice(from.min(to)..to)) {
-                            behind.entries.insert(*at, entry.term());
-                        }
-                    }
-                }
-            }
-            RecordKind::Mark | RecordKind::Seal => {}
-        }
+        };
+        let (contents, behind) = Contents::up_to_the_first_damage(disk, directory, note_behind)?;
+        Ok(Self { first, contents, behind })
     }
 
     /// Whether nothing of the group can be kept, though some of it is there.
     fn is_whole_loss(&self, group: GroupId) -> bool {
-        self.contents.index.groups.get(&group).is_some_and(|found| !found.is_complete())
+        self.contents.scan.index.groups.get(&group).is_some_and(|found| !found.is_complete())
     }
 
     fn plan(&self) -> Result<Option<RepairPlan>, NothingLeft> {
         let Some(damage) = &self.contents.damage else { return Ok(None) };
         let Some((segment, at)) = &self.contents.end else { return Err(NothingLeft) };
-        let index = &self.contents.index;
+        let index = &self.contents.scan.index;
         let groups: BTreeSet<GroupId> = self.behind.keys().chain(index.groups.keys()).copied().collect();
         let lost = groups.into_iter().filter_map(|group| self.loss(group)).collect();
         let whole = |state: &GroupState| !self.is_whole_loss(state.group);
@@ -284,7 +254,7 @@ impl Survey {
     }
 
     fn loss(&self, group: GroupId) -> Option<GroupLoss> {
-        let index: &Index = &self.contents.index;
+        let index: &Index = &self.contents.scan.index;
         let nothing = Behind::default();
         let behind = self.behind.get(&group).unwrap_or(&nothing);
         let found = index.groups.get(&group).filter(|_| !self.is_whole_loss(group));
@@ -308,6 +278,35 @@ impl Survey {
         };
         (loss.entries > 0 || loss.hard_state || (loss.whole && behind.is_moved) || self.is_whole_loss(group))
             .then_some(loss)
+    }
+}
+
+/// Remembers what a record behind the damage holds.
+fn note(noted: &mut Behinds, offset: u64, record: &Record) {
+    let body_at = offset + HEADER_BYTES as u64;
+    match record.header.kind {
+        RecordKind::Batch => {
+            for logged in decode_batch(&record.body, body_at).unwrap_or_default() {
+                let behind = noted.entry(logged.write.group).or_default();
+                behind.hard_state |= logged.write.hard_state.is_some();
+                behind.entries.extend(logged.write.entries.iter().map(|entry| (entry.index(), entry.term())));
+            }
+        }
+        RecordKind::Move => {
+            let (_, groups) = decode_move(&record.body, body_at).unwrap_or_default();
+            for moved in groups {
+                let behind = noted.entry(moved.group).or_default();
+                behind.is_moved = true;
+                for (at, spot) in &moved.entries {
+                    let from = index(u64::from(spot.offset).saturating_sub(body_at));
+                    let to = from.saturating_add(spot.bytes as usize).min(record.body.len());
+                    if let Ok(entry) = decode_item(&record.body.slice(from.min(to)..to)) {
+                        behind.entries.insert(*at, entry.term());
+                    }
+                }
+            }
+        }
+        RecordKind::Mark | RecordKind::Seal => {}
     }
 }
 

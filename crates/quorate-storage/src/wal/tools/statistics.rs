@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use quorate_core::{GroupId, HardState, LogId, LogIndex, ReplicaId};
 
 use super::contents::Contents;
-use super::walk::{Step, walk};
+use super::walk::Step;
 use super::{WalToolError, settled};
 use crate::disk::Disk;
 use crate::error::Damage;
@@ -72,19 +72,16 @@ pub fn statistics(disk: &dyn Disk, directory: &Path) -> Result<WalStatistics, Wa
 }
 
 fn look(disk: &dyn Disk, directory: &Path) -> Result<WalStatistics, WalToolError> {
-    let mut contents = Contents::default();
-    let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
-    walk(disk, directory, &mut |step| {
-        contents.take(&step);
-        if let Step::End { opened, end } = &step {
+    let note_ends = |ends: &mut BTreeMap<u64, u64>, _: &Contents, step: &Step<'_>| {
+        if let Step::End { opened, end } = step {
             ends.insert(opened.segment.number, end.offset);
         }
-        true
-    })?;
-    contents.finish(directory);
+    };
+    let (contents, ends) = Contents::up_to_the_first_damage(disk, directory, note_ends)?;
+    let index = &contents.scan.index;
     let mut entries: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut groups = Vec::with_capacity(contents.index.groups.len());
-    for (group, found) in &contents.index.groups {
+    let mut groups = Vec::with_capacity(index.groups.len());
+    for (group, found) in &index.groups {
         let mut live_bytes = 0;
         for (_, location) in found.entries.iter() {
             *entries.entry(location.segment).or_default() += 1;
@@ -104,7 +101,7 @@ fn look(disk: &dyn Disk, directory: &Path) -> Result<WalStatistics, WalToolError
             oldest_segment: found.entries.iter().map(|(_, location)| location.segment).min(),
         });
     }
-    let segments = contents.index.segments.iter().map(|(number, used)| {
+    let segments = index.segments.iter().map(|(number, used)| {
         let end = ends.get(number).copied().unwrap_or(RECORDS_START);
         SegmentStatistics {
             path: used.segment.path.clone(),

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use quorate_core::{GroupId, LogIndex};
+
 use super::contents::Contents;
 use super::walk::{Step, walk};
 use super::{WalToolError, settled};
@@ -17,6 +19,8 @@ pub struct Verification {
     pub records: u64,
     /// Everything that is not as it was written, in the order of the log. Opening stops at the first.
     pub damages: Vec<Damage>,
+    /// Damaged entries that nobody needs any more, by ascending group: no damage.
+    pub given_up: Vec<GivenUp>,
     /// The end of the log was never acknowledged, and is not whole. Opening drops it: no damage.
     pub torn_tail: Option<TornTail>,
 }
@@ -32,8 +36,35 @@ pub struct TornTail {
     pub bytes: u64,
 }
 
+/// Damaged entries of a group that it has given up, has written again or has compacted since. They stay in their segment
+/// until that goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The group.
+    pub group: GroupId,
+    /// How many entries.
+    pub entries: u64,
+    /// The first and the last of them, as far as it can be told which they were.
+    pub range: Option<(LogIndex, LogIndex)>,
+    /// The first place.
+    pub damage: Damage,
+}
+
+impl GivenUp {
+    fn of(group: GroupId, index: Option<LogIndex>, damage: &Damage) -> Self {
+        Self { group, entries: 1, range: index.map(|index| (index, index)), damage: damage.clone() }
+    }
+
+    fn add(&mut self, index: Option<LogIndex>) {
+        self.entries += 1;
+        let Some(index) = index else { return };
+        let (first, last) = self.range.unwrap_or((index, index));
+        self.range = Some((first.min(index), last.max(index)));
+    }
+}
+
 impl Verification {
-    /// Nothing is damaged. A torn tail is no damage.
+    /// Nothing is damaged. A torn tail is no damage, nor is what was given up.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.damages.is_empty()
@@ -64,9 +95,17 @@ fn look(disk: &dyn Disk, directory: &Path) -> Result<Verification, WalToolError>
             }
             Step::Broken { .. } | Step::Unreadable(_) | Step::End { .. } => {}
         }
-        found.damages.extend(contents.take(&step));
+        contents.take(&step);
         true
     })?;
-    found.damages.extend(contents.finish(directory));
+    contents.finish(directory);
+    found.damages = contents.damages();
+    for (entry, damage) in contents.given_up() {
+        match found.given_up.iter_mut().find(|given_up| given_up.group == entry.group) {
+            Some(given_up) => given_up.add(entry.index),
+            None => found.given_up.push(GivenUp::of(entry.group, entry.index, damage)),
+        }
+    }
+    found.given_up.sort_by_key(|given_up| given_up.group);
     Ok(found)
 }

@@ -18,7 +18,7 @@ use super::WalToolError;
 use crate::disk::Disk;
 use crate::error::{Damage, LogError};
 use crate::wal::record::{ALIGNMENT, HEADER_BYTES, Place, RecordHeader, RecordKind};
-use crate::wal::recovery::{Record, Walk, Window};
+use crate::wal::recovery::{Record, Walk, Window, missing_segment};
 use crate::wal::segment::{self, RECORDS_START, Segment, SegmentHeader, read_header};
 
 /// Stretches of zeros this long are skipped in one go.
@@ -52,6 +52,8 @@ pub(super) enum Step<'a> {
 /// A stretch that is no record.
 pub(super) struct Broken {
     pub(super) offset: u64,
+    /// A record in its place whose header is whole and whose body is not.
+    pub(super) record: Option<Record>,
     /// Its header, if that alone is whole.
     pub(super) header: Option<RecordHeader>,
     /// Where the next header stands, or the last one that was recognised ends.
@@ -92,7 +94,7 @@ pub(super) fn walk(disk: &dyn Disk, directory: &Path, visit: Visit<'_>) -> Resul
     for (position, (number, opened)) in numbers.iter().zip(&found).enumerate() {
         let before = position.checked_sub(1).and_then(|before| numbers.get(before));
         if let Some(gap) = before.map(|before| before + 1).filter(|expected| expected != number)
-            && !visit(Step::Unreadable(super::missing(directory.join(segment::name_of(gap)))))
+            && !visit(Step::Unreadable(missing_segment(directory.join(segment::name_of(gap)))))
         {
             return Ok(());
         }
@@ -168,23 +170,24 @@ impl SegmentWalk<'_> {
                 }
                 break;
             }
-            let record = records.record(&mut window, at.offset).map_err(WalToolError::of)?;
+            let record = records.framed(&mut window, at.offset).map_err(WalToolError::of)?;
             let fits = record
                 .filter(|record| record.header.previous == at.chain && record.header.sequence == at.sequence);
             match fits {
-                Some(record) if record.header.kind == RecordKind::Seal => {
+                Some(record) if record.is_whole && record.header.kind == RecordKind::Seal => {
                     if let Some(damage) = self.misplaced_seal() {
                         is_damaged = true;
                         goes_on = visit(self.broken(at.offset, damage));
                     }
                     break;
                 }
-                Some(record) => {
+                Some(record) if record.is_whole => {
                     goes_on = visit(Step::Record { opened, offset: at.offset, record: &record });
                     at.pass(&record);
                 }
-                None => {
+                record => {
                     let Some((broken, resumed)) = self.judge(&mut window, at)? else { break };
+                    let broken = Broken { record, ..broken };
                     is_damaged |= broken.damage.is_some();
                     goes_on = visit(Step::Broken { opened, broken });
                     let Some(resumed) = resumed else { break };
@@ -207,7 +210,7 @@ impl SegmentWalk<'_> {
     }
 
     fn broken(&self, offset: u64, damage: &'static str) -> Step<'_> {
-        let broken = Broken { offset, header: None, until: offset, damage: Some(damage) };
+        let broken = Broken { offset, record: None, header: None, until: offset, damage: Some(damage) };
         Step::Broken { opened: self.opened, broken }
     }
 
@@ -241,7 +244,7 @@ impl SegmentWalk<'_> {
             Some((offset, _)) if !is_torn => offset,
             _ => self.end_of_the_recognised(window, at.offset)?,
         };
-        let broken = Broken { offset: at.offset, header, until, damage };
+        let broken = Broken { offset: at.offset, record: None, header, until, damage };
         let resumed = resumed.filter(|_| !is_torn).map(|(offset, header)| Position {
             offset,
             chain: header.previous,
