@@ -146,6 +146,7 @@ pub(crate) enum MemberCommand {
     /// Lets a new node in as a learner; `serve --join` does this by itself
     Add {
         /// The new node's number, never used before
+        #[arg(value_parser = crate::config::node_id)]
         id: u64,
         /// Where other nodes will reach it
         #[arg(long, value_name = "HOST:PORT")]
@@ -157,11 +158,13 @@ pub(crate) enum MemberCommand {
     /// Makes a learner that has caught up a voter
     Promote {
         /// The node
+        #[arg(value_parser = crate::config::node_id)]
         id: u64,
     },
     /// Removes a node, dead or alive
     Remove {
         /// The node
+        #[arg(value_parser = crate::config::node_id)]
         id: u64,
     },
 }
@@ -172,6 +175,7 @@ pub(crate) enum LeaderCommand {
     /// Hands leadership to a node, or to the one that is furthest ahead
     Transfer {
         /// The node
+        #[arg(value_parser = crate::config::node_id)]
         id: Option<u64>,
     },
 }

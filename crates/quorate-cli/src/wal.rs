@@ -29,6 +29,7 @@ pub(crate) fn run(command: WalCommand, format: OutputFormat) -> Result<(), Failu
 
 /// A data directory that is only looked at.
 struct Looked {
+    dir: PathBuf,
     disk: OsDisk,
     log: PathBuf,
     in_use: bool,
@@ -43,9 +44,26 @@ impl Looked {
                 say(&format!("note: what a running node writes meanwhile may be seen half-written ({used})"));
                 true
             }
-            Err(error) => return Err(directory_failure(&error)),
+            Err(error) => {
+                let Failure { exit, .. } = directory_failure(&error);
+                return Err(Failure::new(exit, format!("{}: {error}", dir.display())));
+            }
         };
-        Ok(Self { disk, log: PathBuf::from(DataDir::WAL), in_use })
+        Ok(Self { dir: dir.to_owned(), disk, log: PathBuf::from(DataDir::WAL), in_use })
+    }
+
+    fn failure(&self, error: &WalToolError) -> Failure {
+        let Failure { exit, .. } = look_failure(error);
+        match error {
+            WalToolError::NoLog(log) => {
+                let place = self.dir.join(log);
+                Failure::new(
+                    exit,
+                    format!("{}: there is no log here; name a data directory", place.display()),
+                )
+            }
+            WalToolError::Unreadable { .. } | WalToolError::Log(_) | _ => look_failure(error),
+        }
     }
 }
 
@@ -61,7 +79,7 @@ fn dump(looked: &Looked, group: Option<u64>, format: OutputFormat) -> Result<(),
         };
         printed.is_ok()
     });
-    dumped.map_err(|error| look_failure(&error))?;
+    dumped.map_err(|error| looked.failure(&error))?;
     printed?;
     damage.map_or(Ok(()), |damage| Err(Failure::new(Exit::Damaged, damage)))
 }
@@ -203,7 +221,7 @@ fn hard_state_json(state: quorate_server::offline::HardState) -> Value {
 }
 
 fn verify(looked: &Looked, format: OutputFormat) -> Result<(), Failure> {
-    let found = offline::verify(&looked.disk, &looked.log).map_err(|error| look_failure(&error))?;
+    let found = offline::verify(&looked.disk, &looked.log).map_err(|error| looked.failure(&error))?;
     match format {
         OutputFormat::Json => output::json(&verification_json(&found, looked.in_use))?,
         OutputFormat::Table => {
@@ -272,7 +290,7 @@ fn verification_json(found: &Verification, in_use: bool) -> Value {
 }
 
 fn stats(looked: &Looked, format: OutputFormat) -> Result<(), Failure> {
-    let found = offline::statistics(&looked.disk, &looked.log).map_err(|error| look_failure(&error))?;
+    let found = offline::statistics(&looked.disk, &looked.log).map_err(|error| looked.failure(&error))?;
     match format {
         OutputFormat::Json => {
             let segments: Vec<Value> = found.segments.iter().map(segment_json).collect();

@@ -265,7 +265,7 @@ impl fmt::Display for ChangeError {
             Self::LearnerBehind { missing } => {
                 write!(f, "the learner lacks {missing} entries: promote it when it has caught up")
             }
-            Self::LastVoter => f.write_str("the last voter cannot leave"),
+            Self::LastVoter => f.write_str("the last voter cannot leave: add another voter first"),
             Self::Invalid { what } => write!(f, "no group can have these members: {what}"),
         }
     }
@@ -309,3 +309,37 @@ impl fmt::Display for SnapshotRequestError {
     }
 }
 impl std::error::Error for SnapshotRequestError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A refused change was told as `LastVoter`, a name of ours.
+    #[test]
+    fn refused_changes_say_what_happened_in_words() {
+        let at = LogId::new(2, 7);
+        let changes = [
+            ChangeError::Propose(ProposeError::NotLeader { leader: None }),
+            ChangeError::InProgress { pending: at },
+            ChangeError::NotReady,
+            ChangeError::Changed { membership_id: at },
+            ChangeError::Joint { membership_id: at },
+            ChangeError::NotJoint,
+            ChangeError::AlreadyMember { replica: ReplicaId(4) },
+            ChangeError::NotMember,
+            ChangeError::NothingToDo,
+            ChangeError::LearnerBehind { missing: 9 },
+            ChangeError::LastVoter,
+            ChangeError::Invalid { what: "at most 8 new replicas in one step" },
+        ];
+        for change in changes {
+            let (told, name) = (change.to_string(), format!("{change:?}"));
+            let name = name.split([' ', '(']).next().unwrap_or_default();
+            assert!(told.contains(' ') && !told.contains(name) && !told.contains('{'), "{told}");
+        }
+        assert_eq!(
+            ChangeError::LastVoter.to_string(),
+            "the last voter cannot leave: add another voter first"
+        );
+    }
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use quorate_core::{ConfigError, DecodeError};
 
 use crate::bytes_reader::{BytesReader, put_u64};
+use crate::reconfiguring::with_envelope;
 use crate::snapshot_trigger::SnapshotTrigger;
 
 /// Limits that all groups of a host share.
@@ -107,6 +108,26 @@ impl HostConfig {
                 "at least 64 KiB",
             ),
             (self.snapshot_backlog_bytes_max > 0, "snapshot_backlog_bytes_max", "above 0"),
+        ])
+    }
+}
+
+impl GroupConfig {
+    /// Checks everything that can be checked before a group is opened.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        // Whose it is is filled in later.
+        let core = quorate_core::Config { id: quorate_core::ReplicaId(1), ..self.core.clone() };
+        core.validate()?;
+        with_envelope(core).validate()?;
+        self.snapshots.validate()?;
+        self.sessions.validate()?;
+        first_broken([
+            (self.requests_max > 0, "requests_max", "above 0"),
+            (self.query_bytes_max > 0, "query_bytes_max", "above 0"),
+            (!self.stalled_write_max.is_zero(), "stalled_write_max", "above 0"),
         ])
     }
 }

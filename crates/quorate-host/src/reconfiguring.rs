@@ -27,11 +27,8 @@ impl Replica {
         if let Some(field) = fixed_field_that_differs(&self.config, &of_many) {
             return Err(RequestError::Config { field, must: AS_IT_WAS });
         }
-        config.snapshots.validate().map_err(wrong)?;
-        config.sessions.validate().map_err(wrong)?;
-        config.core.validate().map_err(wrong)?;
+        config.validate().map_err(wrong)?;
         let limits = with_envelope(config.core.clone());
-        limits.validate().map_err(wrong)?;
         self.core.set_timings(config.core.election_timeout, config.core.heartbeat_interval).map_err(wrong)?;
         self.core.set_limits(&limits).map_err(wrong)?;
         self.core.set_election_delay(config.core.election_delay);

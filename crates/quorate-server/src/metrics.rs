@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
-use quorate::{DiskHealth, EventLabel, Node, Raft, RoleName};
+use quorate::{DiskHealth, EventLabel, Node, NodeStats, Raft, RoleName};
 
 use crate::process_figures;
 
@@ -152,20 +152,24 @@ impl Collector for NodeFigures {
         }
         encode_process(&mut encoder)?;
         self.encode_events(&mut encoder)?;
-        if let Some(free_bytes) = stats.disk_free_bytes {
-            let help = "Free space on the disk of the data directory, where the least is free";
-            let gauge = ConstGauge::new(free_bytes);
-            gauge.encode(encoder.encode_descriptor("disk_free_bytes", help, None, MetricType::Gauge)?)?;
-        }
-        // The log refuses entries before a write of the group has found out.
-        let disk = if stats.log.is_full { DiskHealth::Full } else { status.disk };
-        encode_disk(&mut encoder, disk)?;
+        encode_disk(&mut encoder, &stats, status.disk)?;
         self.encode_role(encoder, status.role)
     }
 }
 
-/// One series per state of the log's disk, 1 for the current one.
-fn encode_disk(encoder: &mut DescriptorEncoder<'_>, current: DiskHealth) -> Result<(), fmt::Error> {
+/// How much is free, and one series per state of the log's disk, 1 for the current one.
+fn encode_disk(
+    encoder: &mut DescriptorEncoder<'_>,
+    stats: &NodeStats,
+    of_writes: DiskHealth,
+) -> Result<(), fmt::Error> {
+    if let Some(free_bytes) = stats.disk_free_bytes {
+        let help = "Free space on the disk of the data directory, where the least is free";
+        let gauge = ConstGauge::new(free_bytes);
+        gauge.encode(encoder.encode_descriptor("disk_free_bytes", help, None, MetricType::Gauge)?)?;
+    }
+    // The log refuses entries before a write of the group has found out.
+    let current = if stats.log.is_full { DiskHealth::Full } else { of_writes };
     let help = "1 for what the disk of the log does: whether it works, does not finish a write, or is full";
     let mut family = encoder.encode_descriptor("log_disk", help, None, MetricType::Gauge)?;
     let states = [(DiskHealth::Works, "works"), (DiskHealth::Stalled, "stalled"), (DiskHealth::Full, "full")];

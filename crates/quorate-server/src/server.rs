@@ -357,11 +357,12 @@ fn node_failure(config: &ServerConfig, error: quorate::StartError) -> StartError
         }
         quorate::StartError::Tls(error) => certificates::unusable(&error),
         quorate::StartError::Config(error) => {
-            StartError::InvalidConfig { flag: "configuration", problem: error.to_string() }
+            StartError::InvalidConfig { flag: error.field, problem: format!("must be {}", error.must) }
         }
         quorate::StartError::Store(StoreError::Directory { source, .. }) => match source {
             DataDirError::InUse { .. } => StartError::Locked { dir },
-            DataDirError::OtherCluster { .. }
+            DataDirError::NotADirectory
+            | DataDirError::OtherCluster { .. }
             | DataDirError::OtherNode { .. }
             | DataDirError::OtherLog { .. }
             | DataDirError::OtherSnapshots { .. } => {

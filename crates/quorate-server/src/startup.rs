@@ -233,8 +233,21 @@ async fn cluster_behind(endpoints: &[String]) -> Option<u64> {
     Some(client.status().await.ok()?.cluster_id)
 }
 
+/// Whether there is something that is no directory, there or on the way there.
+fn is_something_else(dir: &Path) -> bool {
+    match std::fs::metadata(dir) {
+        Ok(found) => !found.is_dir(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotADirectory,
+    }
+}
+
 /// The origin as the directory says it, in words for people if it cannot be read.
 pub(crate) fn load(dir: &Path) -> Result<Option<Origin>, StartError> {
+    if is_something_else(dir) {
+        let problem =
+            "it is a file, or a part of its path is: name a directory, or one that can be made".to_owned();
+        return Err(StartError::WrongDirectory { dir: dir.to_owned(), problem });
+    }
     Origin::load(dir).map_err(|problem| StartError::Storage { dir: dir.to_owned(), problem })
 }
 

@@ -111,7 +111,8 @@ fn bar(done: u64, of: u64, failed: usize) -> String {
 #[must_use]
 pub fn seed_range(text: &str) -> Option<Range<u64>> {
     let (from, to) = text.split_once("..")?;
-    Some(from.parse().ok()?..to.parse().ok()?)
+    let seeds = from.parse().ok()?..to.parse().ok()?;
+    (!seeds.is_empty()).then_some(seeds)
 }
 
 /// `3,7,12`, or `none`: for `Options::only_faults`. `None`: it is not written like that.
@@ -136,6 +137,7 @@ mod tests {
     #[test]
     fn ranges_and_lists_are_read() {
         assert_eq!((seed_range("3..5"), seed_range("5")), (Some(3..5), None));
+        assert_eq!((seed_range("5..5"), seed_range("5..1")), (None, None), "no run is no success");
         assert_eq!(fault_numbers("4,1"), Some([1, 4].into()));
         assert_eq!((fault_numbers("none"), fault_numbers("x")), (Some([].into()), None));
     }

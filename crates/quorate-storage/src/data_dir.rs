@@ -168,8 +168,11 @@ pub enum DataDirError {
         /// Where it was.
         directory: &'static str,
     },
+    /// There is something else in its place.
+    #[error("it is a file, or a part of its path is: name a directory, or one that can be made")]
+    NotADirectory,
     /// The disk said no.
-    #[error("{context} in the data directory: {source}")]
+    #[error("the data directory: {context}: {source}")]
     Io {
         /// What was being done.
         context: &'static str,
@@ -210,7 +213,14 @@ impl DataDir {
     /// # Errors
     /// As for `open`; `OtherLog`: the log is of another kind.
     pub fn open_with(disk: Arc<dyn Disk>, identity: Identity, kind: LogKind) -> Result<Self, DataDirError> {
-        disk.create_dir_all(Path::new("")).map_err(failed("creating it"))?;
+        disk.create_dir_all(Path::new("")).map_err(|error| {
+            let is_in_the_way = [io::ErrorKind::AlreadyExists, io::ErrorKind::NotADirectory];
+            if is_in_the_way.contains(&error.kind()) {
+                DataDirError::NotADirectory
+            } else {
+                failed("creating it")(error)
+            }
+        })?;
         let lock = disk.lock(Path::new(LOCK)).map_err(failed("taking LOCK"))?;
         let Some(lock) = lock else {
             return Err(DataDirError::InUse { holder_pid: holder(&*disk) });

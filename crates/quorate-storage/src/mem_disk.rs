@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::{Disk, DiskFile, DiskLock};
+use crate::disk::{Disk, DiskFile, DiskLock, DiskSpace};
 
 /// The unit that reaches the disk whole or not at all, in bytes.
 pub const SECTOR_BYTES: u64 = 512;

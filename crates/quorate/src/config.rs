@@ -193,7 +193,8 @@ impl NodeConfig {
         Self { node, storage, peer_listen, ..Self::default() }
     }
 
-    /// Checks everything that can be checked without touching disk or network.
+    /// Checks everything that can be checked without touching disk or network. (What an address looks like is checked by
+    /// the start of a node that uses TCP.)
     ///
     /// # Errors
     /// The first field that cannot work, and what it must be.
@@ -215,6 +216,9 @@ impl NodeConfig {
                 "an address that others can dial: nobody can be dialled everywhere",
             );
         }
+        if self.storage == Storage::Directory(PathBuf::new()) {
+            return wrong("storage", "a directory with a name");
+        }
         let transport = &self.transport;
         if transport.frame_bytes_max < 4 << 20 || transport.frame_bytes_max > 1 << 30 {
             return wrong("transport.frame_bytes_max", "between 4 MiB and 1 GiB");
@@ -231,8 +235,11 @@ impl NodeConfig {
         if transport.connect_timeout.is_zero() || transport.write_timeout.is_zero() {
             return wrong("transport.connect_timeout", "above zero, like transport.write_timeout");
         }
-        if self.queues.requests_max == 0 {
-            return wrong("queues.requests_max", "1 or more");
+        if transport.connections_max == 0 || transport.unsent_bytes_max == 0 {
+            return wrong("transport.connections_max", "1 or more, like transport.unsent_bytes_max");
+        }
+        if self.queues.requests_max == 0 || self.queues.request_bytes_max == 0 {
+            return wrong("queues.requests_max", "1 or more, like queues.request_bytes_max");
         }
         if self.queues.backlog_bytes_max < 1 << 20 || self.queues.inbound_bytes_max < 1 << 20 {
             return wrong("queues.backlog_bytes_max", "1 MiB or more, like queues.inbound_bytes_max");
@@ -246,9 +253,24 @@ impl NodeConfig {
     /// # Errors
     /// As for [`NodeConfig::validate`].
     pub fn validate_group(&self, group: &GroupConfig) -> Result<(), ConfigError> {
-        fits_in_frames(group, self.transport.frame_bytes_max)?;
-        group.sessions.validate().map_err(ConfigError::from)?;
-        group.snapshots.validate().map_err(ConfigError::from)
+        group.validate()?;
+        Ok(fits_in_frames(group, self.transport.frame_bytes_max)?)
+    }
+
+    /// Checks the addresses, which only TCP uses.
+    pub(crate) fn validate_addresses(&self) -> Result<(), ConfigError> {
+        let host_and_port = |field, text: &str| {
+            let must = format!("host:port, for example 127.0.0.1:7001, and not {text:?}");
+            port_of(text).ok_or(ConfigError { field, must })
+        };
+        host_and_port("peer_listen", &self.peer_listen)?;
+        match &self.peer_advertise {
+            Some(address) if host_and_port("peer_advertise", address)? == 0 => Err(ConfigError {
+                field: "peer_advertise",
+                must: format!("an address that others can dial, with a port, and not {address:?}"),
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -285,6 +307,15 @@ impl From<FrameLimit> for ConfigError {
     }
 }
 
+/// The port of `host:port`. The name is looked up when it is used, not here.
+fn port_of(address: &str) -> Option<u16> {
+    let (host, port) = address.rsplit_once(':')?;
+    let is_bracketed = host.starts_with('[') && host.ends_with(']');
+    let is_odd = |c: char| c.is_whitespace() || c == '/';
+    let is_host = !host.is_empty() && (is_bracketed || !host.contains(':')) && !host.contains(is_odd);
+    port.parse().ok().filter(|_| is_host)
+}
+
 /// Whether this is `0.0.0.0` or `[::]`: good to listen on, and nowhere to go to.
 fn is_unspecified(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
@@ -318,6 +349,49 @@ mod tests {
         let mut bytes = Vec::new();
         encode_peer_message(&PeerMessage { group: GroupId(1), body: PeerBody::Raft(message) }, &mut bytes);
         assert!(bytes.len() + 12 <= frame_bytes_max, "{} bytes", bytes.len());
+    }
+
+    fn refusal(change: impl FnOnce(&mut NodeConfig)) -> String {
+        let mut config = NodeConfig { node: NodeId(1), ..NodeConfig::default() };
+        change(&mut config);
+        let checked = config.validate().and_then(|()| config.validate_addresses());
+        checked.map_or_else(|error| error.to_string(), |()| "fine".to_owned())
+    }
+
+    /// What a new user gets wrong is refused before anything is made, with the name of the field and what it must be.
+    #[test]
+    fn mistakes_are_named_before_anything_is_touched() {
+        let second = Duration::from_secs(1);
+        #[rustfmt::skip]
+        let told = [
+            (refusal(|_| {}), "fine"),
+            (refusal(|config| config.node = NodeId(0)), "configuration: node must be 1 or more"),
+            (refusal(|config| config.peer_listen = "nonsense".to_owned()),
+                "configuration: peer_listen must be host:port, for example 127.0.0.1:7001, and not \"nonsense\""),
+            (refusal(|config| config.peer_listen = "127.0.0.1".to_owned()), "not \"127.0.0.1\""),
+            (refusal(|config| config.peer_listen = "127.0.0.1:70000".to_owned()), "not \"127.0.0.1:70000\""),
+            (refusal(|config| config.peer_listen = "http://a:1".to_owned()), "not \"http://a:1\""),
+            (refusal(|config| config.peer_listen = "[::1]:7001".to_owned()), "fine"),
+            (refusal(|config| config.peer_advertise = Some("node-1".to_owned())), "peer_advertise must be host:port"),
+            (refusal(|config| config.peer_advertise = Some("node-1:0".to_owned())), "others can dial, with a port"),
+            (refusal(|config| config.storage = Storage::Directory("".into())), "storage must be a directory"),
+            (refusal(|config| config.group.core.election_timeout = Duration::ZERO),
+                "configuration: election_timeout must be at least three times heartbeat_interval"),
+            (refusal(|config| config.group.core.heartbeat_interval = Duration::ZERO), "heartbeat_interval must be above 0"),
+            (refusal(|config| config.group.core.heartbeat_interval = second), "at least three times heartbeat_interval"),
+            (refusal(|config| (config.group.core.leader_lease, config.group.core.lease_drift_max) = (true, second)),
+                "lease_drift_max must be below election_timeout"),
+            (refusal(|config| config.group.snapshots.keep = 0), "snapshots.keep must be above 0"),
+            (refusal(|config| config.group.requests_max = 0), "requests_max must be above 0"),
+            (refusal(|config| config.group.stalled_write_max = Duration::ZERO), "stalled_write_max must be above 0"),
+            (refusal(|config| config.host.snapshot_sends_max = 0), "snapshot_sends_max must be above 0"),
+            (refusal(|config| config.queues.request_bytes_max = 0), "like queues.request_bytes_max"),
+            (refusal(|config| config.transport.connections_max = 0), "transport.connections_max must be 1 or more"),
+            (refusal(|config| config.group.core.command_bytes_max = 64 << 20), "at least 1 MiB above"),
+        ];
+        for (found, expected) in told {
+            assert!(found.contains(expected), "{found:?}, not {expected:?}");
+        }
     }
 
     #[test]

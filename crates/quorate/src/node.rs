@@ -225,6 +225,9 @@ impl Node {
         transport: Option<MakeTransport>,
     ) -> Result<Self, StartError> {
         config.validate()?;
+        if transport.is_none() {
+            config.validate_addresses()?;
+        }
         let plan = stores.resolve(&config)?;
         #[cfg(feature = "tls")]
         let tls = match transport {

@@ -28,6 +28,7 @@ const STORIES: &[&str] = &[
     "kills::kill_storm_loses_nothing_that_was_acknowledged",
     "disks::failing_and_slow_syncs_stop_who_cannot_promise_and_lose_nothing",
     "disks::full_disks_lose_nothing_and_go_on_when_there_is_space",
+    "disks::disks_that_run_low_stop_nobody_and_go_on_by_themselves",
     "namespaces::lost_packets_lose_nothing_and_show_nothing_stale",
     "noise::noise_on_the_wires_is_noticed_and_survived",
     "partitions::cut_wires_lose_nothing_and_show_nothing_stale",

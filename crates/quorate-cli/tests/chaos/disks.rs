@@ -47,6 +47,25 @@ impl Filler {
     }
 }
 
+impl Filler {
+    /// Fills the disk until so much is left.
+    fn leave(directory: &Path, bytes: u64) -> Self {
+        let path = directory.join("filler");
+        let mut file = File::create(&path).unwrap();
+        let mut filled = 0;
+        while free_bytes(directory) > bytes + (1 << 20) {
+            file.write_all(&vec![0; 1 << 20]).unwrap();
+            filled += 1 << 20;
+        }
+        Self { path, bytes: filled }
+    }
+}
+
+fn free_bytes(directory: &Path) -> u64 {
+    let found = rustix::fs::statvfs(directory).unwrap();
+    found.f_bavail * found.f_frsize
+}
+
 impl Drop for Filler {
     fn drop(&mut self) {
         drop(std::fs::remove_file(&self.path));
@@ -61,19 +80,7 @@ fn full_disks_lose_nothing_and_go_on_when_there_is_space() {
     if !is_alone(NAME) {
         return;
     }
-    let cluster = Cluster::at(Ports::of_hosts(|_| "127.0.0.1".to_owned()));
-    let disk = |node: u64| cluster.scratch.path().join(format!("d{node}"));
-    let disks: Vec<PathBuf> = (1..=3).map(disk).collect();
-    for disk in &disks {
-        std::fs::create_dir(disk).unwrap();
-        let mounted = system(&format!("mount -t tmpfs -o size={DISK_MEGABYTES}m none {}", disk.display()));
-        if let Err(why) = mounted {
-            return skipped(NAME, &why);
-        }
-    }
-    system("ip link set lo up").unwrap();
-    let addresses = (1..=3).map(|node| (node, cluster.ports.peer(node))).collect();
-    let mut scene = Scene::of("full disks", cluster, &addresses);
+    let Some((mut scene, disks)) = small_disks(NAME, "full disks") else { return };
     let (mut filled, mut stopped, mut all_full) = (0, 0, 0);
     for round in 0..rounds(6) {
         let victims = victims(&mut scene, round);
@@ -104,6 +111,70 @@ fn full_disks_lose_nothing_and_go_on_when_there_is_space() {
     eprintln!("{}: {filled} disks filled, {all_full} times all; {stopped} nodes stopped", scene.story);
     assert!(filled >= 10 && all_full >= 2, "{filled} {all_full}");
     scene.end();
+}
+
+/// A cluster whose nodes have small disks of their own.
+fn small_disks(name: &str, story: &str) -> Option<(Scene, Vec<PathBuf>)> {
+    let cluster = Cluster::at(Ports::of_hosts(|_| "127.0.0.1".to_owned()));
+    let disk = |node: u64| cluster.scratch.path().join(format!("d{node}"));
+    let disks: Vec<PathBuf> = (1..=3).map(disk).collect();
+    for disk in &disks {
+        std::fs::create_dir(disk).unwrap();
+        let mounted = system(&format!("mount -t tmpfs -o size={DISK_MEGABYTES}m none {}", disk.display()));
+        if let Err(why) = mounted {
+            skipped(name, &why);
+            return None;
+        }
+    }
+    system("ip link set lo up").unwrap();
+    let addresses = (1..=3).map(|node| (node, cluster.ports.peer(node))).collect();
+    Some((Scene::of(story, cluster, &addresses), disks))
+}
+
+/// Disks run low, and something is left: of one node, then of all. Nobody stops, nobody has to be started again, and once there is
+/// space writes are taken by themselves.
+#[test]
+fn disks_that_run_low_stop_nobody_and_go_on_by_themselves() {
+    const NAME: &str = "disks::disks_that_run_low_stop_nobody_and_go_on_by_themselves";
+    if !is_alone(NAME) {
+        return;
+    }
+    // By default a sixteenth of such a disk is left.
+    const LEFT_BYTES: u64 = (DISK_MEGABYTES << 20) / 16 / 2;
+    let Some((mut scene, disks)) = small_disks(NAME, "disks run low") else { return };
+    let mut all_low = 0;
+    for round in 0..rounds(3) {
+        let victims = victims(&mut scene, round);
+        scene.clients_go_on(100, "there is space");
+        let disk = |node: &u64| &disks[usize::try_from(*node - 1).unwrap()];
+        let fillers: Vec<Filler> = victims.iter().map(|node| Filler::leave(disk(node), LEFT_BYTES)).collect();
+        if victims.len() < 3 {
+            scene.clients_go_on(150, "one disk is low");
+        } else {
+            // Clients see refusals; what was taken before is applied everywhere.
+            eventually("every node says that its disk is full", || {
+                (1..=3).all(|node| says_full(&scene, node)).then_some(())
+            });
+            let answered = scene.answered();
+            let_pass(long_enough());
+            eprintln!("{}: {} answers with all disks low", scene.story, scene.answered() - answered);
+            all_low += 1;
+        }
+        for node in &victims {
+            assert_eq!(scene.cluster.node(*node).ended(), None, "{}: node {node} goes on", scene.story);
+        }
+        drop(fillers);
+        scene.is_writable_again("a disk that was low");
+    }
+    assert!(all_low >= 1);
+    scene.end();
+}
+
+/// What a node's metrics say of the disk of its log.
+fn says_full(scene: &Scene, node: u64) -> bool {
+    let url = format!("http://{}/metrics", scene.cluster.ports.client(node));
+    let text = ureq::get(&url).call().ok().and_then(|mut answer| answer.body_mut().read_to_string().ok());
+    text.is_some_and(|text| text.contains("quorate_log_disk{state=\"full\"} 1"))
 }
 
 /// `strace`, which makes system calls of a running node fail or wait.

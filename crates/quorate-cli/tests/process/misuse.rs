@@ -14,6 +14,9 @@ fn mistakes_on_the_command_line_are_one_line_each() {
         (&["serve", "--id", "1", "--dir", "d1", "--value-bytes-max", "1TB"], "write a number of bytes"),
         (&["put", "k"], "<VALUE>"),
         (&["get", "k", "--endpoints", "nowhere"], "write host:port"),
+        (&["member", "remove", "x"], "'x' for '<ID>': write a whole number from 1 on"),
+        (&["leader", "transfer", "0"], "write a whole number from 1 on"),
+        (&["sim", "--seeds", "5..1"], "write a range of seeds, for example 0..200"),
         (&["demo", "--nodes", "8"], "1..=7"),
         (&["demo", "ctl", "explode"], "unknown command \"explode\""),
         (&["--config", "/does/not/exist.toml", "get", "k"], "cannot read the configuration file"),
@@ -32,6 +35,24 @@ fn mistake_in_the_file_names_the_file_and_the_line() {
     command.args(["serve", "--config"]).arg(&file);
     let line = finish(command, b"").expect_failure(2).to_owned();
     assert!(line.contains("quorate.toml:3: unknown key \"election-timeout\""), "{line}");
+}
+
+#[test]
+fn file_in_place_of_a_data_directory_is_named_as_such() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let (file, below) = (file.display().to_string(), file.join("below").display().to_string());
+    for dir in [&file, &below] {
+        let finished = quorate(&["serve", "--id", "1", "--dir", dir, "--bootstrap", "--log", "off"]);
+        let line = finished.expect_failure(9);
+        assert!(
+            line.contains(dir.as_str()) && line.contains("it is a file") && line.contains("name a directory"),
+            "{line}"
+        );
+    }
+    let looked = quorate(&["wal", "verify", &file]);
+    assert!(looked.expect_failure(9).contains(&file), "{looked:?}");
 }
 
 #[test]

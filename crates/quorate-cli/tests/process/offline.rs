@@ -40,7 +40,8 @@ fn healthy_log_is_looked_at_while_its_node_runs() {
     let found = quorate(&["wal", "verify", &dir, "-o", "json"]).expect_ok();
     assert_eq!((found.json()["in_use"].as_bool(), found.stderr.as_str()), (Some(false), ""));
     let nothing = quorate(&["wal", "verify", &format!("{dir}/none")]);
-    assert!(nothing.expect_failure(9).contains("there is no log here"), "{nothing:?}");
+    let line = nothing.expect_failure(9);
+    assert!(line.contains("there is no log here") && line.contains(&format!("{dir}/none")), "{nothing:?}");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub use self::repair::{
 pub use self::statistics::{GroupStatistics, SegmentStatistics, WalStatistics, statistics};
 pub use self::verify::{GivenUp, TornTail, Verification, verify};
 
-use crate::error::{Damage, LogError};
+use crate::error::LogError;
 
 /// A log cannot be looked at.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -58,6 +58,17 @@ fn a_second_process_is_told_who_holds_the_directory() {
     DataDir::open(disk, MINE).unwrap();
 }
 
+#[test]
+fn a_file_in_place_of_the_directory_is_named_as_such() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for root in [file.clone(), file.join("below")] {
+        let error = DataDir::open(Arc::new(OsDisk::new(&root)), MINE).map(drop).unwrap_err();
+        assert!(matches!(error, DataDirError::NotADirectory), "{}: {error}", root.display());
+    }
+}
+
 /// A node that looked for its log in another place would find none, and vote again where it has voted.
 #[test]
 fn a_directory_keeps_its_kind_of_log() {

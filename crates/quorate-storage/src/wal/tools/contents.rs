@@ -137,7 +137,9 @@ impl Contents {
         let (number, path) = (opened.segment.number, &opened.segment.path);
         let damage = Damage { path: path.clone(), offset: broken.offset, what: broken.damage? };
         let place = (number, broken.offset);
-        let may_be_taken = self.damage.is_none() && self.limit.is_none_or(|limit| place < limit);
+        // Opening does not look into a file that is too short.
+        let is_sound = self.damage.is_none() && !opened.is_short;
+        let may_be_taken = is_sound && self.limit.is_none_or(|limit| place < limit);
         let before = self.scan.salvaged.len();
         match &broken.record {
             Some(record)

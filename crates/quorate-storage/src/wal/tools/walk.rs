@@ -32,7 +32,7 @@ pub(super) struct Opened {
     pub(super) header: SegmentHeader,
     pub(super) crc: u32,
     /// The file is shorter than it was made.
-    is_short: bool,
+    pub(super) is_short: bool,
 }
 
 /// What the walk meets, in the order of the log.
