@@ -28,9 +28,9 @@ const TAGS: &[Tags] = &[
     tags("quorate-core/src/codec.rs", "A message between two replicas", "PRE_VOTE", "REQUEST_SNAPSHOT"),
     tags("quorate-storage/src/wal/body.rs", "### Batch", "REMOVE", "LOST_UNTIL"),
     tags("quorate-host/src/peer.rs", "The body of a message", "RAFT", "BEAT"),
-    tags("quorate-host/src/forward_codec.rs", "| 4 request passed on", "PLAIN", "OPEN"),
-    tags("quorate-host/src/forward_codec.rs", "| 5 answer to it", "APPLIED", "MALFORMED"),
-    tags("quorate-host/src/command.rs", "## Commands", "PLAIN", "LIMITS"),
+    tags("quorate-host/src/forward_codec.rs", "| 4 request passed on", "OPEN", "EXTENDED"),
+    tags("quorate-host/src/forward_codec.rs", "| 5 answer to it", "APPLIED", "UNSUPPORTED"),
+    tags("quorate-host/src/command.rs", "## Commands", "PLAIN", "EXTENDED"),
     tags("quorate/src/transport/frame.rs", "## Peer frames", "KIND_HELLO", "KIND_MESSAGE"),
 ];
 
@@ -78,10 +78,14 @@ fn every_tag_has_its_place_on_the_page() {
 #[test]
 fn every_session_record_has_its_place_on_the_page() {
     let page = fs::read_to_string(root().join("docs/formats.md")).expect("docs/formats.md");
-    let source = fs::read_to_string(root().join("crates/quorate-host/src/sessions.rs")).expect("the source");
-    let code = source.split("#[cfg(test)]").next().expect("the code before its tests");
+    let source_of =
+        |file| fs::read_to_string(root().join("crates/quorate-host/src").join(file)).expect("the source");
+    let (sessions, incoming): (String, String) = (source_of("sessions.rs"), source_of("incoming.rs"));
+    let code = sessions.split("#[cfg(test)]").next().expect("the code before its tests");
     let section = section(&page, "### Session records");
     let mut letters: Vec<&str> = code.split("b\"").skip(1).filter_map(|rest| rest.get(..1)).collect();
+    let incoming = incoming.split("const RECORD: u8 = b'").nth(1).expect("its record");
+    letters.extend(incoming.get(..1));
     letters.sort_unstable();
     letters.dedup();
     assert_eq!(letters, ["i", "k", "l", "r", "s", "t", "v"]);
