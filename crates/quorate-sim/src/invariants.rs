@@ -15,6 +15,7 @@
 //! | one change of members at a time, no change of members before an own commit | a leader appends members only when those before are committed, and so is an entry of its term |
 //! | members as the log says | a replica acts by the newest committed members it knows, and a snapshot carries those of its position |
 //! | one lease at a time | when a replica becomes leader, no other may still serve reads from its lease |
+//! | a read has a round of its own | a linearizable read at a leader is answered only after a round that was begun when it had been asked (§6.4) |
 //! | same response | a command's response is the same on every replica |
 //! | same snapshot | two snapshots of one index have the same bytes |
 //!
@@ -120,6 +121,8 @@ struct GroupFacts {
     responses: BTreeMap<LogIndex, u64>,
     snapshots: BTreeMap<LogId, u64>,
     replicas: BTreeMap<ReplicaId, ReplicaFacts>,
+    /// The newest round of a leader in its term, and when it was first sent.
+    rounds: BTreeMap<(ReplicaId, Term), (u64, u64)>,
     /// The highest index acknowledged to a client, by time.
     acknowledged: BTreeMap<u64, LogIndex>,
     /// Committed members by the index of their entry.

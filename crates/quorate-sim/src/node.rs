@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use quorate_core::{GroupId, MonoTime, NodeId, ReplicaId};
+use quorate_core::{GroupId, MonoTime, NodeId, ReplicaId, Term};
 use quorate_host::{
     Applier, ApplyTask, Event, FetchTask, Host, HostConfig, LogFetcher, LogWriter, Now, Snapshotter,
     StateMachine, Ticket, bootstrap_batch, join_batch, recover_group,
@@ -122,6 +122,8 @@ pub(crate) struct Running {
     pub(crate) fetch_busy: bool,
     pub(crate) snapshot_busy: bool,
     pub(crate) askers: BTreeMap<Ticket, Asker>,
+    /// Linearizable reads asked of a leader: when, and in which term it led.
+    pub(crate) reads: BTreeMap<Ticket, (u64, Term)>,
     /// A group of its log lacked entries when it started.
     pub(crate) gave_up_entries: bool,
     _data_dir: DataDir,
@@ -402,6 +404,7 @@ impl Running {
             fetch_busy: false,
             snapshot_busy: false,
             askers: BTreeMap::new(),
+            reads: BTreeMap::new(),
             gave_up_entries: false,
             _data_dir: data_dir,
         }

@@ -65,7 +65,9 @@ impl World {
         });
         let messages: Vec<(GroupId, &Message)> = messages.collect();
         let mut known: Option<(GroupId, Durable)> = None;
+        let now = self.agenda.now();
         for (group, message) in &messages {
+            self.invariants.on_round(*group, message, now);
             if known.as_ref().is_none_or(|(of, _)| of != group) {
                 let node = self.nodes.get(&id);
                 let running = node.and_then(|node| node.running.as_ref());

@@ -15,10 +15,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_core::{GroupId, NodeId};
+use quorate_core::{GroupId, NodeId, RoleName, Term};
 use quorate_host::{
-    Answer, ApplyTask, Event, PeerBody, Request, RequestError, Ticket, Work, decode_peer_message,
-    encode_peer_message,
+    Answer, ApplyTask, Consistency, Event, Host, PeerBody, Request, RequestError, Ticket, Work,
+    decode_peer_message, encode_peer_message,
 };
 
 use crate::agenda::Agenda;
@@ -460,12 +460,18 @@ impl World {
     }
 
     fn on_asked(&mut self, id: NodeId, asker: Asker, group: GroupId, request: Request) {
+        let now = self.agenda.now();
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
             return;
         };
         running.askers.insert(ticket, asker);
+        if let Request::Query { consistency: Consistency::Linearizable, .. } = &request
+            && let Some(term) = leads_others(&running.host, group)
+        {
+            running.reads.insert(ticket, (now, term));
+        }
         self.give(id, Event::Request { group, ticket, request });
     }
 
@@ -480,6 +486,15 @@ impl World {
                 format!("{ticket:?} was answered twice, now with {result:?}"),
             ));
         };
+        let read = running.reads.remove(&ticket);
+        if let (Asker::Client { client, .. }, Ok(Answer::Queried { .. }), Some((asked_at, term))) =
+            (asker, &result, read)
+            && let Some(group) = self.clients.get(client).map(|client| client.group)
+            && leads_others(&running.host, group) == Some(term)
+            && let Some(replica) = running.replicas.get(&group)
+        {
+            self.invariants.on_read_confirmed(group, *replica, term, asked_at)?;
+        }
         if let (Asker::Client { client, .. }, Ok(Answer::Applied { id: at, .. })) = (asker, &result)
             && let Some(group) = self.clients.get(client).map(|client| client.group)
         {
@@ -515,4 +530,10 @@ impl World {
     pub(crate) fn sampled(&mut self) -> bool {
         self.rng.below(SAMPLE) == 0
     }
+}
+
+/// The term in which a replica of the group leads voters besides itself.
+fn leads_others(host: &Host, group: GroupId) -> Option<Term> {
+    let status = host.core_status(group).filter(|status| status.role == RoleName::Leader)?;
+    (status.membership.voters().count() > 1).then_some(status.term)
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use quorate_core::{
-    EntryPayload, GroupId, LogId, LogIndex, Membership, RoleName, SnapshotMeta, Status, Term,
+    Append, EntryPayload, GroupId, LogId, LogIndex, Membership, Message, MessageBody, ReplicaId, RoleName,
+    SnapshotMeta, Status, Term,
 };
 use quorate_storage::GroupWrite;
 
@@ -120,5 +121,38 @@ impl Invariants {
         index: LogIndex,
     ) -> Option<Term> {
         self.groups.get(&group)?.replicas.get(&replica)?.terms.get(&index).copied()
+    }
+}
+
+impl Invariants {
+    /// A leader asks whether it still leads: every round has a number of its own.
+    pub(crate) fn on_round(&mut self, group: GroupId, message: &Message, now: u64) {
+        let (MessageBody::Append(Append { read_round: round, .. })
+        | MessageBody::Heartbeat { read_round: round, .. }) = &message.body
+        else {
+            return;
+        };
+        let newest = self.group(group).rounds.entry((message.from, message.term)).or_insert((0, 0));
+        if *round > newest.0 {
+            *newest = (*round, now);
+        }
+    }
+
+    /// A linearizable read that was asked of a leader at `asked_at` was answered by it, still leading in the same term.
+    pub(crate) fn on_read_confirmed(
+        &mut self,
+        group: GroupId,
+        replica: ReplicaId,
+        term: Term,
+        asked_at: u64,
+    ) -> Checked {
+        let (round, begun_at) = self.group(group).rounds.get(&(replica, term)).copied().unwrap_or_default();
+        require!(
+            begun_at >= asked_at,
+            "a read has a round of its own",
+            "{replica:?} answers in {term:?} what it was asked at {asked_at} ns; its newest round {round} was first sent at \
+             {begun_at} ns"
+        );
+        Ok(())
     }
 }
