@@ -15,7 +15,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::Method;
 use http::header::CONTENT_TYPE;
-use quorate_client::ErrorCode;
+use prost::Message as _;
+use quorate_client::{ErrorCode, proto};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ use crate::error::{ApiError, CODE_HEADER};
 use crate::members::shutting_down;
 use crate::metrics::Metrics;
 use crate::room::{Held, Room};
+use crate::stream_room::measured;
 
 /// Whether the node is stopping. Set once.
 #[derive(Debug, Default)]
@@ -55,7 +57,7 @@ impl Stopping {
 #[derive(Debug)]
 pub(crate) struct Gate {
     permits: Arc<Semaphore>,
-    room: Room,
+    room: Arc<Room>,
     stopping: Arc<Stopping>,
     metrics: Metrics,
     streams: Mutex<JoinSet<()>>,
@@ -69,7 +71,7 @@ impl Gate {
         metrics: Metrics,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(limits.requests_max.clamp(1, Semaphore::MAX_PERMITS)));
-        let room = Room::new(limits.request_bytes_max, message_bytes_max);
+        let room = Arc::new(Room::new(limits.request_bytes_max, message_bytes_max));
         Self { permits, room, stopping, metrics, streams: Mutex::default() }
     }
 
@@ -77,10 +79,14 @@ impl Gate {
         &self.metrics
     }
 
-    /// Waits for a permit and for room for a request of `bytes`, which are kept until they are dropped.
-    pub(crate) async fn wait(&self, bytes: usize) -> [Option<OwnedSemaphorePermit>; 2] {
+    /// Waits for a permit and for room for a request of `bytes`, unless it has room already, which are kept until they are dropped.
+    pub(crate) async fn wait(&self, request: &mut Streamed) -> [Option<OwnedSemaphorePermit>; 2] {
+        // Whoever has a permit waits for nobody.
+        if request.room.is_none() {
+            request.room = self.room.wait(request.message.encoded_len()).await;
+        }
         let permit = self.permits.clone().acquire_owned().await.ok();
-        [permit, self.room.wait(bytes).await]
+        [permit, request.room.take()]
     }
 
     /// Runs a stream's task, which is ended with the gate.
@@ -142,11 +148,17 @@ fn admit(gate: &Gate, operation: &str, request: Request) -> Result<Admitted, Api
         return Err(shutting_down());
     }
     if operation == STREAM {
-        return Ok((request, Held::default(), None));
+        return Ok((measured(request, &gate.room), Held::default(), None));
     }
     let permit = gate.permits.clone().try_acquire_owned().map_err(|_| busy("requests"))?;
     let (request, held) = gate.room.admit(request).map_err(|_| busy("bytes of requests"))?;
     Ok((request, held, Some(permit)))
+}
+
+/// A request of a stream, that was read, with the room that was taken for reading it.
+pub(crate) struct Streamed {
+    pub(crate) message: proto::StreamRequest,
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 type Admitted = (Request, Held, Option<OwnedSemaphorePermit>);

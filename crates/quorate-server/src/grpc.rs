@@ -18,15 +18,16 @@ use quorate_client::proto::stream_request::Request as Asked;
 use quorate_client::proto::stream_response::Response as Answer;
 use quorate_client::proto::{self};
 use quorate_kv::KvCommand;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert;
 use crate::error::ApiError;
-use crate::gate::Gate;
+use crate::gate::{Gate, Streamed};
 use crate::members::{self, Changed};
 use crate::service::{Range, Service};
+use crate::stream_room::Arriving;
 
 /// Both services. Cheap to clone.
 #[derive(Clone)]
@@ -123,27 +124,28 @@ impl Grpc {
     async fn serve_stream(
         self,
         mut requests: Streaming<proto::StreamRequest>,
+        arriving: Arriving,
         answers: mpsc::Sender<Result<proto::StreamResponse, Status>>,
     ) {
         let most = self.service.limits.stream_requests_max.max(1);
         let mut at_work = FuturesUnordered::new();
-        let (mut reading, mut admitted) = (true, None);
+        let (mut reading, mut admitted) = (true, None::<Streamed>);
         while reading || admitted.is_some() || !at_work.is_empty() {
             tokio::select! {
                 request = requests.message(), if reading && admitted.is_none() && at_work.len() < most => {
                     match request {
-                        Ok(Some(request)) => admitted = Some(request),
+                        Ok(Some(message)) => admitted = Some(Streamed { message, room: arriving.take() }),
                         // The client has nothing more to ask, or is gone.
                         Ok(None) => reading = false,
                         Err(_broken) => return,
                     }
                 }
-                permit = self.gate.wait(admitted.as_ref().map_or(0, prost::Message::encoded_len)), if admitted.is_some() => {
-                    if let Some(request) = admitted.take() {
+                permits = admit(&self.gate, &mut admitted), if admitted.is_some() => {
+                    if let Some(Streamed { message, .. }) = admitted.take() {
                         let this = &self;
                         at_work.push(async move {
-                            let answer = this.do_streamed(request).await;
-                            drop(permit);
+                            let answer = this.do_streamed(message).await;
+                            drop(permits);
                             answer
                         });
                     }
@@ -156,6 +158,14 @@ impl Grpc {
                 () = self.service.stopping.wait(), if reading => reading = false,
             }
         }
+    }
+}
+
+/// Waits for what a request that was read still needs.
+async fn admit(gate: &Gate, request: &mut Option<Streamed>) -> [Option<OwnedSemaphorePermit>; 2] {
+    match request {
+        Some(request) => gate.wait(request).await,
+        None => [None, None],
     }
 }
 
@@ -190,7 +200,8 @@ impl Kv for Grpc {
     async fn stream(&self, request: Request<Streaming<proto::StreamRequest>>) -> Outcome<Self::StreamStream> {
         let (answers, queue) = mpsc::channel(ANSWERS_QUEUED);
         // Ends with the client's stream, or soon after the node begins to stop.
-        self.gate.spawn(self.clone().serve_stream(request.into_inner(), answers));
+        let arriving = request.extensions().get::<Arriving>().cloned().unwrap_or_default();
+        self.gate.spawn(self.clone().serve_stream(request.into_inner(), arriving, answers));
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
     }
 }

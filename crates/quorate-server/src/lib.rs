@@ -40,6 +40,7 @@ mod room;
 mod server;
 mod service;
 mod startup;
+mod stream_room;
 
 pub use config::{EngineKind, InitialMember, Limits, ServerConfig, StartMode, Timings};
 pub use quorate::{ClusterId, HostConfig, NodeId, PemSource, SnapshotPolicy, TlsConfig, TlsLoadError};

@@ -3,15 +3,15 @@
 //! ```text
 //!   says its length ─► room for all of it, or busy ──────────┐
 //!   does not say it ─► room for each piece as it comes, or busy ─► worked on ─► answered, room again
-//!   of a stream ─────► waits for room once it is read ───────┘
+//!   of a stream ─────► waits for room before it is read to its end (`stream_room`), if it is small once it is read
 //! ```
 //!
-//! * Nothing waits for room while it holds some that others wait for: pieces never wait.
+//! * Nothing waits for room while it holds some that others wait for: pieces never wait, and permits are waited for by those who have room.
 //! * A request that finds no room has no effect: what is not read whole is not acted on.
 //!
 //! Not here: how many requests there may be (`gate`), and how long one may be (`http`, `grpc`).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
@@ -28,6 +28,18 @@ pub(crate) struct Room {
     free: Arc<Semaphore>,
     /// The largest request that is read to its end.
     each_bytes_max: usize,
+    /// How many wait for room now, and how many were refused so far.
+    waiting: AtomicUsize,
+    refused: AtomicU64,
+}
+
+/// Counts somebody who waits, also one that stops waiting.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What one request holds, until this is dropped.
@@ -46,22 +58,23 @@ impl Room {
     /// Room for `bytes_max` in all, and at least for one request of `each_bytes_max`.
     pub(crate) fn new(bytes_max: usize, each_bytes_max: usize) -> Self {
         let bytes_max = bytes_max.max(each_bytes_max).clamp(1, Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(bytes_max)), each_bytes_max }
+        let (waiting, refused) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { free: Arc::new(Semaphore::new(bytes_max)), each_bytes_max, waiting, refused }
     }
 
     /// Takes the room a request needs: at once if it says how much, otherwise while it is read.
-    pub(crate) fn admit(&self, request: Request) -> Result<(Request, Held), Full> {
+    pub(crate) fn admit(self: &Arc<Self>, request: Request) -> Result<(Request, Held), Full> {
         let held = Held::default();
         if let Some(bytes) = declared_bytes(&request) {
             // One that is too large is refused as such, by whoever knows that limit, and not read.
-            held.take(&self.free, usize::try_from(bytes).unwrap_or(usize::MAX).min(self.each_bytes_max))?;
+            held.take(self, usize::try_from(bytes).unwrap_or(usize::MAX).min(self.each_bytes_max))?;
             return Ok((request, held));
         }
-        let (free, holds) = (Arc::clone(&self.free), held.clone());
+        let (room, holds) = (Arc::clone(self), held.clone());
         let request = request.map(|body| {
             let pieces = BodyStream::new(body).map(move |piece| {
                 let piece = piece?;
-                holds.take(&free, piece.data_ref().map_or(0, bytes::Bytes::len)).map_err(axum::Error::new)?;
+                holds.take(&room, piece.data_ref().map_or(0, bytes::Bytes::len)).map_err(axum::Error::new)?;
                 Ok::<_, axum::Error>(piece)
             });
             Body::new(StreamBody::new(pieces))
@@ -69,10 +82,22 @@ impl Room {
         Ok((request, held))
     }
 
-    /// Waits for room for something that has been read already.
+    /// Waits for room.
     pub(crate) async fn wait(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes.min(self.each_bytes_max)).unwrap_or(u32::MAX);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.waiting);
         Arc::clone(&self.free).acquire_many_owned(bytes).await.ok()
+    }
+
+    /// How many requests found no room so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody waits for room, or was refused some since there were `refused` of those.
+    pub(crate) fn is_wanted_since(&self, refused: u64) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0 || self.refused() != refused
     }
 }
 
@@ -82,11 +107,13 @@ impl Held {
         self.was_full.load(Ordering::Relaxed)
     }
 
-    fn take(&self, free: &Arc<Semaphore>, bytes: usize) -> Result<(), Full> {
-        let permits =
-            u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(free).try_acquire_many_owned(bytes).ok());
+    fn take(&self, room: &Room, bytes: usize) -> Result<(), Full> {
+        let permits = u32::try_from(bytes)
+            .ok()
+            .and_then(|bytes| Arc::clone(&room.free).try_acquire_many_owned(bytes).ok());
         let Some(more) = permits else {
             self.was_full.store(true, Ordering::Relaxed);
+            room.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Full);
         };
         let mut held = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
