@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use quorate_storage::wal_tools::{self, DumpItem};
 use quorate_storage::{DataDir, Disk, DiskFile, DiskLock};
 
 use crate::disk_image::{
@@ -191,12 +192,13 @@ impl SimDisk {
     /// A bit of the log or of a snapshot changes by itself. `None`: there is neither.
     pub(crate) fn rot(&self, rng: &mut Rng) -> Option<Rot> {
         let path = rng.pick(&self.files_worth_a_fault())?.clone();
+        let vouched_for = self.unvouched().filter(|(newest, _)| *newest == path).map(|(_, from)| from);
         let mut state = self.state();
         let inode = state.find(Path::new(&path)).ok()?;
         let file = state.file(inode).ok()?;
         // What nobody has written yet is not worth a fault.
-        let end = file.content.iter().rposition(|byte| *byte != 0)? as u64;
-        let offset = usize::try_from(rng.below(end + 1)).ok()?;
+        let end = file.content.iter().rposition(|byte| *byte != 0)? as u64 + 1;
+        let offset = usize::try_from(rng.below(end.min(vouched_for.unwrap_or(u64::MAX)))).ok()?;
         let was = *file.content.get(offset)?;
         let rot = Rot { path, inode, offset, was: vec![was], is: vec![was ^ (1 << rng.below(8))] };
         file.rot(offset, &rot.is);
@@ -222,6 +224,26 @@ impl SimDisk {
         }
         file.rot(offset, &is);
         Some(Rot { path, inode, offset, was, is })
+    }
+
+    /// The file in which the log ends, and where the first record begins of which no later one says that it is durable: damage
+    /// to it cannot be told from a write that was cut off. `None`: there is no such record.
+    fn unvouched(&self) -> Option<(String, u64)> {
+        let (mut records, mut durable) = (Vec::new(), 0);
+        let mut visit = |item| {
+            match item {
+                DumpItem::Record(record) => {
+                    durable = durable.max(record.durable);
+                    records.push((record.sequence, record.path, record.offset));
+                }
+                DumpItem::TornTail(tail) => records.push((u64::MAX, tail.path, tail.offset)),
+                DumpItem::Segment { .. } | DumpItem::Damage(_) | _ => {}
+            }
+            true
+        };
+        wal_tools::dump(&self.sound_copy().handle(), Path::new(DataDir::WAL), &mut visit).ok()?;
+        let (_, path, offset) = records.into_iter().find(|(sequence, ..)| *sequence > durable)?;
+        Some((path.to_str()?.to_owned(), offset))
     }
 
     /// Segments and snapshots.

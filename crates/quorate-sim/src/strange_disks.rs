@@ -11,6 +11,8 @@
 //!
 //! * One node at a time: against damage of a majority nothing is promised.
 //! * Reads go wrong under a running node, not while it starts: what is read then decides what is kept.
+//! * Nothing vouches for what was written last until the mark behind it is: damage there is a torn tail to whoever starts, and is
+//!   not tried (README, "What it guarantees").
 //! * Bits rot while the node is down. One that refuses to start gets the bit back, as from a backup.
 //! * An empty disk is taken out again after a while, and the old one put back.
 //! * An old copy cannot be told from the disk by itself: whatever only this node had is lost. So it is put in when
@@ -148,6 +150,11 @@ impl World {
                         |(_, member)| {
                             let node = self.nodes.get(&member.node).filter(|node| node.is_up(now));
                             let there = node.and_then(|node| node.running.as_ref());
+                            // What its log counts as written may still be on its way to the disk.
+                            let there = there.filter(|there| {
+                                let own = there.host.core_status(*group);
+                                own.is_some_and(|own| own.persisted >= status.last.index)
+                            });
                             there.is_some_and(|there| {
                                 there.host.status(*group).is_some_and(|other| leads(&other))
                                     && holds(&there.durable(*group), status.last)
