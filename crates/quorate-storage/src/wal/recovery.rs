@@ -94,6 +94,8 @@ pub(super) fn recover(
     };
     let first = numbers.first().copied().unwrap_or(1);
     scan.check(first, |number| directory.path_of(number)).map_err(LogError::Damaged)?;
+    // Nothing is changed in a log that is refused.
+    scan.settle_tail(&Walk { segment: &segment, segment_crc }, &end)?;
     let durable = scan.next_sequence - 1;
     let tail = Tail {
         segment,
@@ -140,13 +142,15 @@ struct End {
     offset: u64,
     chain: u32,
     is_marked: bool,
+    /// In the last segment: up to where it must be erased, which is `offset` if nothing is torn.
+    torn_until: u64,
 }
 
 impl Scan {
     /// Scans one segment, which ends where `successor` says, or wherever its records end.
     fn segment(&mut self, walk: &Walk<'_>, successor: Option<&SegmentHeader>) -> Result<End, LogError> {
         let mut window = Window::new(walk.segment);
-        let mut end = End { offset: RECORDS_START, chain: walk.segment_crc, is_marked: false };
+        let mut end = End { offset: RECORDS_START, chain: walk.segment_crc, is_marked: false, torn_until: 0 };
         loop {
             if successor.is_some_and(|next| u64::from(next.previous_end) == end.offset) {
                 break;
@@ -199,7 +203,7 @@ impl Scan {
                         .damaged(end.offset, "a record is damaged and more records follow it"));
                 }
             }
-            None => self.settle_tail(walk, &mut window, end.offset)?,
+            None => end.torn_until = self.judge_tail(walk, &mut window, end.offset)?,
         }
         Ok(end)
     }
@@ -210,8 +214,9 @@ impl Scan {
         match record.header.kind {
             RecordKind::Batch => {
                 let writes: Vec<LoggedWrite> = decode_batch(&record.body, body_at).map_err(damaged)?;
-                for write in &writes {
-                    self.index.apply(write, segment.number).map_err(damaged)?;
+                for logged in &writes {
+                    self.forget_what_ends(&logged.write);
+                    self.index.apply(logged, segment.number).map_err(damaged)?;
                 }
             }
             RecordKind::Move => {
@@ -227,22 +232,26 @@ impl Scan {
         Ok(())
     }
 
-    /// Decides what the end of the last segment means (see the head of this file) and cleans it up.
-    fn settle_tail(&mut self, walk: &Walk<'_>, window: &mut Window<'_>, end: u64) -> Result<(), LogError> {
+    /// Decides what the end of the last segment means (see the head of this file): up to where what is torn can be recognised.
+    fn judge_tail(&self, walk: &Walk<'_>, window: &mut Window<'_>, end: u64) -> Result<u64, LogError> {
         let rest = walk.rest(window, end)?;
         if rest.durable >= self.next_sequence {
             return Err(walk.segment.damaged(end, "a record is damaged and acknowledged records follow it"));
         }
-        if rest.end > end {
-            let count = rest.end.min(walk.segment.bytes) - end;
-            let zeros = vec![0; index(count)];
+        Ok(rest.end.min(walk.segment.bytes).max(end))
+    }
+
+    /// Erases what is torn, and makes durable what is kept.
+    fn settle_tail(&mut self, walk: &Walk<'_>, end: &End) -> Result<(), LogError> {
+        if end.torn_until > end.offset {
+            let zeros = vec![0; index(end.torn_until - end.offset)];
             walk.segment
                 .file
-                .write_at(&zeros, end)
+                .write_at(&zeros, end.offset)
                 .map_err(|source| walk.segment.failed("erasing the torn end of", source))?;
-            self.report.torn_at = Some(end);
+            self.report.torn_at = Some(end.offset);
         }
-        self.rewrite_unproven(walk, window, end)?;
+        self.rewrite_unproven(walk, &mut Window::new(walk.segment), end.offset)?;
         walk.segment.file.sync_data().map_err(|source| walk.segment.failed("syncing", source))
     }
 

@@ -17,6 +17,7 @@ use super::index::Index;
 use super::record::{HEADER_BYTES, RecordKind};
 use super::recovery::{Record, Scan};
 use super::segment::Segment;
+use crate::log_store::GroupWrite;
 
 /// An entry that was left out of a damaged record.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,7 @@ impl Scan {
                     place_holes(&self.index, write)?;
                 }
                 for write in &writes {
+                    self.forget_what_ends(&write.write);
                     self.index.apply(write, segment.number)?;
                     self.note_holes(segment, write);
                 }
@@ -92,6 +94,14 @@ impl Scan {
         }
         self.report.records_damaged += 1;
         Ok(())
+    }
+
+    /// A group that is removed, or whose log begins anew, needs no entry from before.
+    pub(super) fn forget_what_ends(&mut self, write: &GroupWrite) {
+        if write.remove || write.reset_to.is_some() {
+            self.homeless.remove(&write.group);
+            self.holes.remove(&write.group);
+        }
     }
 
     /// Leaves out entries of which not even the index is known. A move further on says what the group still needs:

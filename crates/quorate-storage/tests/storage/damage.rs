@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use quorate_core::{GroupId, LogId, LogIndex, Membership, SnapshotMeta};
 use quorate_storage::conformance::{DamageOutcome, LogModel, judge_damage};
+use quorate_storage::wal_tools::{self, DumpItem, DumpedKind, DumpedRecord};
 use quorate_storage::{
     Damage, Disk, FileSnapshotStore, LogBatch, LogError, LogStore, MemDisk, SnapshotError, SnapshotStore,
     Wal, WalConfig,
@@ -213,6 +214,52 @@ fn damage_to_the_very_last_acknowledged_record_is_not_taken_for_a_torn_tail() {
 }
 
 /// Two batches of one flush; of the first nothing reached the disk, of the second everything.
+/// The oldest segments go once a move says that they may. Power fails before the mark behind it, and the move is damaged: nothing
+/// tells it from a torn tail, and without it the segments are missing. The log was refused, and yet its tail had been
+/// erased: whoever brought the file back could not open it any more.
+#[test]
+fn a_log_that_is_refused_is_left_as_it_was() {
+    let disk = MemDisk::new();
+    let mut wal = open(&disk).unwrap();
+    let mut model = LogModel::default();
+    write(&mut wal, &mut model, batch([entries(2, 2, 1..=1, 90)]), true);
+    let oldest = Path::new("wal/0000000000000001.wal");
+    for n in 1..200 {
+        write(&mut wal, &mut model, batch([entries(1, 1, n..=n, 700)]), true);
+        write(&mut wal, &mut model, batch([compaction(1, 1, n)]), true);
+        if !disk.exists(oldest).unwrap() {
+            break;
+        }
+    }
+    drop(wal);
+    let mut moves = Vec::new();
+    let mut visit = |item| {
+        if let DumpItem::Record(DumpedRecord { path, offset, bytes, kind: DumpedKind::Move, .. }) = item {
+            moves.push((path, offset, bytes));
+        }
+        true
+    };
+    wal_tools::dump(&disk, Path::new("wal"), &mut visit).unwrap();
+    let (path, offset, bytes) = moves.pop().unwrap();
+    let segments = files(&disk, "wal").into_iter().filter(|path| path.extension().is_some());
+    assert_eq!(segments.max(), Some(path.clone()), "the move is in the last segment");
+    let range = usize::try_from(offset).unwrap()..usize::try_from(offset + bytes).unwrap();
+    let mut contents = disk.contents(&path).unwrap();
+    contents[range.end..].fill(0);
+    let mut refused = 0;
+    for at in range {
+        let mut flipped = contents.clone();
+        flipped[at] ^= 1;
+        let damaged = disk.copy();
+        damaged.overwrite(&path, flipped.clone());
+        if open(&damaged).is_err() {
+            assert!(damaged.contents(&path) == Some(flipped), "byte {at}: the log was changed");
+            refused += 1;
+        }
+    }
+    assert!(refused > 20, "refused {refused} times");
+}
+
 #[test]
 fn a_hole_in_the_last_unacknowledged_write_drops_what_is_behind_it() {
     let disk = MemDisk::new();

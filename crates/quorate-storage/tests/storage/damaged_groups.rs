@@ -196,6 +196,43 @@ fn damaged_entries_hold_their_segment_until_they_are_given_up() {
     model.compare(&wal).unwrap();
 }
 
+/// The same with a group that was removed meanwhile, and came back as another replica: no move speaks of what nobody has any more.
+#[test]
+fn damaged_entry_of_a_removed_replica_does_no_harm_when_the_segment_before_it_is_gone() {
+    let disk = MemDisk::new();
+    let there = |number: u64| disk.exists(&Path::new("wal").join(format!("{number:016}.wal"))).unwrap();
+    let (mut wal, mut model) = (open(&disk).unwrap(), LogModel::default());
+    let mut first = 0_u8;
+    while !there(2) {
+        first += 1;
+        let n = u64::from(first);
+        write(&mut wal, &mut model, batch([entries(1, 1, n..=n, 500), entries(2, 2, n..=n, 50)]));
+    }
+    // Somebody else needs the second segment, for ever.
+    write(&mut wal, &mut model, batch([entries(9, 1, 1..=1, 1_500)]));
+    drop(wal);
+    let (path, _) = rot(&disk, first);
+    assert_eq!(path, Path::new("wal/0000000000000002.wal"));
+    wal = open(&disk).unwrap();
+    let removed = GroupWrite { group: GroupId(1), remove: true, ..GroupWrite::default() };
+    write(&mut wal, &mut model, batch([removed]));
+    write(&mut wal, &mut model, batch([entries(1, 1, 1..=1, 50)]));
+    let first = u64::from(first);
+    write(&mut wal, &mut model, batch([compaction(2, 2, first - 1)]));
+    for n in first + 1.. {
+        assert!(n < 200, "the first segment goes: {:?}", disk.list(Path::new("wal")));
+        write(&mut wal, &mut model, batch([entries(2, 2, n..=n, 1_500)]));
+        if !there(1) {
+            break;
+        }
+    }
+    assert!(there(2), "the second segment stays");
+    drop(wal);
+    let wal = open(&disk).unwrap();
+    assert_eq!(state(&wal, 1).damaged, None);
+    model.compare(&wal).unwrap();
+}
+
 /// A group has given up a damaged entry and has it again; then the segment before that of the damage goes. What is left
 /// says neither where the damaged entry stood nor who needs it: nobody does. (Found by the simulator: such a log
 /// could not be opened.)
