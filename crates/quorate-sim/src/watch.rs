@@ -143,17 +143,26 @@ impl World {
         Ok(())
     }
 
-    /// A new leader exists only when nobody else can still serve reads from a lease.
+    /// A new leader exists only when nobody of an earlier term can still serve reads from a lease. (One whose votes come late, when
+    /// a later term has its leader, gets nobody to commit anything.)
     fn check_leases_are_over(&self, group: GroupId, elected: ReplicaId) -> Checked {
         let now = self.agenda.now();
-        for node in self.nodes.values() {
-            let status = node.running.as_ref().and_then(|running| running.host.core_status(group));
-            let Some(status) = status.filter(|status| status.id != elected) else { continue };
+        let statuses = || {
+            self.nodes
+                .values()
+                .filter_map(|node| Some((node, node.running.as_ref()?.host.core_status(group)?)))
+        };
+        let term = statuses().find(|(_, status)| status.id == elected).map(|(_, status)| status.term);
+        for (node, status) in
+            statuses().filter(|(_, status)| status.id != elected && Some(status.term) < term)
+        {
             require!(
                 status.lease_until().is_none_or(|until| until <= node.clock.read(now).mono),
                 "one lease at a time",
-                "{elected:?} was elected while {:?} holds a lease until {:?}",
+                "{elected:?} was elected in g{} while {:?}, which leads in {:?}, holds a lease until {:?}",
+                group.0,
                 status.id,
+                status.term,
                 status.lease_until()
             );
         }
