@@ -69,7 +69,12 @@ impl Forwarder {
             Err(status) => status,
         };
         if let Some(error) = error_of(&status) {
-            return Err(error.into());
+            let error: ApiError = error.into();
+            // A server that has stopped may still answer on connections from before, when another has its address.
+            if error.code == ErrorCode::Unavailable {
+                self.forget(address);
+            }
+            return Err(error);
         }
         self.forget(address);
         if failed_to_connect(&status) {
