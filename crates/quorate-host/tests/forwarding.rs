@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use quorate_core::{NodeId, ReplicaId};
 use quorate_host::{
-    Answer, Dedupe, Event, LeaderRequest, Outbound, PeerBody, Proposal, Request, RequestError, SessionId,
+    Answer, Dedupe, Event, LeaderRequest, PeerBody, PeerMessage, Proposal, Request, RequestError, SessionId,
 };
 use support::{Cluster, GROUP, query, text};
 
@@ -44,7 +44,8 @@ fn a_command_asked_of_a_follower_is_applied_by_its_leader() {
     assert_eq!(text(cluster.request(follower, query())), "3");
 }
 
-/// What a client may ask of the leader without knowing it: commands of a version and barriers, with the leader's own answers.
+/// What a client may ask of the leader without knowing it: commands of a version and barriers, with the
+/// leader's own answers.
 #[test]
 fn a_command_of_a_version_and_a_barrier_are_passed_on() {
     let (mut cluster, leader, follower) =
@@ -67,21 +68,27 @@ fn a_command_of_a_version_and_a_barrier_are_passed_on() {
     assert_eq!(cluster.status(leader).last, id);
 }
 
-/// The network may repeat what it carries. Without a session, only the leader's memory of the number helps.
-#[test]
-fn a_repeated_message_is_not_carried_out_again_not_even_by_a_leader_that_has_restarted() {
-    let kept: Rc<RefCell<Vec<Outbound>>> = Rc::default();
+/// A follower has passed a command on; the message is kept.
+fn after_a_request_that_was_passed_on() -> (Cluster, NodeId, NodeId, PeerMessage) {
+    let kept: Rc<RefCell<Vec<PeerMessage>>> = Rc::default();
     let keeps = Rc::clone(&kept);
     let (mut cluster, leader, follower) = settled(|cluster| {
         cluster.loses = Some(Box::new(move |outbound| {
             if let PeerBody::Forward(_) = outbound.message.body {
-                keeps.borrow_mut().push(outbound.clone());
+                keeps.borrow_mut().push(outbound.message.clone());
             }
             false
         }));
     });
     assert_eq!(text(cluster.request(follower, plain("a"))), "0 a");
-    let again = kept.borrow()[0].message.clone();
+    let message = kept.borrow()[0].clone();
+    (cluster, leader, follower, message)
+}
+
+/// The network may repeat what it carries. Without a session, only the leader's memory of the number helps.
+#[test]
+fn a_repeated_message_is_not_carried_out_again_not_even_by_a_leader_that_has_restarted() {
+    let (mut cluster, leader, follower, again) = after_a_request_that_was_passed_on();
     let repeat = |cluster: &mut Cluster| {
         let (now, message) = (cluster.time(), again.clone());
         let host = &mut cluster.nodes.get_mut(&leader).unwrap().host;
@@ -105,22 +112,12 @@ fn a_repeated_message_is_not_carried_out_again_not_even_by_a_leader_that_has_res
     assert_eq!(text(cluster.request(follower, query())), "1");
 }
 
-/// A follower restarts, and its clock has gone back: its numbers begin below those it used before. The leader of that term
-/// has to take its requests for repeats; in a later term nothing of before can be carried out any more.
+/// A follower restarts, and its clock has gone back: its numbers begin below those it used before. The leader
+/// of that term has to take its requests for repeats; in a later term nothing of before can be carried out
+/// any more.
 #[test]
 fn a_follower_whose_clock_went_back_is_heard_again_in_the_next_term() {
-    let kept: Rc<RefCell<Vec<Outbound>>> = Rc::default();
-    let keeps = Rc::clone(&kept);
-    let (mut cluster, leader, follower) = settled(|cluster| {
-        cluster.loses = Some(Box::new(move |outbound| {
-            if let PeerBody::Forward(_) = outbound.message.body {
-                keeps.borrow_mut().push(outbound.clone());
-            }
-            false
-        }));
-    });
-    assert_eq!(text(cluster.request(follower, plain("a"))), "0 a");
-    let first = kept.borrow()[0].message.clone();
+    let (mut cluster, leader, follower, first) = after_a_request_that_was_passed_on();
     let say = |cluster: &mut Cluster, with_number: u64| {
         let (now, mut message) = (cluster.time(), first.clone());
         let term = cluster.status(leader).term;
