@@ -1,18 +1,19 @@
-//! Replacing a group's state by one from outside: a backup, or the content of a [`StoredSnapshot`](crate::StoredSnapshot).
+//! Replacing a group's state by one from outside: a backup, or the content of a
+//! [`StoredSnapshot`](crate::StoredSnapshot).
 //!
 //! ```text
 //!   read ──► staged on this disk ──► length, checksum, trial ──► piece, piece, … through the log ──► install: one entry
 //!   └────── nothing has changed on any replica; each stages what comes ─────────────────────┘    └─ all, at the same position
 //! ```
 //!
-//! * What is committed before the entry that installs it is replaced, what comes after builds on it. The log has no hole,
-//!   members stay, clients keep their sessions.
+//! * What is committed before the entry that installs it is replaced, what comes after builds on it. The log
+//!   has no hole, members stay, clients keep their sessions.
 //! * One piece is in memory, here and on every replica, however large the state is.
-//! * A crash, a lost leader, another restore or a dropped future in the middle leaves the old state everywhere. What was staged goes: here
-//!   at once or at the next start, elsewhere with the entry that says so, the next restore, or after
-//!   [`SessionConfig::idle_max`](crate::SessionConfig::idle_max).
-//! * Not as a snapshot beside the log: what one node claims to be the state at some position could contradict what a quorum has
-//!   there. Replicas that were away get it from the log, or with the next snapshot.
+//! * A crash, a lost leader, another restore or a dropped future in the middle leaves the old state
+//!   everywhere. What was staged goes: here at once or at the next start, elsewhere with the entry that says
+//!   so, the next restore, or after [`SessionConfig::idle_max`](crate::SessionConfig::idle_max).
+//! * Not as a snapshot beside the log: what one node claims to be the state at some position could contradict
+//!   what a quorum has there. Replicas that were away get it from the log, or with the next snapshot.
 
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,7 +49,7 @@ pub struct ExternalState {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// This replica does not lead: ask the leader. Nothing was read.
+    /// This replica does not lead, or does no more: ask the leader. Nothing has changed.
     #[error("not the leader{}", hint_text(leader))]
     NotLeader {
         /// Who it is, as far as known.
@@ -97,7 +98,8 @@ pub enum RestoreError {
 }
 
 impl ExternalState {
-    /// A state whose content `content` gives: as a snapshot of the machine would. It is read on a thread where it may block.
+    /// A state whose content `content` gives: as a snapshot of the machine would. It is read on a thread
+    /// where it may block.
     pub fn new(content: impl Read + Send + 'static) -> Self {
         Self { content: Box::new(content), bytes: None, crc32c: None, trial: None }
     }
@@ -124,8 +126,9 @@ impl ExternalState {
         Self { crc32c: Some(crc32c), ..self }
     }
 
-    /// `machine` must take it first: a machine of the same kind that nobody uses, dropped afterwards. Recommended: a state
-    /// that the machines of the replicas cannot read stops all of them, at the same entry.
+    /// `machine` must take it first: a machine of the same kind that nobody uses, dropped afterwards.
+    /// Recommended: a state that the machines of the replicas cannot read stops all of them, at the same
+    /// entry.
     #[must_use]
     pub fn tried_on(self, machine: impl StateMachine + 'static) -> Self {
         Self { trial: Some(Box::new(machine)), ..self }
@@ -267,15 +270,18 @@ impl Drop for AbandonOnDrop<'_> {
 }
 
 impl Raft {
-    /// Replaces the state of the group by one from outside, on every replica at the same entry, whose position is the result.
-    /// Commands that are acknowledged before that position are replaced with the rest.
+    /// Replaces the state of the group by one from outside, on every replica at the same entry, whose
+    /// position is the result. Commands that are acknowledged before that position are replaced with the
+    /// rest.
     ///
-    /// On the leader, also with a handle made by [`Raft::forwarding`]: the content would go through the network twice. It is first staged beside this
-    /// node's snapshots and checked there, then goes through the log in pieces, which every replica stages; until the last entry, which
-    /// installs them, nothing changes. One piece (256 KiB at most) is in memory. A busy leader is asked again for about a minute.
+    /// On the leader, also with a handle made by [`Raft::forwarding`]: the content would go through the
+    /// network twice. It is first staged beside this node's snapshots and checked there, then goes through
+    /// the log in pieces, which every replica stages; until the last entry, which installs them, nothing
+    /// changes. One piece (256 KiB at most) is in memory. A busy leader is asked again for about a minute.
     ///
-    /// Cancellation: dropping the future leaves the old state, and what was staged is removed (from a reader that blocks, when it returns), or lets the last step
-    /// go on. A node that is stopped in the middle removes it when the group is opened again. [`Raft::within`] is for all of it.
+    /// Cancellation: dropping the future leaves the old state, and what was staged is removed (from a reader
+    /// that blocks, when it returns), or lets the last step go on. A node that is stopped in the middle
+    /// removes it when the group is opened again. [`Raft::within`] is for all of it.
     ///
     /// # Errors
     /// See [`RestoreError`].
