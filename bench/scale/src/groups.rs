@@ -1,7 +1,7 @@
 //! Many idle groups: what each costs in memory, and what all of them cost while nothing happens.
 //!
-//! Three processes of this program are the nodes. Whoever is first leads a group, every group has had one write, and the
-//! parent looks at the processes from outside.
+//! Three processes of this program are the nodes. Whoever is first leads a group, every group has had one
+//! write, and the parent looks at the processes from outside.
 
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStdout, Command};
@@ -16,7 +16,8 @@ use crate::{Failure, Flags};
 const NODES: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// One of the nodes: says `started`, opens the groups when a line comes, and says `idle` when each that it leads has had a write.
+/// One of the nodes: says `started`, opens the groups when a line comes, and says `idle` when each that it
+/// leads has had a write.
 pub async fn node(flags: &Flags) -> Result<(), Failure> {
     let (id, groups): (u64, u64) = (flags.get("--id", 1), flags.get("--groups", 10_000));
     let (port, rest): (u16, f64) = (flags.get("--port", 24_000), flags.get("--rest-seconds", -1.0));

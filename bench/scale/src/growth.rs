@@ -1,7 +1,8 @@
 //! Processor time per write as data and replicas grow, the engine's part apart.
 //!
-//! Nodes in this process, durable, on TCP, the key-value store on its disk engine. The engine's part is what its calls take of
-//! the apply threads and what its own threads take; the rest is Raft, the log, the network and the clients.
+//! Nodes in this process, durable, on TCP, the key-value store on its disk engine. The engine's part is what
+//! its calls take of the apply threads and what its own threads take; the rest is Raft, the log, the network
+//! and the clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! Going on after a majority of the voters is gone for good: an offline operation on the disk of one survivor, asked for by
-//! a person and written down.
+//! Going on after a majority of the voters is gone for good: an offline operation on the disk of one
+//! survivor, asked for by a person and written down.
 //!
 //! ```text
 //!   members 1 2 3, epoch 0          2 and 3 are lost                members 1, epoch 1
@@ -70,7 +70,8 @@ pub struct RecoveryAudit {
     pub before: (LogId, Arc<Membership>),
     /// The members after, and the position of their entry.
     pub after: (LogId, Arc<Membership>),
-    /// The last entry known to be committed. What follows up to `last` becomes committed, although it may never have been.
+    /// The last entry known to be committed. What follows up to `last` becomes committed, although it may
+    /// never have been.
     pub committed: LogIndex,
     /// The last entry of the survivor. What the group had after it, or has in another term, is lost.
     pub last: LogId,

@@ -239,8 +239,9 @@ impl Progress {
     /// The append after `prev` was refused by a log that ends at `last`. `next` is where the logs
     /// could still agree, plus one.
     pub(crate) fn on_rejected(&mut self, prev: LogIndex, last: LogIndex, next: LogIndex) -> Rejection {
-        // A refusal from before its acknowledgement may come late, or twice: only one of an append that may be out tells
-        // of a loss. Whoever has lost something is asked where it matched (`recheck`), and refuses that.
+        // A refusal from before its acknowledgement may come late, or twice: only one of an append that may
+        // be out tells of a loss. Whoever has lost something is asked where it matched (`recheck`), and
+        // refuses that.
         let (answers, may_be_out) = match &self.state {
             State::Probe { next, .. } => (next.previous() == prev, next.previous() == prev),
             State::Replicate { inflight, .. } => {

@@ -293,9 +293,9 @@ impl RawNode {
         config.election_delay = delay.min(config.election_timeout * DELAY_TIMEOUTS_MAX);
     }
 
-    /// Makes this replica act by other timings: shorter ones at once, longer ones from the next deadline on. Change
-    /// all replicas of the group soon after each other. With `Config::leader_lease` the election timeout stays: voters have promised
-    /// to keep quiet for that long.
+    /// Makes this replica act by other timings: shorter ones at once, longer ones from the next deadline on.
+    /// Change all replicas of the group soon after each other. With `Config::leader_lease` the election
+    /// timeout stays: voters have promised to keep quiet for that long.
     ///
     /// # Errors
     /// The timings cannot work; nothing has changed.
@@ -513,9 +513,9 @@ impl RawNode {
         ready
     }
 
-    /// As [`ready`](Self::ready), into one whose lanes were drained (`ready.send.drain(..)`): its lists are used again,
-    /// so that a busy core allocates nothing; what is still in it is forgotten. Says whether there was anything; if not,
-    /// `ready` is left alone.
+    /// As [`ready`](Self::ready), into one whose lanes were drained (`ready.send.drain(..)`): its lists are
+    /// used again, so that a busy core allocates nothing; what is still in it is forgotten. Says whether
+    /// there was anything; if not, `ready` is left alone.
     pub fn ready_into(&mut self, ready: &mut Ready) -> bool {
         let anything = self.has_ready();
         if anything {

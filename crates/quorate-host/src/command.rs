@@ -16,8 +16,8 @@
 //!     8 extended  length:u32, not 0 · extension · kind 0, 1 or 2:u8 · as there
 //! ```
 //!
-//! A new kind is a new version: a replica that does not know it stops. (Builds that do not know an abandoned state refuse the
-//! piece as too large, and forget the state when it is idle.)
+//! A new kind is a new version: a replica that does not know it stops. (Builds that do not know an abandoned
+//! state refuse the piece as too large, and forget the state when it is idle.)
 
 use bytes::Bytes;
 use quorate_core::DecodeError;

@@ -18,10 +18,10 @@ pub struct HostConfig {
     /// The most bytes of received pieces that wait for the disk; beyond it pieces are dropped and
     /// sent again. Default 16 MiB.
     pub snapshot_backlog_bytes_max: usize,
-    /// While less than this many bytes are free of a file system that the data directory is on, no entries are taken
-    /// ([`crate::RequestError::DiskFull`]), so that whatever else writes there (state machines, snapshots) does not run out of
-    /// space; they are taken again when a quarter more is free. 0: it is not looked at. Default: 64 MiB, or a sixteenth of the
-    /// file system if that is less.
+    /// While less than this many bytes are free of a file system that the data directory is on, no entries
+    /// are taken ([`crate::RequestError::DiskFull`]), so that whatever else writes there (state machines,
+    /// snapshots) does not run out of space; they are taken again when a quarter more is free. 0: it is not
+    /// looked at. Default: 64 MiB, or a sixteenth of the file system if that is less.
     pub disk_free_bytes_min: Option<u64>,
 }
 
@@ -69,8 +69,9 @@ pub struct SnapshotPolicy {
     pub window_bytes: u64,
 }
 
-/// Limits of a group's session table. The table is replicated state, and so are its limits: those of the leader are the
-/// group's, from an entry of the log on. Configure all nodes alike, or they change with the leader. Kept in whole milliseconds.
+/// Limits of a group's session table. The table is replicated state, and so are its limits: those of the
+/// leader are the group's, from an entry of the log on. Configure all nodes alike, or they change with the
+/// leader. Kept in whole milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
     /// The most bytes the table may hold; beyond it the least recently used sessions go. Default 64 MiB.
@@ -79,10 +80,11 @@ pub struct SessionConfig {
     pub idle_max: Duration,
     /// How long an idempotency key is remembered. Default 10 min.
     pub key_retention: Duration,
-    /// A response larger than this is not kept; its repeat is told that it was applied, without the response. Default 64 KiB.
+    /// A response larger than this is not kept; its repeat is told that it was applied, without the response.
+    /// Default 64 KiB.
     pub response_bytes_max: u64,
-    /// The largest state that may be brought in from outside. It is staged on the disk of every replica while it comes, or in
-    /// memory where the snapshot store has no disk. Default 64 GiB.
+    /// The largest state that may be brought in from outside. It is staged on the disk of every replica while
+    /// it comes, or in memory where the snapshot store has no disk. Default 64 GiB.
     pub restore_bytes_max: u64,
 }
 

@@ -7,9 +7,10 @@
 //!   answer  ◄── forget it ◄──────────────────ForwardReply── its answer
 //! ```
 //!
-//! * A request is sent once and carried out at most once, however often the network repeats it: only the leader of its term
-//!   does, and that one remembers the highest number of each follower. Numbers grow, also over restarts of the follower,
-//!   by its clock: one whose clock has gone back is taken for a repeat, and not answered, for the rest of the term at most.
+//! * A request is sent once and carried out at most once, however often the network repeats it: only the
+//!   leader of its term does, and that one remembers the highest number of each follower. Numbers grow, also
+//!   over restarts of the follower, by its clock: one whose clock has gone back is taken for a repeat, and
+//!   not answered, for the rest of the term at most.
 //! * "Not applied" is only said by a leader that can rule out an earlier copy. One that was started in the term of the
 //!   request, or later, may have forgotten one and says nothing.
 //! * No answer within `GroupConfig::forward_within`, a peer that cannot be reached, or another leader: the outcome is

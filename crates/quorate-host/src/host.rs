@@ -79,9 +79,11 @@ pub enum DiskHealth {
     /// Writes come back.
     #[default]
     Works,
-    /// The oldest write has not come back for [`crate::GroupConfig::stalled_write_max`]. A leader hands over, or steps down.
+    /// The oldest write has not come back for [`crate::GroupConfig::stalled_write_max`]. A leader hands over,
+    /// or steps down.
     Stalled,
-    /// There is no space for entries: they are refused with [`crate::RequestError::DiskFull`] until there is. Reads go on.
+    /// There is no space for entries: they are refused with [`crate::RequestError::DiskFull`] until there is.
+    /// Reads go on.
     Full,
 }
 
@@ -156,8 +158,8 @@ pub struct Host {
     /// Writes that are still under way for replicas that are gone: what was recovered before they are
     /// done is not what the log holds.
     late_writes: BTreeMap<GroupId, usize>,
-    /// State machines of replicas that are gone which may still be at work: another one would find their files in use, and
-    /// be told what they have applied.
+    /// State machines of replicas that are gone which may still be at work: another one would find their
+    /// files in use, and be told what they have applied.
     late_machines: BTreeMap<GroupId, usize>,
     /// Replicas that could not go on, and why.
     broken: BTreeMap<GroupId, String>,

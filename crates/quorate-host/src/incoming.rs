@@ -6,13 +6,15 @@
 //!        └── another id begins at 0, Abandon(7), a long silence: what was there goes
 //! ```
 //!
-//! * Replicated state like the sessions: every replica holds the same pieces at the same position of the log, also after a
-//!   snapshot or a restart, so that all of them install the same bytes at the same entry or none does.
+//! * Replicated state like the sessions: every replica holds the same pieces at the same position of the log,
+//!   also after a snapshot or a restart, so that all of them install the same bytes at the same entry or none
+//!   does.
 //! * In memory there is one piece. The bytes are staged by the snapshot store ([`Staging`]); how many count, and their
 //!   checksum, is replicated. A replica whose staged bytes turn out to be others stops instead of installing them.
 //! * Bounded by `SessionConfig::restore_bytes_max`. What nobody went on with for `idle_max` goes.
-//! * A machine with a disk of its own may come back as it was some batches ago, so that what is staged is only removed when the machine
-//!   says that it will not need it again. A machine in memory gets the pieces from the log or a snapshot again.
+//! * A machine with a disk of its own may come back as it was some batches ago, so that what is staged is
+//!   only removed when the machine says that it will not need it again. A machine in memory gets the pieces
+//!   from the log or a snapshot again.
 //!
 //! ```text
 //!   key                 value, after version:u8 = 1

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! * Writes of one group become durable in the order they were submitted.
-//! * Out of space: what has entries fails, with everything behind it in its group, and until the first failed write of a
-//!   group is submitted again, its later ones fail too, so that nothing overtakes it. What comes before an entry, and
-//!   what only makes room (compaction), is written all the same.
+//! * Out of space: what has entries fails, with everything behind it in its group, and until the first failed
+//!   write of a group is submitted again, its later ones fail too, so that nothing overtakes it. What comes
+//!   before an entry, and what only makes room (compaction), is written all the same.
 //! * The disk is low on space: what has entries fails as if it were full; all others go on (see `space_watch`).
 //! * A write that breaks the rules fails alone; its batch is written again without it.
 //! * Removing a group ends a round (what follows may create it anew), and so do [`ROUND_BYTES_MAX`]: however much

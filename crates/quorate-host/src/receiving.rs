@@ -1,6 +1,7 @@
 //! Snapshots that arrive from leaders, piece by piece, one a group.
 //!
-//! * A snapshot that is here already is taken only when all of it can be read; otherwise it comes again, and replaces it.
+//! * A snapshot that is here already is taken only when all of it can be read; otherwise it comes again, and
+//!   replaces it.
 //! * A snapshot that arrived exists only when it is complete, verified and durable.
 //! * Every piece is answered with the offset wanted next: a lost or repeated piece costs one round.
 //! * What has arrived is kept while the same replica leads, in whatever term, so that a stream that
@@ -134,8 +135,8 @@ impl Receives {
     }
 }
 
-/// The snapshot that is announced, if it is here, and whole: whoever believes a damaged one needs it again and again, and
-/// stops every time.
+/// The snapshot that is announced, if it is here, and whole: whoever believes a damaged one needs it again
+/// and again, and stops every time.
 fn stored(store: &dyn SnapshotStore, group: GroupId, chunk: &SnapshotChunk) -> Option<SnapshotInfo> {
     let listed = store.list(group).ok()?;
     let here =

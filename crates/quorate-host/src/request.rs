@@ -133,7 +133,8 @@ pub enum Request {
         /// The name of the state.
         restore: u64,
     },
-    /// Replace the state machine's state by the pieces brought in, on every replica at this entry, or by nothing on any.
+    /// Replace the state machine's state by the pieces brought in, on every replica at this entry, or by
+    /// nothing on any.
     RestoreInstall {
         /// The name of the state.
         restore: u64,
@@ -317,7 +318,8 @@ pub enum RequestError {
         /// What is full.
         what: &'static str,
     },
-    /// The leader's disk is full: nothing is written until there is space again; reads go on. Retry, or hand leadership over.
+    /// The leader's disk is full: nothing is written until there is space again; reads go on. Retry, or hand
+    /// leadership over.
     #[error("the disk of the leader is full: free some space there, then retry")]
     DiskFull,
     /// Larger than the limit.

@@ -22,7 +22,8 @@ pub struct SpaceWatch {
 }
 
 impl SpaceWatch {
-    /// Below this much a disk is low unless it is said otherwise, in bytes; on a small file system below a sixteenth of it.
+    /// Below this much a disk is low unless it is said otherwise, in bytes; on a small file system below a
+    /// sixteenth of it.
     pub const FREE_BYTES_MIN: u64 = 64 << 20;
     const SHARE: u64 = 16;
 

@@ -119,9 +119,9 @@ pub trait StateMachine: Send {
     /// As for `apply`; after an error the machine is not used any more.
     fn restore(&mut self, content: &mut dyn Read, batch: BatchEnd<'_>) -> Result<(), MachineError>;
 
-    /// The newest version of commands that this machine understands; it understands all older ones, too. The same for as
-    /// long as it lives. Commands are proposed with a version (`Request::ProposeVersion`) when a newer build brings new
-    /// ones: they get into the log only once every member's machine understands them.
+    /// The newest version of commands that this machine understands; it understands all older ones, too. The
+    /// same for as long as it lives. Commands are proposed with a version (`Request::ProposeVersion`) when a
+    /// newer build brings new ones: they get into the log only once every member's machine understands them.
     fn supported_version(&self) -> u32 {
         1
     }

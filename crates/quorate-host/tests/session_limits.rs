@@ -1,4 +1,5 @@
-//! The limits of the session table are the group's: however the nodes are configured, all know the same sessions and keys.
+//! The limits of the session table are the group's: however the nodes are configured, all know the same
+//! sessions and keys.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -21,8 +22,8 @@ fn everywhere(cluster: &mut Cluster, expected: &str) {
     assert!(cluster.stopped.is_empty(), "{:?}", cluster.stopped);
 }
 
-/// Two nodes remembered keys for ten minutes, the third for one: it applied a command that the others knew, and its state
-/// was another one from then on.
+/// Two nodes remembered keys for ten minutes, the third for one: it applied a command that the others knew,
+/// and its state was another one from then on.
 #[test]
 fn nodes_that_are_configured_differently_apply_the_same_commands() {
     for durable in [false, true] {

@@ -81,7 +81,8 @@ fn an_open_gate_stays_open_without_a_member_and_after_snapshots_and_restarts() {
     }
 }
 
-/// The old build was put back after its node had said that it understands more. It stops and says why; the others go on.
+/// The old build was put back after its node had said that it understands more. It stops and says why; the
+/// others go on.
 #[test]
 fn an_older_build_put_back_stops_at_the_gate_with_the_reason() {
     let mut cluster = Cluster::with(3, |cluster| {

@@ -79,7 +79,8 @@ impl Gate {
         &self.metrics
     }
 
-    /// Waits for a permit and for room for a request of `bytes`, unless it has room already, which are kept until they are dropped.
+    /// Waits for a permit and for room for a request of `bytes`, unless it has room already, which are kept
+    /// until they are dropped.
     pub(crate) async fn wait(&self, request: &mut Streamed) -> [Option<OwnedSemaphorePermit>; 2] {
         // Whoever has a permit waits for nobody.
         if request.room.is_none() {

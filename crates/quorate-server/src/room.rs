@@ -6,7 +6,8 @@
 //!   of a stream ─────► waits for room before it is read to its end (`stream_room`), if it is small once it is read
 //! ```
 //!
-//! * Nothing waits for room while it holds some that others wait for: pieces never wait, and permits are waited for by those who have room.
+//! * Nothing waits for room while it holds some that others wait for: pieces never wait, and permits are
+//!   waited for by those who have room.
 //! * A request that finds no room has no effect: what is not read whole is not acted on.
 //!
 //! Not here: how many requests there may be (`gate`), and how long one may be (`http`, `grpc`).

@@ -5,8 +5,8 @@
 //!   passed on          ├──────────────────┤ └ waits for room, then piece by piece ──► whole: the stream's task takes the room over
 //! ```
 //!
-//! * A message of more than `SMALL_BYTES` that is not there as a whole is not read on before there is room for all of it. What is
-//!   half read on any number of streams never takes more than the node's budget.
+//! * A message of more than `SMALL_BYTES` that is not there as a whole is not read on before there is room
+//!   for all of it. What is half read on any number of streams never takes more than the node's budget.
 //! * The pieces before it are passed on first, so that nothing that is whole waits behind it.
 //! * A stream that holds room, does not finish within `PATIENCE`, and keeps others from theirs, ends.
 
@@ -125,8 +125,8 @@ struct Framing {
 }
 
 impl Framing {
-    /// How many bytes of `piece` can be passed on, and, if a large message that is not whole begins behind them, how long
-    /// it is.
+    /// How many bytes of `piece` can be passed on, and, if a large message that is not whole begins behind
+    /// them, how long it is.
     fn scan(&mut self, piece: &[u8]) -> (usize, Option<usize>) {
         let mut at = 0;
         while at < piece.len() {
@@ -217,8 +217,9 @@ mod tests {
         }
     }
 
-    /// Ten streams begin a large message and never end it: two of them have room. One with a whole message waits for its
-    /// turn, gets it when the slow ones are cut off, and meanwhile nothing takes more than the budget.
+    /// Ten streams begin a large message and never end it: two of them have room. One with a whole message
+    /// waits for its turn, gets it when the slow ones are cut off, and meanwhile nothing takes more than the
+    /// budget.
     #[tokio::test(start_paused = true)]
     async fn half_sent_messages_share_the_budget_and_starve_nobody() {
         let large = SMALL_BYTES * 2;

@@ -1,4 +1,5 @@
-//! A user's own state machine under the simulator, first as it should be, then with a bug: a field that snapshots forget.
+//! A user's own state machine under the simulator, first as it should be, then with a bug: a field that
+//! snapshots forget.
 //!
 //! ```sh
 //! cargo run --release -p quorate-sim --example your_machine

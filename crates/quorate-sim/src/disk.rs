@@ -6,8 +6,8 @@
 //! * A step function that uses the disk runs between [`SimDisk::begin`] and [`SimDisk::end`]: each
 //!   operation in between moves the disk's clock, and the step has ended, for the rest of the world, at
 //!   the time `end` returns.
-//! * Every start of a node gets a new handle ([`SimDisk::handle`]); a crash makes older handles useless, so nothing that
-//!   a dead process still owns can touch the disk.
+//! * Every start of a node gets a new handle ([`SimDisk::handle`]); a crash makes older handles useless, so
+//!   nothing that a dead process still owns can touch the disk.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -226,8 +226,9 @@ impl SimDisk {
         Some(Rot { path, inode, offset, was, is })
     }
 
-    /// The file in which the log ends, and where the first record begins of which no later one says that it is durable: damage
-    /// to it cannot be told from a write that was cut off. `None`: there is no such record.
+    /// The file in which the log ends, and where the first record begins of which no later one says that it
+    /// is durable: damage to it cannot be told from a write that was cut off. `None`: there is no such
+    /// record.
     fn unvouched(&self) -> Option<(String, u64)> {
         let (mut records, mut durable) = (Vec::new(), 0);
         let mut visit = |item| {

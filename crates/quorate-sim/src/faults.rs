@@ -1,4 +1,5 @@
-//! The fault injector: breaks nodes, disks and the network while users work, and stops when the world is to come to rest.
+//! The fault injector: breaks nodes, disks and the network while users work, and stops when the world is to
+//! come to rest.
 
 use quorate_core::{GroupId, NodeId};
 use quorate_host::Event;

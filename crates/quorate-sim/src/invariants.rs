@@ -183,7 +183,8 @@ impl Invariants {
         if let Some(from) = write.truncate_from {
             let committed = group.committed.last_key_value().map_or(LogIndex(0), |(index, _)| *index);
             if from <= committed {
-                // Cutting off a conflicting suffix is right; cutting what this replica shares with the committed log is not.
+                // Cutting off a conflicting suffix is right; cutting what this replica shares with the
+                // committed log is not.
                 let kept = facts.terms.get(&from).copied();
                 let true_term = group.committed.get(&from).map(|(term, _)| *term);
                 require!(

@@ -1,9 +1,10 @@
 //! A world in one thread, decided by one number.
 //!
-//! The code that ships (host, cores, write-ahead log, snapshot store, sessions, key-value store) runs on virtual
-//! disks, a virtual network and virtual clocks. Users work, an operator changes the members, and a fault injector cuts
-//! power, kills processes, tears writes and cuts links. After every step the invariants of [`invariants`](Violation) are
-//! checked; at the end everything is healed and must come to rest, and what the users saw must be linearizable.
+//! The code that ships (host, cores, write-ahead log, snapshot store, sessions, key-value store) runs on
+//! virtual disks, a virtual network and virtual clocks. Users work, an operator changes the members, and a
+//! fault injector cuts power, kills processes, tears writes and cuts links. After every step the invariants
+//! of [`invariants`](Violation) are checked; at the end everything is healed and must come to rest, and what
+//! the users saw must be linearizable.
 //!
 //! ```text
 //!   seed ──► what kind of world ──► steps, faults, checks … ──► calm ──► at rest ──► judged ──► Report

@@ -1,5 +1,5 @@
-//! Disks that are not what they were: a flipped bit, a write or a read in the wrong place, an empty disk or an old copy in
-//! place of the one there was, two disks in each other's machine.
+//! Disks that are not what they were: a flipped bit, a write or a read in the wrong place, an empty disk or
+//! an old copy in place of the one there was, two disks in each other's machine.
 //!
 //! | fault | the product promises |
 //! |---|---|
@@ -11,8 +11,8 @@
 //!
 //! * One node at a time: against damage of a majority nothing is promised.
 //! * Reads go wrong under a running node, not while it starts: what is read then decides what is kept.
-//! * Nothing vouches for what was written last until the mark behind it is: damage there is a torn tail to whoever starts, and is
-//!   not tried (README, "What it guarantees").
+//! * Nothing vouches for what was written last until the mark behind it is: damage there is a torn tail to
+//!   whoever starts, and is not tried (README, "What it guarantees").
 //! * Bits rot while the node is down. One that refuses to start gets the bit back, as from a backup.
 //! * An empty disk is taken out again after a while, and the old one put back.
 //! * An old copy cannot be told from the disk by itself: whatever only this node had is lost. So it is put in when
@@ -130,8 +130,8 @@ impl World {
         self.coverage.count("old backups put in");
     }
 
-    /// Whether every group of the node has a leader elsewhere, three voters, and nothing that only this node has: no entry,
-    /// no vote that still counts.
+    /// Whether every group of the node has a leader elsewhere, three voters, and nothing that only this node
+    /// has: no entry, no vote that still counts.
     fn others_have_everything(&self, id: NodeId) -> bool {
         let now = self.agenda.now();
         let Some(running) = self.nodes.get(&id).and_then(|node| node.running.as_ref()) else { return false };
@@ -283,8 +283,8 @@ impl World {
         note!(self, "!!", "n{id} has its own disk again");
     }
 
-    /// Whether two nodes, when they connect, find each other's directories to be those they know. `ones` is the sender's
-    /// when it sent.
+    /// Whether two nodes, when they connect, find each other's directories to be those they know. `ones` is
+    /// the sender's when it sent.
     pub(crate) fn know_each_other(&mut self, from: NodeId, ones: u64, to: NodeId) -> bool {
         let Some(others) = self.nodes.get(&to).map(|node| node.incarnation) else { return true };
         let mut knows = |by, by_directory, whom, directory| {

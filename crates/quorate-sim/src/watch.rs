@@ -143,8 +143,8 @@ impl World {
         Ok(())
     }
 
-    /// A new leader exists only when nobody of an earlier term can still serve reads from a lease. (One whose votes come late, when
-    /// a later term has its leader, gets nobody to commit anything.)
+    /// A new leader exists only when nobody of an earlier term can still serve reads from a lease. (One whose
+    /// votes come late, when a later term has its leader, gets nobody to commit anything.)
     fn check_leases_are_over(&self, group: GroupId, elected: ReplicaId) -> Checked {
         let now = self.agenda.now();
         let statuses = || {

@@ -13,9 +13,9 @@
 //! another one than they know: a wiped, swapped or copied directory must not vote on behalf of the
 //! old one.
 //!
-//! The kind of log is drawn up once, too: a node that looked for its log in the wrong place would find
-//! none, and forget what it promised. The kind of snapshot store is claimed by the first that is used (`claim_snapshots`): another one would
-//! not find what the log was compacted below.
+//! The kind of log is drawn up once, too: a node that looked for its log in the wrong place would find none,
+//! and forget what it promised. The kind of snapshot store is claimed by the first that is used
+//! (`claim_snapshots`): another one would not find what the log was compacted below.
 //!
 //! For the same reason a log that is gone must not be taken for one that was never made. The first start goes
 //!
@@ -295,9 +295,9 @@ impl DataDir {
         Ok(read_node(disk)?.map(|node| (node.identity, node.log)))
     }
 
-    /// Notes that the log is there, so that from now on a directory without it is refused. Called after the log was opened,
-    /// which made it durable, and before anything is promised from it. Does nothing if there is no file of a log yet, or if it
-    /// is noted already.
+    /// Notes that the log is there, so that from now on a directory without it is refused. Called after the
+    /// log was opened, which made it durable, and before anything is promised from it. Does nothing if there
+    /// is no file of a log yet, or if it is noted already.
     ///
     /// # Errors
     /// The disk said no; nothing may be promised then.
@@ -405,8 +405,8 @@ fn refuse_lost_identity(disk: &dyn Disk) -> Result<(), DataDirError> {
     Ok(())
 }
 
-/// A directory with an identity has a log, unless the very first start was interrupted before it was made: one that has had
-/// a log and has none has forgotten what it promised.
+/// A directory with an identity has a log, unless the very first start was interrupted before it was made:
+/// one that has had a log and has none has forgotten what it promised.
 fn refuse_lost_log(disk: &dyn Disk, kind: &LogKind) -> Result<(), DataDirError> {
     let directory = kind.directory();
     let lost = || DataDirError::LostLog { directory };

@@ -38,8 +38,9 @@ pub struct GroupWrite {
     pub hard_state: Option<HardState>,
     /// Drop entries up to here (a durable snapshot covers them); membership in effect there.
     pub compact_to: Option<(LogId, LogId, Arc<Membership>)>,
-    /// Entries up to here were acknowledged and are lost: remembered until the log ends there or beyond. 0 forgets it.
-    /// Written only for a group that this store reported damage of ([`GroupState::damaged`]), and by a forced recovery of one.
+    /// Entries up to here were acknowledged and are lost: remembered until the log ends there or beyond. 0
+    /// forgets it. Written only for a group that this store reported damage of ([`GroupState::damaged`]), and
+    /// by a forced recovery of one.
     pub lost_until: Option<LogIndex>,
 }
 
@@ -93,8 +94,8 @@ pub trait LogStore: Send {
     fn flush(&mut self) -> Result<(), LogError>;
     /// A reader that may be used from any thread.
     fn reader(&self) -> Arc<dyn LogReader>;
-    /// The disk is low on space: until this says that it is no more, the store keeps nothing that it does not need. It is asked
-    /// for no entries meanwhile. By default nothing changes.
+    /// The disk is low on space: until this says that it is no more, the store keeps nothing that it does not
+    /// need. It is asked for no entries meanwhile. By default nothing changes.
     fn set_low_on_space(&mut self, _is_low: bool) {}
     /// Figures for metrics.
     fn stats(&self) -> LogStats;
@@ -148,7 +149,7 @@ pub struct LogStats {
     pub segments: u64,
     /// Entries known to be damaged now, of all groups.
     pub damaged_entries: u64,
-    /// No entries are taken: the disk is low on space, or it is full and the reserve was released until there is space for it
-    /// again.
+    /// No entries are taken: the disk is low on space, or it is full and the reserve was released until there
+    /// is space for it again.
     pub is_full: bool,
 }

@@ -102,9 +102,9 @@ fn restful_group() -> GroupConfig {
 pub struct TransportConfig {
     /// The largest frame that is sent or accepted. Default 64 MiB.
     pub frame_bytes_max: usize,
-    /// The most bytes of frames that are still arriving, over all connections (but those of up to 64 KiB, of which each
-    /// connection may have one). Beyond it the next waits for its turn; whoever is slower than half of `write_timeout` while others wait
-    /// loses its connection. At least one frame. Default 128 MiB.
+    /// The most bytes of frames that are still arriving, over all connections (but those of up to 64 KiB, of
+    /// which each connection may have one). Beyond it the next waits for its turn; whoever is slower than
+    /// half of `write_timeout` while others wait loses its connection. At least one frame. Default 128 MiB.
     pub reading_bytes_max: usize,
     /// The most bytes waiting for one peer, per connection; beyond it the newest appends and
     /// snapshot pieces, and the oldest control messages, are dropped and counted. Default 32 MiB.
@@ -193,8 +193,8 @@ impl NodeConfig {
         Self { node, storage, peer_listen, ..Self::default() }
     }
 
-    /// Checks everything that can be checked without touching disk or network. (What an address looks like is checked by
-    /// the start of a node that uses TCP.)
+    /// Checks everything that can be checked without touching disk or network. (What an address looks like is
+    /// checked by the start of a node that uses TCP.)
     ///
     /// # Errors
     /// The first field that cannot work, and what it must be.

@@ -17,16 +17,19 @@ use crate::raft::{Applied, Raft, unexpected};
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Raft {
-    /// The same handle, whose commands (also those of a version), new sessions and barriers are taken by the leader, wherever it is: a follower passes them
-    /// on over the connection to its leader. They are applied at the leader when they are answered, and here a
-    /// little later: [`Raft::wait_applied`] with the index of the answer waits for that.
+    /// The same handle, whose commands (also those of a version), new sessions and barriers are taken by the
+    /// leader, wherever it is: a follower passes them on over the connection to its leader. They are applied
+    /// at the leader when they are answered, and here a little later: [`Raft::wait_applied`] with the index
+    /// of the answer waits for that.
     ///
     /// Without a leader they wait for one, for the time that the handle gives ([`Raft::within`]) or
-    /// `GroupConfig::forward_within`. A command whose outcome is unknown is sent again only with a session or a
-    /// key ([`Dedupe`](crate::Dedupe)); [`Raft::submit`] and [`Raft::apply_all`] send each command once. Reads need none of this: every replica answers them.
+    /// `GroupConfig::forward_within`. A command whose outcome is unknown is sent again only with a session or
+    /// a key ([`Dedupe`](crate::Dedupe)); [`Raft::submit`] and [`Raft::apply_all`] send each command once.
+    /// Reads need none of this: every replica answers them.
     ///
-    /// Nothing else is passed on. Changes of members, transfers of leadership, [`Raft::restore`] and [`Raft::verify_leader`] are answered at a follower
-    /// with `NotLeader`, which names the leader: an operator looks before acting, and a transfer or a check is about one replica.
+    /// Nothing else is passed on. Changes of members, transfers of leadership, [`Raft::restore`] and
+    /// [`Raft::verify_leader`] are answered at a follower with `NotLeader`, which names the leader: an
+    /// operator looks before acting, and a transfer or a check is about one replica.
     #[must_use]
     pub fn forwarding(&self) -> Self {
         let mut forwarding = self.clone();

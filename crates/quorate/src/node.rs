@@ -510,9 +510,9 @@ impl Node {
         written.await.ok()
     }
 
-    /// Stops a group on this node and answers all its requests; its data stays. Nothing happens if
-    /// it is not open. Its state machine is dropped when it is done with what it is doing, at the latest when the group is
-    /// opened again.
+    /// Stops a group on this node and answers all its requests; its data stays. Nothing happens if it is not
+    /// open. Its state machine is dropped when it is done with what it is doing, at the latest when the group
+    /// is opened again.
     pub async fn close_group(&self, group: GroupId) {
         let _one_at_a_time = self.opening.lock().await;
         self.close(group).await;
@@ -602,9 +602,10 @@ impl Node {
         tokio::task::spawn_blocking(move || tls.reload()).await.unwrap_or(Ok(false))
     }
 
-    /// Stops the node without haste: for what it leads of `groups`, lets what was asked for until now come to its end and
-    /// hands over, and then does as [`Node::shutdown`], at the latest after `within`. Returns the groups for which that was not
-    /// enough: nobody took over, or something was still on its way. Nothing acknowledged is lost either way.
+    /// Stops the node without haste: for what it leads of `groups`, lets what was asked for until now come to
+    /// its end and hands over, and then does as [`Node::shutdown`], at the latest after `within`. Returns the
+    /// groups for which that was not enough: nobody took over, or something was still on its way. Nothing
+    /// acknowledged is lost either way.
     ///
     /// Dropping the call before its end stops nothing that has not stopped yet.
     pub async fn shutdown_gracefully(&self, groups: &[Raft], within: Duration) -> Vec<GroupId> {

@@ -63,9 +63,9 @@ pub struct Timeout {
 
 /// One group on this node. Cheap to clone; does not keep the node running.
 ///
-/// Every request is answered: with its result, with an error that says that it had no effect, or
-/// with one that says that nobody knows ([`RequestError::outcome`]). Dropping the future of a request does **not** withdraw it:
-/// a command that has been submitted may still be applied.
+/// Every request is answered: with its result, with an error that says that it had no effect, or with one
+/// that says that nobody knows ([`RequestError::outcome`]). Dropping the future of a request does **not**
+/// withdraw it: a command that has been submitted may still be applied.
 #[derive(Clone)]
 pub struct Raft {
     group: GroupId,
@@ -221,10 +221,11 @@ impl Raft {
         Self { expected: Some(membership), ..self.clone() }
     }
 
-    /// The same handle, whose commands carry `extension`: bytes that are not part of the command, for a layer between
-    /// the caller and the state machine (which part of a large command this is, how it was compressed, whose request it
-    /// was). The state machine finds them next to the command, on every replica: [`Command::extension`](crate::Command::extension).
-    /// Command and extension together have at most `Config::command_bytes_max` bytes.
+    /// The same handle, whose commands carry `extension`: bytes that are not part of the command, for a layer
+    /// between the caller and the state machine (which part of a large command this is, how it was
+    /// compressed, whose request it was). The state machine finds them next to the command, on every replica:
+    /// [`Command::extension`](crate::Command::extension). Command and extension together have at most
+    /// `Config::command_bytes_max` bytes.
     ///
     /// A replica of a build that does not know extensions stops at such a command: use them once all members are newer.
     #[must_use]
@@ -300,9 +301,11 @@ impl Raft {
     }
 
     /// [`Raft::apply_with`] for a command that state machines understand from this version on
-    /// ([`StateMachine::supported_version`](crate::StateMachine::supported_version)): while a newer build is rolled out, it is refused before it gets
-    /// into the log. The first one that is taken opens the gate for good: from then on no older build can be a member. Ask a leader, or with a handle
-    /// made by [`Raft::forwarding`] any replica; `GroupStatus::supported_version` of a leader tells what would be taken.
+    /// ([`StateMachine::supported_version`](crate::StateMachine::supported_version)): while a newer build is
+    /// rolled out, it is refused before it gets into the log. The first one that is taken opens the gate for
+    /// good: from then on no older build can be a member. Ask a leader, or with a handle made by
+    /// [`Raft::forwarding`] any replica; `GroupStatus::supported_version` of a leader tells what would be
+    /// taken.
     ///
     /// # Errors
     /// `Unsupported`: not all members understand it, or they have not said so yet. Others as for `apply_with`.
@@ -364,8 +367,8 @@ impl Raft {
         self.read_index_with(Consistency::Linearizable).await
     }
 
-    /// Commits an empty entry and waits until it, and so everything before it, is applied here. With a handle made by [`Raft::forwarding`] the
-    /// leader commits it.
+    /// Commits an empty entry and waits until it, and so everything before it, is applied here. With a handle
+    /// made by [`Raft::forwarding`] the leader commits it.
     ///
     /// # Errors
     /// As for [`Raft::apply`].
@@ -477,9 +480,10 @@ impl Raft {
     }
 
     /// Changes how this replica behaves while it runs: `core.election_timeout`, `core.heartbeat_interval`,
-    /// `core.election_delay`, the core's limits, the snapshot policy (but for the size of pieces) and the limits of what waits. Limits of
-    /// sessions as well: those of the leader become the group's, by an entry of the log.
-    /// Returns what is in effect. Lasts until the group is closed; changes are made one after the other.
+    /// `core.election_delay`, the core's limits, the snapshot policy (but for the size of pieces) and the
+    /// limits of what waits. Limits of sessions as well: those of the leader become the group's, by an entry
+    /// of the log. Returns what is in effect. Lasts until the group is closed; changes are made one after the
+    /// other.
     ///
     /// # Errors
     /// `Config`: a field that cannot work, or that cannot change while the replica runs. Nothing has changed.

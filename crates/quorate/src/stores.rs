@@ -6,8 +6,8 @@
 //! ```
 //!
 //! * Stores are opened only once the directory is taken: nobody else uses their files.
-//! * The directory notes the kind of its log when it is made, and of its snapshots when they are first used, and is refused to any other
-//!   kind afterwards.
+//! * The directory notes the kind of its log when it is made, and of its snapshots when they are first used,
+//!   and is refused to any other kind afterwards.
 //! * Term, vote and entries are one store, because they are one write ([`LogStore::write`]): a vote that could be
 //!   durable without the term it was given in would be a vote given twice.
 
@@ -115,9 +115,10 @@ impl LogStoreKind {
         Self { name: "memory".to_owned(), open: None }
     }
 
-    /// Any other. `open` is called once the data directory is taken, and again after every restart; it blocks. The
-    /// store must pass [`quorate_storage::conformance`] and keep at least one file in its directory, from when it is opened
-    /// first: a directory that has had one and has none is refused, because the node would have forgotten what it promised.
+    /// Any other. `open` is called once the data directory is taken, and again after every restart; it
+    /// blocks. The store must pass [`quorate_storage::conformance`] and keep at least one file in its
+    /// directory, from when it is opened first: a directory that has had one and has none is refused, because
+    /// the node would have forgotten what it promised.
     ///
     /// `name` (1 to 32 lower-case letters, digits, `-`, `_`) is noted in the data directory: stores of one name read
     /// each other's files.

@@ -111,7 +111,8 @@ pub struct TransportStats {
     pub bytes_received: u64,
     /// Messages that were not sent: a queue was full, or the peer could not be reached.
     pub outbound_dropped: u64,
-    /// Bytes of messages that are arriving now, as far as they share room ([`TransportConfig::reading_bytes_max`](crate::TransportConfig::reading_bytes_max)).
+    /// Bytes of messages that are arriving now, as far as they share room
+    /// ([`TransportConfig::reading_bytes_max`](crate::TransportConfig::reading_bytes_max)).
     pub reading_bytes: u64,
     /// Messages received and not taken by the node, because its queues were full.
     pub inbound_dropped: u64,

@@ -1,8 +1,8 @@
 //! What a group costs that rests: the memory of a replica, all in all, on three nodes with a write-ahead log.
 //!
-//! The allocator of this test program counts what is live. Groups are opened, get a command each, and come to rest;
-//! then as many again: what those have added is theirs, and not of queues and buffers of the nodes. Handles are kept, as a
-//! server does. The disk is in memory, and has its size from the start.
+//! The allocator of this test program counts what is live. Groups are opened, get a command each, and come to
+//! rest; then as many again: what those have added is theirs, and not of queues and buffers of the nodes.
+//! Handles are kept, as a server does. The disk is in memory, and has its size from the start.
 
 #![expect(clippy::unwrap_used, reason = "a test; a failure names the line")]
 

@@ -6,8 +6,9 @@
 //!        └──► short seeds, swarm seeds, cut into pieces ──► a process per core ──► all passed?
 //! ```
 //!
-//! A short seed is eight virtual seconds of faults and 150 operations; a swarm seed a minute and a thousand, in which logs
-//! wrap, groups grow and shrink and snapshots overtake each other. `docs/seeds.tsv` says which ranges were run when.
+//! A short seed is eight virtual seconds of faults and 150 operations; a swarm seed a minute and a thousand,
+//! in which logs wrap, groups grow and shrink and snapshots overtake each other. `docs/seeds.tsv` says which
+//! ranges were run when.
 
 use std::collections::VecDeque;
 use std::error::Error;

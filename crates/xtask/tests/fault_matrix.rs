@@ -1,5 +1,5 @@
-//! The fault matrix has every row once, and every row names a test or says why not. (That the tests exist is checked with those of
-//! the other documents, in `named_tests.rs`.)
+//! The fault matrix has every row once, and every row names a test or says why not. (That the tests exist is
+//! checked with those of the other documents, in `named_tests.rs`.)
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The page of formats names every tag that is written: a kind that is added to the code and not to `docs/formats.md` is found
-//! here, before somebody finds it in a file.
+//! The page of formats names every tag that is written: a kind that is added to the code and not to
+//! `docs/formats.md` is found here, before somebody finds it in a file.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -214,7 +214,8 @@ async fn in_session(mut wishes: Wishes, endpoints: Vec<String>, book: Arc<Book>,
 fn with_keys(mut wishes: Wishes, mut client: KeyedClient, book: &Book, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let mut operation = wishes.next();
-        // Over HTTP no value can be expected, but nothing can: on a key of its own that is refused only if it is done twice.
+        // Over HTTP no value can be expected, but nothing can: on a key of its own that is refused only if it
+        // is done twice.
         if let Operation::Swap { key, expected, value } = &mut operation {
             let once = String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned();
             (*key, *expected) = (Bytes::from(format!("kept-once-{once}")), None);

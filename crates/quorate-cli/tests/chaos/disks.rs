@@ -131,8 +131,8 @@ fn small_disks(name: &str, story: &str) -> Option<(Scene, Vec<PathBuf>)> {
     Some((Scene::of(story, cluster, &addresses), disks))
 }
 
-/// Disks run low, and something is left: of one node, then of all. Nobody stops, nobody has to be started again, and once there is
-/// space writes are taken by themselves.
+/// Disks run low, and something is left: of one node, then of all. Nobody stops, nobody has to be started
+/// again, and once there is space writes are taken by themselves.
 #[test]
 fn disks_that_run_low_stop_nobody_and_go_on_by_themselves() {
     const NAME: &str = "disks::disks_that_run_low_stop_nobody_and_go_on_by_themselves";
@@ -247,8 +247,9 @@ fn can_interfere() -> bool {
     can
 }
 
-/// A sync fails: the node stops and does not try again, for it cannot know what is on the disk. A sync that takes its time
-/// stops nobody. Whoever stopped is started again, and nothing that was acknowledged is missing.
+/// A sync fails: the node stops and does not try again, for it cannot know what is on the disk. A sync that
+/// takes its time stops nobody. Whoever stopped is started again, and nothing that was acknowledged is
+/// missing.
 #[test]
 fn failing_and_slow_syncs_stop_who_cannot_promise_and_lose_nothing() {
     const NAME: &str = "disks::failing_and_slow_syncs_stop_who_cannot_promise_and_lose_nothing";
@@ -307,8 +308,9 @@ fn slow_down(scene: &mut Scene, node: u64) -> usize {
     count
 }
 
-/// Syncs of all these nodes fail, until they stop: one of every thread, or all from some on. Who tried a failed one again
-/// might succeed, and would not know what is on the disk. Says how many syncs failed, and how many nodes stopped.
+/// Syncs of all these nodes fail, until they stop: one of every thread, or all from some on. Who tried a
+/// failed one again might succeed, and would not know what is on the disk. Says how many syncs failed, and
+/// how many nodes stopped.
 fn fail(scene: &mut Scene, victims: &[u64], and_later: &str) -> (usize, usize) {
     let first = 1 + scene.dice.throw(30);
     let mut failing = BTreeMap::new();

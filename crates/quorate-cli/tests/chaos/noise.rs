@@ -7,8 +7,8 @@ use crate::harness::eventually;
 use crate::scene::{Scene, rounds};
 use crate::wires::Condition;
 
-/// Bytes between nodes come late, are left out, are changed, and connections are torn in the middle of a frame. Every node
-/// lives through it: it ends the connection and takes nothing for what it is not.
+/// Bytes between nodes come late, are left out, are changed, and connections are torn in the middle of a
+/// frame. Every node lives through it: it ends the connection and takes nothing for what it is not.
 #[test]
 fn noise_on_the_wires_is_noticed_and_survived() {
     let (mut scene, wires) = Scene::with_wires("noisy wires");

@@ -16,8 +16,8 @@ use crate::wires::Wires;
 pub(crate) const RECOVERY_BOUND: Duration = Duration::from_secs(15);
 /// Clients are answered in the meantime, or the story has failed. Longer than any client tries.
 const PROGRESS_BOUND: Duration = Duration::from_secs(60);
-/// Small enough that logs are compacted and snapshots are sent while things go wrong. With leases, so that reads may ask
-/// for them: those that do not must not care.
+/// Small enough that logs are compacted and snapshots are sent while things go wrong. With leases, so that
+/// reads may ask for them: those that do not must not care.
 const FLAGS: [&str; 7] =
     ["--snapshot-entries", "300", "--snapshot-trailing-entries", "30", "--log", "warn", "--leader-lease"];
 

@@ -235,7 +235,8 @@ fn a_refusal_of_an_earlier_append_is_no_lost_log() {
     }
 }
 
-/// The refusal of a probe comes a second time, when the log has been repaired half way: no append that is out begins there.
+/// The refusal of a probe comes a second time, when the log has been repaired half way: no append that is out
+/// begins there.
 #[test]
 fn a_refusal_of_what_is_not_out_is_no_lost_log() {
     let mut node = leader();

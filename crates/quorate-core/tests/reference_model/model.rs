@@ -1,10 +1,10 @@
 //! Raft as figure 2 of the paper has it, for one replica, as short and as plain as it can be written: whole logs of
 //! terms, no windows, no progress, no disk, no time. What the core does may be cleverer; it may not be different.
 //!
-//! Four things are ours and not the paper's: a heartbeat stands for an append after what this leader has proved to
-//! match; a candidate that a majority refused gives up; who knows the
-//! leader of a term votes for nobody else in it; and a leader that takes a follower's log for lost counts it for nothing until
-//! it acknowledges again. It may be wrong about that, here always: rejections arrive late, and twice.
+//! Four things are ours and not the paper's: a heartbeat stands for an append after what this leader has
+//! proved to match; a candidate that a majority refused gives up; who knows the leader of a term votes for
+//! nobody else in it; and a leader that takes a follower's log for lost counts it for nothing until it
+//! acknowledges again. It may be wrong about that, here always: rejections arrive late, and twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -232,7 +232,8 @@ impl Scan {
         Ok(())
     }
 
-    /// Decides what the end of the last segment means (see the head of this file): up to where what is torn can be recognised.
+    /// Decides what the end of the last segment means (see the head of this file): up to where what is torn
+    /// can be recognised.
     fn judge_tail(&self, walk: &Walk<'_>, window: &mut Window<'_>, end: u64) -> Result<u64, LogError> {
         let rest = walk.rest(window, end)?;
         if rest.durable >= self.next_sequence {

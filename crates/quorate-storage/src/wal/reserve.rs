@@ -8,7 +8,8 @@
 //!
 //! * While it is spent the log takes no entries, so that what it freed is left for what makes room: snapshots, then
 //!   compaction, then dropping segments.
-//! * It is taken back before entries are taken again: whoever freed just a little does not make the log swing to and fro.
+//! * It is taken back before entries are taken again: whoever freed just a little does not make the log swing
+//!   to and fro.
 //! * Nothing in it means anything. A build that knows nothing of it leaves it alone.
 
 use std::path::PathBuf;

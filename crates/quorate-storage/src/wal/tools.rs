@@ -12,8 +12,8 @@
 //!   others never write, need no lock, and work beside a running node ([`crate::OsDisk::read_only`] opens
 //!   nothing for writing). What a node writes meanwhile is not damage: a damaged log is looked at until
 //!   it looks the same twice.
-//! * `verify` finds damage exactly where [`crate::Wal::open`] would; it goes on behind it, opening only where no more than
-//!   entries of one group are damaged.
+//! * `verify` finds damage exactly where [`crate::Wal::open`] would; it goes on behind it, opening only where
+//!   no more than entries of one group are damaged.
 
 mod contents;
 mod dump;

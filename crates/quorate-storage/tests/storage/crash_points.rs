@@ -164,7 +164,8 @@ fn find(wal: &Wal, run: &Run) -> usize {
     })
 }
 
-/// How many outcomes of a power cut at one operation are tried: all four workloads together come to 20,000 crash states.
+/// How many outcomes of a power cut at one operation are tried: all four workloads together come to 20,000
+/// crash states.
 const OUTCOMES: u64 = 12;
 
 /// Cuts the power at every operation, with several outcomes of each cut, and says how many crash states were recovered.

@@ -213,10 +213,10 @@ fn damage_to_the_very_last_acknowledged_record_is_not_taken_for_a_torn_tail() {
     assert!(matches!(error, LogError::Damaged(_)), "{error}");
 }
 
-/// Two batches of one flush; of the first nothing reached the disk, of the second everything.
-/// The oldest segments go once a move says that they may. Power fails before the mark behind it, and the move is damaged: nothing
-/// tells it from a torn tail, and without it the segments are missing. The log was refused, and yet its tail had been
-/// erased: whoever brought the file back could not open it any more.
+/// Two batches of one flush; of the first nothing reached the disk, of the second everything. The oldest
+/// segments go once a move says that they may. Power fails before the mark behind it, and the move is
+/// damaged: nothing tells it from a torn tail, and without it the segments are missing. The log was refused,
+/// and yet its tail had been erased: whoever brought the file back could not open it any more.
 #[test]
 fn a_log_that_is_refused_is_left_as_it_was() {
     let disk = MemDisk::new();

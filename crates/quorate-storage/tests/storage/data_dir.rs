@@ -90,7 +90,8 @@ fn a_directory_keeps_its_kind_of_log() {
     assert!(lost.to_string().contains("has lost its log (there is none in log/)"), "{lost}");
 }
 
-/// The story of an operator who drops a setting: the snapshots below which the log was compacted are there, and nobody finds them.
+/// The story of an operator who drops a setting: the snapshots below which the log was compacted are there,
+/// and nobody finds them.
 #[test]
 fn a_directory_keeps_its_kind_of_snapshot_store() {
     let kind = |name| SnapshotKind::new(name).unwrap();
@@ -245,8 +246,8 @@ fn remove_segments(disk: &MemDisk) {
     }
 }
 
-/// A node without snapshots, the only file of whose log was deleted, took its directory for that of a first start that was
-/// interrupted: it forgot its vote and its entries, and said nothing.
+/// A node without snapshots, the only file of whose log was deleted, took its directory for that of a first
+/// start that was interrupted: it forgot its vote and its entries, and said nothing.
 #[test]
 fn a_log_that_was_there_once_is_missed() {
     let disk = MemDisk::new();
@@ -311,9 +312,10 @@ fn a_directory_that_lost_its_identity_and_its_log_is_refused() {
     }
 }
 
-/// The power fails at every operation of a first start; or the disk refuses it, the node is started again, and the power fails
-/// during that. The next start is a first one or goes on with the log; it is never refused, and forgets nothing that was acknowledged. And
-/// whenever something was acknowledged, a log that is deleted then is missed.
+/// The power fails at every operation of a first start; or the disk refuses it, the node is started again,
+/// and the power fails during that. The next start is a first one or goes on with the log; it is never
+/// refused, and forgets nothing that was acknowledged. And whenever something was acknowledged, a log that is
+/// deleted then is missed.
 #[test]
 fn power_failure_at_every_operation_of_the_first_start_with_its_log_is_no_loss() {
     let first_write = |disk: &MemDisk| -> Result<(), String> {

@@ -486,8 +486,8 @@ fn give_up(group: u64, index: u64, last: u64) -> GroupWrite {
     GroupWrite { truncate_from, lost_until: Some(LogIndex(last)), ..write_of(group) }
 }
 
-/// The node started, gave up what was damaged and got it back from its leader; the bytes are still there. It was told that
-/// its log is damaged, and that cutting it would help.
+/// The node started, gave up what was damaged and got it back from its leader; the bytes are still there. It
+/// was told that its log is damaged, and that cutting it would help.
 #[test]
 fn entries_that_were_given_up_are_named_and_no_damage() {
     let (disk, _) = Written::three_segments().stop();
@@ -546,8 +546,8 @@ fn log_is_cut_behind_what_was_given_up_and_not_at_it() {
     assert!(verify(&disk, Path::new(WAL)).unwrap().is_clean());
 }
 
-/// What says that an entry was given up stands behind something that is damaged: cutting there brings the damage back, so
-/// the log is cut at the entry.
+/// What says that an entry was given up stands behind something that is damaged: cutting there brings the
+/// damage back, so the log is cut at the entry.
 #[test]
 fn what_was_given_up_behind_the_cut_is_damage_again() {
     let (disk, _) = Written::three_segments().stop();

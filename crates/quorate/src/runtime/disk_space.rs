@@ -5,8 +5,8 @@
 //!                  at most every LOOK_INTERVAL, at least every IDLE_INTERVAL
 //! ```
 //!
-//! * It is the log that stops, so the log's thread looks: before what it writes next, and when it has nothing to write, so
-//!   that metrics do not wait for a write.
+//! * It is the log that stops, so the log's thread looks: before what it writes next, and when it has nothing
+//!   to write, so that metrics do not wait for a write.
 //! * A file system that does not answer is left out: not knowing is no reason to stop.
 
 use std::path::PathBuf;

@@ -9,7 +9,8 @@
 //!     the crc
 //! ```
 //!
-//! * A length is checked against the limit, and there is room for it (`reading_room.rs`), before anything is allocated for it.
+//! * A length is checked against the limit, and there is room for it (`reading_room.rs`), before anything is
+//!   allocated for it.
 //! * The checksum is checked before anything is parsed; what is parsed never panics.
 //! * Unknown flags and bytes after the known fields of a handshake are ignored, so that later
 //!   versions can add some; an unknown version or kind ends the connection.

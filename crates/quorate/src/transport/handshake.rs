@@ -8,12 +8,13 @@
 //!     checks the same of the speaker
 //! ```
 //!
-//! * A node id belongs to one data directory, by its incarnation: a wiped directory could have forgotten a vote, so it
-//!   must come back as a new node. The first contact is noted in the own data directory before anything the peer says
-//!   counts, so that this also holds after all have been restarted. A node that keeps nothing on disk (and a transport
-//!   that was given no [`KnownPeers`]) remembers for as long as its process runs, and so believes whoever comes first.
-//!   Members meet as soon as they can, without waiting for something to say ([`Transport::meet`](super::Transport::meet)).
-//!   Only a node that could never reach the old directory cannot know.
+//! * A node id belongs to one data directory, by its incarnation: a wiped directory could have forgotten a
+//!   vote, so it must come back as a new node. The first contact is noted in the own data directory before
+//!   anything the peer says counts, so that this also holds after all have been restarted. A node that keeps
+//!   nothing on disk (and a transport that was given no [`KnownPeers`]) remembers for as long as its process
+//!   runs, and so believes whoever comes first. Members meet as soon as they can, without waiting for
+//!   something to say ([`Transport::meet`](super::Transport::meet)). Only a node that could never reach the
+//!   old directory cannot know.
 //! * What cannot be noted is refused: the peer tries again, and nothing else is harmed. Noting waits for the disk, once
 //!   in the life of each pair of nodes; whoever is known already does not wait behind it.
 //! * Of two live processes with one node id and one directory (a copy), the one started later is believed.

@@ -26,8 +26,8 @@ async fn every_node_takes_commands_through_a_forwarding_handle_over_tcp() {
     cluster.shutdown().await;
 }
 
-/// A layer between the caller and the machine says something of each command: whichever way a command takes, every machine
-/// is told the same next to it.
+/// A layer between the caller and the machine says something of each command: whichever way a command takes,
+/// every machine is told the same next to it.
 #[tokio::test]
 async fn what_is_said_of_a_command_comes_out_next_to_it_on_every_replica() {
     let cluster = Cluster::start(3, Wire::Tcp, |config| config.group.core.command_bytes_max = 64).await;

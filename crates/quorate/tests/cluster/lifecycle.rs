@@ -270,7 +270,8 @@ async fn a_node_starts_at_once() {
     cluster.shutdown().await;
 }
 
-/// The others waited for an election timeout when a leader was stopped for maintenance, and what was on its way had no answer.
+/// The others waited for an election timeout when a leader was stopped for maintenance, and what was on its
+/// way had no answer.
 #[tokio::test]
 async fn a_leader_that_stops_gracefully_answers_what_waits_and_hands_over() {
     let cluster = Cluster::start(3, memory(), |_| {}).await;

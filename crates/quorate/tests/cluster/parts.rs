@@ -114,8 +114,8 @@ async fn a_node_in_a_directory_survives_a_restart_in_the_same_process() {
     survives_restarts(|| Node::builder(config(Storage::Directory(directory.path().join("data"))))).await;
 }
 
-/// The machine is in memory, there is no snapshot yet, and somebody deletes the only file of the log. The node must not start:
-/// empty, it would vote again in terms it has voted in.
+/// The machine is in memory, there is no snapshot yet, and somebody deletes the only file of the log. The
+/// node must not start: empty, it would vote again in terms it has voted in.
 #[tokio::test]
 async fn a_node_whose_log_was_deleted_does_not_start_as_a_new_one() {
     let directory = tempfile::tempdir().unwrap();
@@ -137,8 +137,8 @@ async fn a_node_whose_log_was_deleted_does_not_start_as_a_new_one() {
     node.shutdown().await;
 }
 
-/// The disk is nearly full: there is still room in the newest file of the log, and the engine of a server would run out of
-/// space first, which stops it. So the log stops first, and goes on by itself.
+/// The disk is nearly full: there is still room in the newest file of the log, and the engine of a server
+/// would run out of space first, which stops it. So the log stops first, and goes on by itself.
 #[tokio::test]
 async fn a_disk_that_runs_low_is_read_only_until_there_is_space() {
     let disk = Arc::new(MemDisk::new());

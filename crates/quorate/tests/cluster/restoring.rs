@@ -70,7 +70,8 @@ fn large(lines: usize) -> String {
     (0..lines).map(|number| format!("{number:07}\n")).collect()
 }
 
-/// A backup of this morning, brought back in the evening: all replicas have it, also one that was away, and after restarts.
+/// A backup of this morning, brought back in the evening: all replicas have it, also one that was away, and
+/// after restarts.
 #[tokio::test]
 async fn a_backup_replaces_the_state_of_every_replica_at_one_entry() {
     let mut cluster = Cluster::start(3, memory(), |config| config.group.core.command_bytes_max = 10).await;
@@ -285,8 +286,8 @@ async fn a_crash_in_the_middle_leaves_the_old_state_and_the_next_restore_works()
     cluster.shutdown().await;
 }
 
-/// One replica's machine fails half-way through the state from outside: that replica stops and its machine is asked nothing
-/// any more; the others go on with the new state. With a machine that works it comes back.
+/// One replica's machine fails half-way through the state from outside: that replica stops and its machine is
+/// asked nothing any more; the others go on with the new state. With a machine that works it comes back.
 #[tokio::test]
 async fn t8_nothing_is_applied_to_a_machine_that_failed_half_way_through_a_state_from_outside() {
     let mut cluster = Cluster::start(3, memory(), |_| {}).await;

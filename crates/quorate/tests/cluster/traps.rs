@@ -1,6 +1,6 @@
 //! Traps of hashicorp/raft that a port must not copy, as far as the library decides them; the others are in
-//! `crates/quorate-core/tests/stories/hashicorp_traps.rs`. Each test fails when the library does what is told in its comment;
-//! `docs/coverage-hashicorp-raft.md` says how that was seen.
+//! `crates/quorate-core/tests/stories/hashicorp_traps.rs`. Each test fails when the library does what is told
+//! in its comment; `docs/coverage-hashicorp-raft.md` says how that was seen.
 
 use std::io::Read;
 use std::sync::{Arc, Mutex};
@@ -66,9 +66,9 @@ async fn t1_a_leader_is_not_verified_by_learners() {
     cluster.shutdown().await;
 }
 
-/// A follower's state machine failed in the middle of a snapshot from its leader: an error of one request, and the next
-/// entries were applied to what was half restored. Here the replica stops and says why; nothing is asked of that machine
-/// again. With one that works, the replica goes on from its snapshot.
+/// A follower's state machine failed in the middle of a snapshot from its leader: an error of one request,
+/// and the next entries were applied to what was half restored. Here the replica stops and says why; nothing
+/// is asked of that machine again. With one that works, the replica goes on from its snapshot.
 #[tokio::test]
 async fn t8_nothing_is_applied_to_a_half_restored_state_machine() {
     let mut cluster = Cluster::start(3, memory(), |config| {
@@ -97,8 +97,9 @@ async fn t8_nothing_is_applied_to_a_half_restored_state_machine() {
     cluster.shutdown().await;
 }
 
-/// After a restart without a snapshot the members were gone; with more than 8,192 committed entries the start never ended; with
-/// fewer it ended before they were applied. Here the members are in the log, and a read waits for what must be applied.
+/// After a restart without a snapshot the members were gone; with more than 8,192 committed entries the start
+/// never ended; with fewer it ended before they were applied. Here the members are in the log, and a read
+/// waits for what must be applied.
 #[tokio::test]
 async fn t9_a_long_log_without_a_snapshot_is_all_there_after_a_restart() {
     const COUNT: usize = 8_200;

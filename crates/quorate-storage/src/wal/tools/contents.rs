@@ -7,8 +7,8 @@
 //!   anything else ──► damage, and behind it nothing more is taken in: it may build on what is gone
 //! ```
 //!
-//! * Whether an entry was given up is said behind it. So who asks for what stands *before* the first damage looks again,
-//!   up to the first one that turned out to be needed (`Contents::up_to_the_first_damage`).
+//! * Whether an entry was given up is said behind it. So who asks for what stands *before* the first damage
+//!   looks again, up to the first one that turned out to be needed (`Contents::up_to_the_first_damage`).
 
 use std::collections::BTreeMap;
 use std::path::Path;

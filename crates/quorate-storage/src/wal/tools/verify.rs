@@ -36,8 +36,8 @@ pub struct TornTail {
     pub bytes: u64,
 }
 
-/// Damaged entries of a group that it has given up, has written again or has compacted since. They stay in their segment
-/// until that goes.
+/// Damaged entries of a group that it has given up, has written again or has compacted since. They stay in
+/// their segment until that goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     /// The group.
