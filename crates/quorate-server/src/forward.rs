@@ -148,6 +148,11 @@ fn failed_to_connect(status: &tonic::Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use axum::extract::ConnectInfo;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -194,5 +199,40 @@ mod tests {
         // The first call may find the corpse, which cannot be told from a leader that dies just now.
         put(&forwarder, &address).await;
         assert_eq!(put(&forwarder, &address).await.code, ErrorCode::Unavailable);
+    }
+
+    /// A server that has stopped inside a process that goes on answers on the connections it had, while another
+    /// one listens at its address. Whoever is told that it is unavailable comes back on a new connection.
+    #[tokio::test]
+    async fn a_stopped_leader_is_not_asked_again_on_the_same_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        let sees = Arc::clone(&seen);
+        let answers = |code| {
+            let sees = Arc::clone(&sees);
+            axum::routing::post(move |ConnectInfo(from): ConnectInfo<SocketAddr>| {
+                sees.lock().unwrap().insert(from);
+                async move { ApiError::new(code, "no".to_owned()).into_status().into_http::<axum::body::Body>() }
+            })
+        };
+        let stopped = axum::Router::new()
+            .route("/quorate.v1.KV/Put", answers(ErrorCode::Unavailable))
+            .route("/quorate.v1.KV/Delete", answers(ErrorCode::Busy))
+            .into_make_service_with_connect_info::<SocketAddr>();
+        let server = tokio::spawn(axum::serve(listener, stopped).into_future());
+        let forwarder = Forwarder::new(1, Duration::from_secs(1), 1 << 20);
+        let delete = async |leads: Leads| leads.kv().delete(proto::DeleteRequest::default()).await;
+        for _ in 0..2 {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let error = forwarder.call(&address, deadline, delete).await.unwrap_err();
+            assert_eq!(error.code, ErrorCode::Busy);
+        }
+        assert_eq!(seen.lock().unwrap().len(), 1, "a leader that answers keeps its connection");
+        for connections in 1..=3 {
+            assert_eq!(put(&forwarder, &address).await.code, ErrorCode::Unavailable);
+            assert_eq!(seen.lock().unwrap().len(), connections);
+        }
+        server.abort();
     }
 }
