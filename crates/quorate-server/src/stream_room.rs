@@ -247,4 +247,17 @@ mod tests {
         }
         assert!(cut >= 8, "{cut}: only the last ones may keep nobody from anything");
     }
+
+    /// The task of the stream has not come to the first message yet, so its room is still held when the second
+    /// one wants as much: it is given up before anything is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_does_not_wait_for_room_while_it_holds_some() {
+        let large = SMALL_BYTES * 2;
+        let room = Arc::new(Room::new(large, large));
+        let messages = message(large).repeat(2);
+        let pieces = messages.chunks(SMALL_BYTES).map(<[u8]>::to_vec).collect();
+        let (mut stream, arriving) = stream_of(&room, pieces);
+        let both = tokio::time::timeout(PATIENCE * 20, read(&mut stream, 2 * (5 + large))).await;
+        assert!(both.unwrap().unwrap() == messages && arriving.is_held());
+    }
 }

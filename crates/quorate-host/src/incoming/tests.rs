@@ -140,8 +140,10 @@ fn damaged_or_missing_bytes_stop_the_replica_when_they_are_to_be_installed() {
             if restarts {
                 node.restart();
             }
-            // Others refuse this one as well.
-            assert!(node.whole(7, b"something else").unwrap_err().contains("bring it again"));
+            // Others refuse these as well.
+            for other in [&b"something else"[..], b"CONTENT"] {
+                assert!(node.whole(7, other).unwrap_err().contains("bring it again"));
+            }
             assert!(node.incoming.view().unwrap().next_records().is_err(), "no snapshot spreads it");
             let error = node.whole(7, b"content").unwrap_err();
             assert!(error.contains("damaged or gone"), "{error}");
