@@ -363,6 +363,13 @@ impl Client {
         }
     }
 
+    /// The newest attempt reaches a node twice: what one of them is answered says nothing of the other.
+    pub(crate) const fn is_asked_twice(&mut self) {
+        if let Some(pending) = &mut self.pending {
+            pending.in_doubt = true;
+        }
+    }
+
     /// The newest attempt was answered.
     pub(crate) fn on_answer(
         &mut self,

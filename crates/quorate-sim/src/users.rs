@@ -60,6 +60,11 @@ impl World {
         }
         if !self.calm && !fragile_write && self.rng.chance(20) {
             self.coverage.count("questions doubled");
+            if let Asker::Client { client, .. } = asker
+                && let Some(client) = self.clients.get_mut(client)
+            {
+                client.is_asked_twice();
+            }
             let again = Step::Asked { node, asker, group, request: request.clone() };
             self.agenda.plan_within(MILLISECOND, 100 * MILLISECOND, again);
         }
