@@ -20,6 +20,7 @@ use quorate_kv::{Condition, KvAnswer, KvCommand, KvQuery, KvResponse};
 
 use crate::invariants::Violation;
 use crate::linearizability::{History, OpId, Operation, Outcome};
+use crate::node::NEW_BUILD;
 use crate::rng::{Rng, hash};
 use crate::workload::Workload;
 
@@ -89,6 +90,8 @@ struct Pending {
     record: Option<OpId>,
     sequence: u64,
     attempts: u64,
+    /// A command that older machines do not understand.
+    is_new: bool,
     /// An attempt may have taken effect, or may yet.
     in_doubt: bool,
 }
@@ -113,6 +116,8 @@ pub(crate) struct Client {
     pending: Option<Pending>,
     wishes_left: u64,
     workload: Option<Workload>,
+    /// Some of its commands are new.
+    upgrades: bool,
     /// When the newest attempt was made.
     asked_at: u64,
     /// The number of the newest attempt: answers to others are too late.
@@ -136,6 +141,7 @@ pub(crate) struct ClientSetup {
     pub(crate) value_bytes_max: u64,
     pub(crate) wishes: u64,
     pub(crate) workload: Option<Workload>,
+    pub(crate) upgrades: bool,
 }
 
 impl Client {
@@ -162,6 +168,7 @@ impl Client {
             pending: None,
             wishes_left: setup.wishes,
             workload: setup.workload,
+            upgrades: setup.upgrades,
             asked_at: 0,
             attempt: 0,
             awaits: false,
@@ -202,8 +209,9 @@ impl Client {
             let known = wish.operation().filter(|_| self.workload.is_none());
             let record = known.map(|operation| history.invoke(self.id, operation, now));
             self.sequence += 1;
-            self.pending =
-                Some(Pending { wish, record, sequence: self.sequence, attempts: 0, in_doubt: false });
+            let is_new = self.upgrades && self.rng.chance(400);
+            let sequence = self.sequence;
+            self.pending = Some(Pending { wish, record, sequence, attempts: 0, is_new, in_doubt: false });
         }
         self.attempt += 1;
         let Some(pending) = &mut self.pending else { return Move::Rest };
@@ -268,10 +276,18 @@ impl Client {
             },
             (Protection::Session, None) | (Protection::Fragile, _) => Dedupe::None,
         };
-        if self.forwards {
-            Request::AtLeader(LeaderRequest::Propose(Proposal::new(command, dedupe)))
+        let proposal = Proposal::new(command, dedupe);
+        if self.pending.as_ref().is_some_and(|pending| pending.is_new) {
+            let version = NEW_BUILD;
+            if self.forwards {
+                Request::AtLeader(LeaderRequest::ProposeVersion { version, proposal })
+            } else {
+                Request::ProposeVersion { version, proposal }
+            }
+        } else if self.forwards {
+            Request::AtLeader(LeaderRequest::Propose(proposal))
         } else {
-            Request::Propose(Proposal::new(command, dedupe))
+            Request::Propose(proposal)
         }
     }
 
@@ -356,7 +372,12 @@ impl Client {
     pub(crate) fn pending_command(&self) -> Option<Bytes> {
         let pending = self.pending.as_ref()?;
         let request = self.request(&pending.wish, pending.sequence);
-        if let Request::Propose(proposal) | Request::AtLeader(LeaderRequest::Propose(proposal)) = request {
+        if let Request::Propose(proposal)
+        | Request::ProposeVersion { proposal, .. }
+        | Request::AtLeader(
+            LeaderRequest::Propose(proposal) | LeaderRequest::ProposeVersion { proposal, .. },
+        ) = request
+        {
             Some(proposal.command)
         } else {
             None
@@ -368,6 +389,11 @@ impl Client {
         if let Some(pending) = &mut self.pending {
             pending.in_doubt = true;
         }
+    }
+
+    /// Whether what waits for an answer is for newer machines only.
+    pub(crate) fn is_new(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.is_new)
     }
 
     /// The newest attempt was answered.
@@ -435,6 +461,13 @@ impl Client {
             }
             RequestError::NotLeader { .. } | RequestError::NoGroup | RequestError::Stopped { .. } => {
                 self.look_elsewhere();
+                Ok(Reaction::Again(wait))
+            }
+            // Not in the log. An attempt before it may be, and then only newer machines may be given the command.
+            RequestError::Unsupported { .. } => {
+                if let Some(pending) = self.pending.as_mut().filter(|pending| !pending.in_doubt) {
+                    pending.is_new = false;
+                }
                 Ok(Reaction::Again(wait))
             }
             RequestError::Busy { .. } | RequestError::DiskFull => Ok(Reaction::Again(wait)),

@@ -11,7 +11,7 @@ use crate::invariants::Checked;
 use crate::network::NetworkProfile;
 use crate::node::{BootError, Clock, Surroundings};
 use crate::report::Fault;
-use crate::world::{MILLISECOND, Name, Step, World, note};
+use crate::world::{MILLISECOND, NEEDS_NEWER_BUILD, Name, Step, World, note};
 
 impl World {
     pub(crate) fn on_fault_injector_moves(&mut self) -> Checked {
@@ -151,6 +151,14 @@ impl World {
                 Ok(())
             }
             Err(BootError::Violation(violation)) => {
+                if violation.detail.contains(NEEDS_NEWER_BUILD) && self.upgrade(id) {
+                    self.coverage.count("replicas stopped because their build is too old");
+                    if let Some(node) = self.nodes.get_mut(&id) {
+                        node.crash(Crash::Process, now, &mut self.rng);
+                    }
+                    self.agenda.plan_within(MILLISECOND, 300 * MILLISECOND, Step::Boot(id));
+                    return Ok(());
+                }
                 if self.restore_rotten_bit(id, &violation.detail)
                     || self.take_backup_out(id, &violation.detail)
                 {
@@ -345,6 +353,10 @@ impl World {
         }
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             self.on_disk_comes_back(id);
+            if self.swarm.upgrades {
+                // Whoever still has an old build gets the new one: what is new must be accepted then.
+                self.upgrade(id);
+            }
         }
         for number in 0..self.clients.len() {
             if let Some(client) = self.clients.get_mut(number) {

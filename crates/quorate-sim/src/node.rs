@@ -43,6 +43,10 @@ pub(crate) enum Asker {
     Operator { group: GroupId },
 }
 
+/// What every build understands, and what only the newer one does.
+pub(crate) const OLD_BUILD: u32 = 1;
+pub(crate) const NEW_BUILD: u32 = 2;
+
 /// A node's own clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Clock {
@@ -149,6 +153,8 @@ pub(crate) struct Node {
     pub(crate) running: Option<Running>,
     pub(crate) paused_until: u64,
     pub(crate) clock: Clock,
+    /// Which build of the program it starts: the newest version of commands that its machines understand.
+    pub(crate) build: u32,
     /// Of its data directory; 0 before the first start.
     pub(crate) incarnation: u64,
     /// When its start has ended, or will have: before that nobody reaches it.
@@ -185,6 +191,7 @@ impl Node {
             running: None,
             paused_until: 0,
             clock: Clock::default(),
+            build: OLD_BUILD,
             incarnation: 0,
             up_at: 0,
             rot: None,
@@ -319,7 +326,7 @@ impl Node {
         let machine = wrapped(around.seams.machine.as_ref(), machine);
         let machine: Box<dyn StateMachine> = match around.witnesses.get(&group) {
             Some(witness) => {
-                Box::new(WatchedMachine::new(machine, witness.clone(), around.workload.is_none()))
+                Box::new(WatchedMachine::new(machine, witness.clone(), around.workload.is_none(), self.build))
             }
             None => machine,
         };

@@ -15,7 +15,7 @@ use quorate_host::{Answer, GroupStatus, Request, RequestError};
 
 use crate::disk_image::Crash;
 use crate::invariants::{Checked, Violation};
-use crate::node::Asker;
+use crate::node::{Asker, NEW_BUILD};
 use crate::seams::Assignment;
 use crate::world::{MILLISECOND, Step, World, note};
 
@@ -40,6 +40,12 @@ impl World {
         }
         if self.calm || self.swarm.operator_rests {
             return;
+        }
+        if self.swarm.upgrades && self.rng.chance(200) {
+            let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+            if let Some(node) = self.rng.pick(&nodes) {
+                self.upgrade(*node);
+            }
         }
         let group = GroupId(1 + self.rng.below(self.swarm.groups));
         let Some((leader, status)) = self.a_leader(group) else { return };
@@ -80,6 +86,16 @@ impl World {
             self.coverage.count("replicas added");
             self.stop_node(id, Crash::Process, "a new replica is set up");
         }
+    }
+
+    /// A node gets the newer build, and starts with it. `false`: it has it.
+    pub(crate) fn upgrade(&mut self, id: NodeId) -> bool {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.build < NEW_BUILD) else { return false };
+        node.build = NEW_BUILD;
+        note!(self, "op", "n{id} gets a newer build");
+        self.coverage.count("nodes upgraded");
+        self.stop_node(id, Crash::Process, "upgraded");
+        true
     }
 
     fn choose_command(&mut self, leader: NodeId, status: &GroupStatus) -> Option<(NodeId, Request)> {

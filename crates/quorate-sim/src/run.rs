@@ -246,6 +246,7 @@ fn add_clients(world: &mut World, root: &Rng, wishes: u64) {
             value_bytes_max: world.swarm.value_bytes_max,
             wishes: wishes / world.swarm.clients,
             workload: world.workload.clone(),
+            upgrades: world.swarm.upgrades,
         };
         let client = Client::new(setup, root.fork(&format!("client {id}")));
         world.clients.push(client);

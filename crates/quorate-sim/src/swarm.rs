@@ -43,6 +43,8 @@ pub(crate) struct Swarm {
     pub(crate) faults: FaultKinds,
     /// Nobody changes anything.
     pub(crate) operator_rests: bool,
+    /// Nodes begin with an older build and get a newer one, one by one; clients use what is new as soon as they may.
+    pub(crate) upgrades: bool,
 }
 
 /// T of the election timeouts.
@@ -61,6 +63,7 @@ impl Swarm {
             value_bytes_max: *rng.pick(&[8, 60, 700]).unwrap_or(&8),
             durable_machines: rng.chance(400),
             operator_rests: false,
+            upgrades: rng.chance(300),
             faults: FaultKinds::draw(rng),
             clock_jumps: !group.core.leader_lease,
             group,

@@ -49,12 +49,25 @@ impl World {
         let fragile_write = matches!(
             &request,
             Request::Propose(Proposal { dedupe: Dedupe::None, .. })
+                | Request::ProposeVersion { proposal: Proposal { dedupe: Dedupe::None, .. }, .. }
                 | Request::OpenSession
                 | Request::AtLeader(
                     LeaderRequest::Propose(Proposal { dedupe: Dedupe::None, .. })
+                        | LeaderRequest::ProposeVersion {
+                            proposal: Proposal { dedupe: Dedupe::None, .. },
+                            ..
+                        }
                         | LeaderRequest::OpenSession
                 )
         );
+        if let Request::ProposeVersion { proposal, .. }
+        | Request::AtLeader(LeaderRequest::ProposeVersion { proposal, .. }) = &request
+        {
+            self.coverage.count("commands of a newer version");
+            if let Some(witness) = self.witnesses.get(&group) {
+                witness.note_newer(&proposal.command);
+            }
+        }
         if let Request::AtLeader(_) = &request {
             self.coverage.count("questions that whoever is asked passes on");
         }
@@ -114,7 +127,11 @@ impl World {
         {
             witness.on_answer(*applied, question, response.clone());
         }
+        let was_new = client.is_new();
         let reaction = client.on_answer(answer, !calm)?;
+        if let (true, false, Some(witness), Some(command)) = (was_new, client.is_new(), witness, &command) {
+            witness.forget_newer(command);
+        }
         match &reaction {
             Reaction::Stale { key, applied, answer } => {
                 self.coverage.count("stale reads checked");
@@ -188,6 +205,7 @@ const fn kind_of(answer: &Result<Answer, RequestError>) -> &'static str {
         Err(RequestError::OutcomeUnknown) => "answers: outcome unknown",
         Err(RequestError::SessionExpired) => "answers: session expired",
         Err(RequestError::Stopped { .. }) => "answers: stopped",
+        Err(RequestError::Unsupported { .. }) => "answers: too new for some members",
         Err(_) => "answers: other errors",
     }
 }
@@ -195,7 +213,11 @@ const fn kind_of(answer: &Result<Answer, RequestError>) -> &'static str {
 fn in_words(request: &Request) -> String {
     match request {
         Request::Propose(Proposal { command, dedupe, .. })
-        | Request::AtLeader(LeaderRequest::Propose(Proposal { command, dedupe, .. })) => {
+        | Request::ProposeVersion { proposal: Proposal { command, dedupe, .. }, .. }
+        | Request::AtLeader(
+            LeaderRequest::Propose(Proposal { command, dedupe, .. })
+            | LeaderRequest::ProposeVersion { proposal: Proposal { command, dedupe, .. }, .. },
+        ) => {
             let wish = quorate_kv::KvCommand::decode(command);
             let dedupe = match dedupe {
                 quorate_host::Dedupe::None => "without protection".to_owned(),
@@ -219,7 +241,6 @@ fn in_words(request: &Request) -> String {
         },
         Request::OpenSession
         | Request::AtLeader(_)
-        | Request::ProposeVersion { .. }
         | Request::RestorePiece { .. }
         | Request::RestoreAbandon { .. }
         | Request::RestoreInstall { .. }

@@ -8,7 +8,7 @@
 //! * The witness remembers what every key held after every index, so that a stale read, which says
 //!   the index it was served at, can be checked exactly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -18,6 +18,7 @@ use quorate_host::{BatchEnd, Command, MachineError, Recovered, SnapshotSource, S
 use quorate_kv::{KvCommand, KvQuery};
 
 use crate::invariants::{Checked, Violation, require};
+use crate::node::NEW_BUILD;
 use crate::rng::hash;
 use crate::workload::Record;
 
@@ -32,6 +33,8 @@ pub(crate) struct Witness {
     values: BTreeMap<Bytes, BTreeMap<LogIndex, Bytes>>,
     clocks: BTreeMap<LogIndex, u64>,
     violation: Option<Violation>,
+    /// Commands that only a newer machine understands.
+    newer: BTreeSet<Bytes>,
     /// Of a user's own machine.
     record: Record,
 }
@@ -75,6 +78,18 @@ impl SharedWitness {
         self.get().record.judge(alone)
     }
 
+    /// The command is only for machines that understand it. Those that others may say as well are not watched.
+    pub(crate) fn note_newer(&self, command: &Bytes) {
+        if has_value_of_its_own(command) {
+            self.get().newer.insert(command.clone());
+        }
+    }
+
+    /// The command may be given to any machine after all.
+    pub(crate) fn forget_newer(&self, command: &Bytes) {
+        self.get().newer.remove(command);
+    }
+
     /// Where the command was applied, if it was.
     pub(crate) fn place(&self, command: &Bytes) -> Option<LogIndex> {
         self.get().places.get(command).copied()
@@ -87,8 +102,19 @@ impl SharedWitness {
 }
 
 impl Witness {
-    fn saw(&mut self, command: Command<'_>, response: &Bytes, held: Option<(Bytes, Bytes)>) -> Checked {
+    fn saw(
+        &mut self,
+        command: Command<'_>,
+        response: &Bytes,
+        held: Option<(Bytes, Bytes)>,
+        version: u32,
+    ) -> Checked {
         let index = command.id.index;
+        require!(
+            version >= NEW_BUILD || !self.newer.contains(command.data),
+            "machines understand what they apply",
+            "{index:?} is a command of a newer version, the machine understands {version}"
+        );
         let fact = (hash(command.data), hash(response));
         let known = *self.applied.entry(index).or_insert(fact);
         require!(
@@ -135,11 +161,18 @@ pub(crate) struct WatchedMachine {
     witness: SharedWitness,
     /// Whether it is the key-value store, whose keys can be looked at.
     is_store: bool,
+    /// Which versions of commands it understands, whatever it is.
+    build: u32,
 }
 
 impl WatchedMachine {
-    pub(crate) fn new(inner: Box<dyn StateMachine>, witness: SharedWitness, is_store: bool) -> Self {
-        Self { inner, witness, is_store }
+    pub(crate) fn new(
+        inner: Box<dyn StateMachine>,
+        witness: SharedWitness,
+        is_store: bool,
+        build: u32,
+    ) -> Self {
+        Self { inner, witness, is_store, build }
     }
 }
 
@@ -158,7 +191,7 @@ impl StateMachine for WatchedMachine {
         if !self.is_store {
             witness.record.on_applied(command, &response);
         }
-        if let Err(violation) = witness.saw(command, &response, held) {
+        if let Err(violation) = witness.saw(command, &response, held, self.supported_version()) {
             witness.violation.get_or_insert(violation);
         }
         Ok(response)
@@ -182,6 +215,10 @@ impl StateMachine for WatchedMachine {
 
     fn recovered(&mut self) -> Result<Recovered, MachineError> {
         self.inner.recovered()
+    }
+
+    fn supported_version(&self) -> u32 {
+        self.build.max(self.inner.supported_version())
     }
 
     fn is_durable(&self) -> bool {

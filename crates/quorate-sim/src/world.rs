@@ -28,7 +28,7 @@ use crate::disk::INJECTED;
 use crate::invariants::{Checked, Invariants, Violation, require};
 use crate::linearizability::History;
 use crate::network::{Fate, Network};
-use crate::node::{Asker, Node};
+use crate::node::{Asker, NEW_BUILD, Node};
 use crate::report::Fault;
 use crate::rng::Rng;
 use crate::seams::{Seams, wrapped};
@@ -41,6 +41,9 @@ pub(crate) const MILLISECOND: u64 = 1_000_000;
 
 /// One of `SAMPLE` promises and acknowledgements is checked against a recovered copy of the disks.
 const SAMPLE: u64 = 40;
+
+/// How a replica says that its build is too old.
+pub(crate) const NEEDS_NEWER_BUILD: &str = "newer build";
 
 /// A moment's work of somebody.
 pub(crate) enum Step {
@@ -514,6 +517,11 @@ impl World {
 
     fn on_stopped(&mut self, id: NodeId, group: GroupId, reason: &str) -> Checked {
         note!(self, Name(id), "{group:?} stopped: {reason}");
+        // Its members all had the newer build when the gate was opened; it is one that came later.
+        if reason.contains(NEEDS_NEWER_BUILD) && self.upgrade(id) {
+            self.coverage.count("replicas stopped because their build is too old");
+            return Ok(());
+        }
         require!(self.is_excuse(id, reason), "no replica gives up", "{id:?} {group:?}: {reason}");
         self.coverage.count("replicas stopped by a failed disk");
         self.stop_node(id, crate::disk_image::Crash::Process, "its disk failed");
@@ -523,7 +531,10 @@ impl World {
     /// Whether a replica may stop for this reason: its disk failed on purpose.
     pub(crate) fn is_excuse(&self, id: NodeId, reason: &str) -> bool {
         let misread = self.nodes.get(&id).is_some_and(|node| node.disk.counters().misreads > 0);
-        reason.contains(INJECTED) || (misread && reason.contains("damaged"))
+        let is_old = self.nodes.get(&id).is_some_and(|node| node.build < NEW_BUILD);
+        reason.contains(INJECTED)
+            || (is_old && reason.contains(NEEDS_NEWER_BUILD))
+            || (misread && reason.contains("damaged"))
     }
 
     /// Whether one of `SAMPLE` checks should be done the expensive way.
