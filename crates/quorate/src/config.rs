@@ -120,8 +120,13 @@ pub struct TransportConfig {
     pub backoff_max: Duration,
     /// A write that makes no progress for this long ends the connection. Default 10 s.
     pub write_timeout: Duration,
-    /// The most inbound connections. Default 1,024.
+    /// The most inbound connections of peers; each node has two. Default 1,024.
     pub connections_max: usize,
+    /// The most inbound connections besides, on which nobody has said yet who is there. Beyond it
+    /// the oldest one from the address that has the most of them ends. Default 256.
+    pub handshakes_max: usize,
+    /// How many of those may be from one address (of IPv6: one network of 64 bits). Default 64.
+    pub handshakes_per_address_max: usize,
     /// Where to dial a node, if not at the address that the membership records. Default: there.
     pub resolver: Option<crate::transport::AddressResolver>,
 }
@@ -138,6 +143,8 @@ impl Default for TransportConfig {
             backoff_max: Duration::from_secs(1),
             write_timeout: Duration::from_secs(10),
             connections_max: 1024,
+            handshakes_max: 256,
+            handshakes_per_address_max: 64,
             resolver: None,
         }
     }
@@ -237,6 +244,9 @@ impl NodeConfig {
         }
         if transport.connections_max == 0 || transport.unsent_bytes_max == 0 {
             return wrong("transport.connections_max", "1 or more, like transport.unsent_bytes_max");
+        }
+        if transport.handshakes_max == 0 || transport.handshakes_per_address_max == 0 {
+            return wrong("transport.handshakes_max", "1 or more, like transport.handshakes_per_address_max");
         }
         if self.queues.requests_max == 0 || self.queues.request_bytes_max == 0 {
             return wrong("queues.requests_max", "1 or more, like queues.request_bytes_max");

@@ -19,6 +19,7 @@ mod link_queue;
 mod memory;
 mod reading_room;
 mod resolver;
+mod strangers;
 mod stream;
 mod tcp;
 #[cfg(test)]

@@ -1,27 +1,36 @@
 //! The accepting side: one task per connection reads frames and hands messages over.
 //!
-//! Nothing is read or allocated beyond a small handshake frame before a peer has said who it is. Any
-//! byte that makes no sense ends its connection, is counted, and harms nothing else.
+//! * Nothing is read or allocated beyond a small handshake frame before a peer has said who it is.
+//!   Any byte that makes no sense ends its connection, is counted, and harms nothing else.
+//! * Connections of peers are bounded, and so are, apart from them, those of whoever has not said
+//!   who it is (`strangers`).
+//! * Without file descriptors the connections that are there go on, and new ones wait.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_core::NodeId;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+use crate::config::TransportConfig;
 use crate::transport::frame::{
     Channel, Frame, FrameError, HANDSHAKE_BYTES_MAX, Hello, read_frame, read_frame_in, write_refused,
     write_welcome,
 };
 use crate::transport::handshake::{Admission, Refusal};
 use crate::transport::link::{LinkContext, tune, write_whole};
-use crate::transport::stream::{PeerStream, Protection, Unprotected, linger};
+use crate::transport::strangers::{Stranger, Strangers};
+use crate::transport::stream::{PeerStream, Unprotected, linger};
 
 const READ_BUFFER_BYTES: usize = 64 << 10;
+
+/// How long to wait when a connection cannot be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections until `stop` resolves, then ends them all and waits for that. When the task is
 /// aborted instead, its connections end soon after.
@@ -30,9 +39,12 @@ pub(crate) async fn accept_loop(
     context: LinkContext,
     mut stop: oneshot::Receiver<Infallible>,
 ) {
-    let room = Arc::new(Semaphore::new(context.config.connections_max));
+    let TransportConfig { handshakes_max, handshakes_per_address_max, connections_max, .. } = context.config;
+    let strangers = Arc::new(Strangers::new(handshakes_max, handshakes_per_address_max));
+    let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
     let mut number = 0_u64;
+    let mut fails = false;
     loop {
         tokio::select! {
             // Whoever stops this drops the sender.
@@ -41,23 +53,23 @@ pub(crate) async fn accept_loop(
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
                     number += 1;
-                    let permit = Arc::clone(&room).try_acquire_owned();
-                    let context = context.clone();
+                    fails = false;
+                    let stranger = strangers.enter(from.ip(), number);
+                    let (places, context) = (Arc::clone(&places), context.clone());
                     connections.spawn(async move {
-                        let served = match permit {
-                            Ok(_held) => serve(stream, from.ip(), number, &context).await,
-                            Err(_full) => refuse_for_want_of_room(stream, &context).await,
-                        };
-                        if let Err(error) = served {
+                        if let Err(error) = serve(stream, (from.ip(), number), stranger, &places, &context).await {
                             tracing::debug!(%from, "inbound connection ended: {error}");
                         }
                     });
                 }
+                Err(error) if is_of_one_connection(&error) => {}
                 // Out of file descriptors, most likely: it passes when connections end.
                 Err(error) => {
-                    tracing::warn!("cannot accept a peer connection: {error}");
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!("cannot accept connections of peers, and tries again: {error}");
+                    }
                     #[expect(clippy::disallowed_methods, reason = "nothing signals free descriptors")]
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -65,18 +77,10 @@ pub(crate) async fn accept_loop(
     connections.shutdown().await;
 }
 
-/// Says so where that costs one write; a TLS handshake is what there is no room for.
-async fn refuse_for_want_of_room(stream: TcpStream, context: &LinkContext) -> Result<(), FrameError> {
-    match context.protection {
-        Protection::Plain => {
-            refuse(&mut PeerStream::Plain(stream), &Refusal::TooManyConnections, context).await
-        }
-        #[cfg(feature = "tls")]
-        Protection::Tls(_) => {
-            context.counters.handshakes_refused.add(1);
-            Ok(())
-        }
-    }
+/// Whoever connected has gone already. The next one can be accepted at once.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// Says why, then closes.
@@ -93,39 +97,66 @@ async fn refuse(stream: &mut PeerStream, refusal: &Refusal, context: &LinkContex
 /// Shakes hands, then reads until the connection ends.
 async fn serve(
     stream: TcpStream,
-    from: IpAddr,
-    number: u64,
+    (from, number): (IpAddr, u64),
+    stranger: Stranger,
+    places: &Arc<Semaphore>,
     context: &LinkContext,
 ) -> Result<(), FrameError> {
     tune(&stream, &context.config, Channel::Bulk)?;
+    let Some(met) = stranger.wait(shake_hands(stream, (from, number), places, context)).await else {
+        context.counters.handshakes_refused.add(1);
+        context.complaints.warn(from, "too many connections on which nobody says who is there");
+        return Ok(());
+    };
+    let Some(Met { mut stream, hello, admission, _place }) = met? else { return Ok(()) };
+    let (Admission { welcome, number, replaced }, from) = (admission, hello.speaker.node);
+    let _admitted = Admitted { context, node: from, channel: hello.channel, number };
+    let mut frame = Vec::new();
+    write_welcome(&welcome, &mut frame);
+    write_whole(&mut stream, &frame).await?;
+    tokio::select! {
+        read = read_loop(stream, from, context) => read,
+        _ = replaced => Ok(()),
+    }
+}
+
+/// A peer that has said who it is and was admitted.
+struct Met {
+    stream: PeerStream,
+    hello: Hello,
+    admission: Admission,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Learns who is there. `None`: nobody to talk to, and what there was to say about it has been
+/// said.
+async fn shake_hands(
+    stream: TcpStream,
+    (from, number): (IpAddr, u64),
+    places: &Arc<Semaphore>,
+    context: &LinkContext,
+) -> Result<Option<Met>, FrameError> {
     let limit = context.config.connect_timeout;
     let listening = tokio::time::timeout(limit, listen(stream, from, context)).await;
     let Some((mut stream, hello)) = listening.map_err(|elapsed| FrameError::Io(elapsed.into()))?? else {
-        return Ok(());
+        return Ok(None);
     };
-    let from = hello.speaker.node;
+    let place = Arc::clone(places).try_acquire_owned().map_err(|_full| Refusal::TooManyConnections);
     // What the certificate does not say must change nothing that is remembered of the node.
-    let admitted = match context.protection.check(&stream, from) {
-        Ok(()) => context.acquaintances.admit(number, &hello).await,
+    let checked = context.protection.check(&stream, hello.speaker.node).and(place);
+    let admitted = match checked {
+        Ok(place) => context.acquaintances.admit(number, &hello).await.map(|admission| (admission, place)),
         Err(refusal) => Err(refusal),
     };
     match admitted {
-        Ok(Admission { welcome, number, replaced }) => {
-            let _admitted = Admitted { context, node: from, channel: hello.channel, number };
-            let mut frame = Vec::new();
-            write_welcome(&welcome, &mut frame);
-            write_whole(&mut stream, &frame).await?;
-            tokio::select! {
-                read = read_loop(stream, from, context) => read,
-                _ = replaced => Ok(()),
-            }
-        }
+        Ok((admission, _place)) => Ok(Some(Met { stream, hello, admission, _place })),
         Err(refusal) => {
             tracing::warn!(
-                peer = %from, cluster = %hello.speaker.cluster, wanted = %hello.to,
+                peer = %hello.speaker.node, cluster = %hello.speaker.cluster, wanted = %hello.to,
                 address = %hello.speaker.address, "refused a peer, telling it: {refusal}"
             );
-            refuse(&mut stream, &refusal, context).await
+            refuse(&mut stream, &refusal, context).await?;
+            Ok(None)
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use quorate::{Consistency, Dedupe, NodeId, RequestError, RoleName};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::harness::{Cluster, PATIENCE, Wire, lines, memory, numbers};
 
@@ -97,5 +99,42 @@ async fn a_panicking_machine_stops_its_replica_with_the_reason() {
     assert!(matches!(error, RequestError::OutcomeUnknown | RequestError::Stopped { .. }), "{error:?}");
     let reason = tokio::time::timeout(PATIENCE, raft.stopped()).await.unwrap();
     assert!(reason.contains("panic"), "{reason}");
+    cluster.shutdown().await;
+}
+
+/// Somebody holds half again as many connections to the ports of two nodes as these take, and says
+/// nothing on them. The third comes back, finds a place at both, and with one of them is a
+/// majority.
+#[tokio::test]
+async fn idle_connections_to_the_peer_port_keep_no_node_out() {
+    const PLACES: usize = 48;
+    let mut cluster = Cluster::start(3, Wire::Tcp, |config| {
+        let transport = &mut config.transport;
+        transport.connect_timeout = Duration::from_secs(600);
+        (transport.connections_max, transport.handshakes_max) = (PLACES, PLACES);
+    })
+    .await;
+    cluster.apply_all(numbers(0..10)).await;
+    cluster.kill(3);
+    let mut idle = Vec::new();
+    for id in [1, 2] {
+        for _ in 0..PLACES * 3 / 2 {
+            idle.push(TcpStream::connect(cluster.address(id)).await.unwrap());
+        }
+    }
+    let refused = |cluster: &Cluster, id: u64| cluster.nodes[&id].stats().transport.handshakes_refused;
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
+    let deadline = Instant::now() + PATIENCE;
+    while [1, 2].into_iter().any(|id| refused(&cluster, id) < (PLACES / 2) as u64) {
+        assert!(Instant::now() < deadline, "those beyond the limit are ended");
+        pause.tick().await;
+    }
+    cluster.restart(3).await;
+    assert_eq!(cluster.caught_up(3).await, lines(0..10));
+    let leader = cluster.leader().await;
+    cluster.kill(if leader == 1 { 2 } else { 1 });
+    cluster.apply_all(numbers(10..20)).await;
+    assert_eq!(cluster.caught_up(3).await, lines(0..20));
+    drop(idle);
     cluster.shutdown().await;
 }
