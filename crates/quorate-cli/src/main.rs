@@ -15,6 +15,7 @@ mod config;
 mod data;
 mod demo;
 mod failure;
+mod log_output;
 mod output;
 mod parent;
 mod recover;
@@ -25,6 +26,8 @@ mod wal;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -119,7 +122,20 @@ fn not_understood(error: &clap::Error) -> ExitCode {
     ExitCode::from(failure::Exit::Usage as u8)
 }
 
-/// One line on standard error. A closed one changes nothing.
+/// How long the end of the process is put off for whoever should read its last line.
+const LAST_LINE_WAIT: Duration = Duration::from_secs(1);
+
+/// One line on standard error. A closed one changes nothing, nor does a full pipe that nobody
+/// reads.
 fn say(line: &str) {
-    let _written = writeln!(std::io::stderr(), "quorate: {line}");
+    let line = format!("quorate: {line}\n");
+    let (said, heard) = mpsc::sync_channel(1);
+    let write = move || {
+        let _written = std::io::stderr().write_all(line.as_bytes());
+        let _heard = said.send(());
+    };
+    // Without a thread it stays unsaid; the exit code says the most of it.
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _in_time = heard.recv_timeout(LAST_LINE_WAIT);
+    }
 }

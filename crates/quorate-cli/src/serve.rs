@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The ready line is the only thing on standard output: supervisors wait for it, and learn from it
-//! which ports were really taken. Everything else is on standard error.
+//! which ports were really taken. Everything else is on standard error. The node waits for nobody
+//! who reads either.
 
 use std::net::SocketAddr;
 
@@ -21,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{ServeConfig, Start, TextFormat};
 use crate::failure::{Exit, Failure, with_causes};
+use crate::log_output::{LogOutput, dropped_lines};
 use crate::{output, parent};
 
 /// What the ready line says with `--ready-format json`.
@@ -40,7 +42,7 @@ pub(crate) struct Ready {
 
 /// Runs a node until a signal or a failure.
 pub(crate) fn run(config: &ServeConfig) -> Result<(), Failure> {
-    log_to_standard_error(config)?;
+    let log = log_to_standard_error(config)?;
     if config.exit_with_parent {
         parent::exit_with_parent()
             .map_err(|error| Failure::error(format!("cannot watch the parent: {error}")))?;
@@ -53,6 +55,7 @@ pub(crate) fn run(config: &ServeConfig) -> Result<(), Failure> {
     let result = runtime.block_on(serve(config));
     // Whatever is still running must not keep a stopped node from exiting.
     runtime.shutdown_background();
+    log.finish();
     result
 }
 
@@ -71,8 +74,9 @@ async fn serve(config: &ServeConfig) -> Result<(), Failure> {
         () = stop() => return Ok(()),
     };
     let server = started.map_err(|error| start_failure(&error))?;
-    say_ready(config, &server)?;
+    let ready = ready_line(config, &server)?;
     let failure = tokio::select! {
+        failure = say_ready(ready) => Some(failure),
         failure = server.wait_failure() => Some(server_failure(&failure)),
         failure = reload_on_hangup(config, &server) => Some(failure),
         () = stop() => None,
@@ -99,7 +103,15 @@ async fn reload_on_hangup(config: &ServeConfig, server: &Server) -> Failure {
     std::future::pending().await
 }
 
-fn say_ready(config: &ServeConfig, server: &Server) -> Result<(), Failure> {
+/// Ends only if the line cannot be written.
+async fn say_ready(line: String) -> Failure {
+    match tokio::task::spawn_blocking(|| output::line(line)).await {
+        Ok(Err(failure)) => failure,
+        Ok(Ok(())) | Err(_) => std::future::pending().await,
+    }
+}
+
+fn ready_line(config: &ServeConfig, server: &Server) -> Result<String, Failure> {
     let ready = Ready {
         ready: true,
         node: config.id,
@@ -108,11 +120,11 @@ fn say_ready(config: &ServeConfig, server: &Server) -> Result<(), Failure> {
         client_listen: server.client_address(),
     };
     match config.ready_format {
-        TextFormat::Text => output::line(format!(
+        TextFormat::Text => Ok(format!(
             "node {} is ready: nodes at {}, clients at http://{}",
             ready.node, ready.peer_listen, ready.client_listen
         )),
-        TextFormat::Json => output::line(serde_json::to_string(&ready).map_err(Failure::error)?),
+        TextFormat::Json => serde_json::to_string(&ready).map_err(Failure::error),
     }
 }
 
@@ -160,6 +172,7 @@ fn server_config(config: &ServeConfig) -> ServerConfig {
             ..HostConfig::default()
         },
         wal_reserve_bytes: config.wal_reserve_bytes,
+        log_lines_dropped: Some(dropped_lines),
         ..ServerConfig::new(NodeId(config.id), &config.dir, start)
     }
 }
@@ -189,13 +202,14 @@ fn server_failure(failure: &ServerFailure) -> Failure {
     Failure::new(exit, with_causes(failure))
 }
 
-fn log_to_standard_error(config: &ServeConfig) -> Result<(), Failure> {
+fn log_to_standard_error(config: &ServeConfig) -> Result<LogOutput, Failure> {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_new(&config.log).map_err(Failure::usage)?;
-    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let output = LogOutput::to_standard_error();
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(output.writer());
     let started = match config.log_format {
         TextFormat::Text => logger.with_ansi(false).try_init(),
         TextFormat::Json => logger.json().try_init(),
     };
-    started.map_err(|error| Failure::error(format!("cannot start logging: {error}")))
+    started.map(|()| output).map_err(|error| Failure::error(format!("cannot start logging: {error}")))
 }

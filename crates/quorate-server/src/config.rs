@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub host: HostConfig,
     /// Space put by for a full disk, in bytes; 0: none. Brought up to the length of a segment of the log. Default 64 MiB.
     pub wal_reserve_bytes: u64,
+    /// How many lines of its log the program has dropped so far, for `/metrics`. Default: not said.
+    pub log_lines_dropped: Option<fn() -> u64>,
 }
 
 /// What to do with an empty data directory. One that is not empty just continues.
@@ -138,6 +140,7 @@ impl ServerConfig {
             snapshots: SnapshotPolicy::default(),
             host: HostConfig::default(),
             wal_reserve_bytes: 64 << 20,
+            log_lines_dropped: None,
         }
     }
 }

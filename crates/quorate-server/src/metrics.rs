@@ -39,13 +39,13 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(node: Weak<Node>, raft: Raft) -> Self {
+    pub(crate) fn new(sources: Sources) -> Self {
         let mut registry = Registry::with_prefix("quorate");
         let requests = Family::default();
         registry.register("requests", "Requests answered on the client port", requests.clone());
         let seconds = Family::new_with_constructor(request_buckets as fn() -> Histogram);
         registry.register("request_seconds", "How long requests took", seconds.clone());
-        registry.register_collector(Box::new(NodeFigures { node, raft }));
+        registry.register_collector(Box::new(sources));
         Self { registry, requests, seconds }
     }
 
@@ -71,20 +71,22 @@ fn request_buckets() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 18))
 }
 
-/// Figures that are read when asked for.
-struct NodeFigures {
+/// Where figures are that are read when asked for.
+pub(crate) struct Sources {
     /// Connections that are still open must not keep a node running.
-    node: Weak<Node>,
-    raft: Raft,
+    pub(crate) node: Weak<Node>,
+    pub(crate) raft: Raft,
+    /// See [`ServerConfig::log_lines_dropped`](crate::ServerConfig::log_lines_dropped).
+    pub(crate) log_lines_dropped: Option<fn() -> u64>,
 }
 
-impl fmt::Debug for NodeFigures {
+impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NodeFigures")
+        f.write_str("Sources")
     }
 }
 
-impl Collector for NodeFigures {
+impl Collector for Sources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = self.raft.status();
         let stats = self.node.upgrade().map(|node| node.stats()).unwrap_or_default();
@@ -150,6 +152,7 @@ impl Collector for NodeFigures {
                 <ConstCounter<u64> as TypedMetric>::TYPE,
             )?)?;
         }
+        self.encode_users(&mut encoder)?;
         encode_process(&mut encoder)?;
         self.encode_events(&mut encoder)?;
         encode_disk(&mut encoder, &stats, status.disk)?;
@@ -180,7 +183,16 @@ fn encode_disk(
     Ok(())
 }
 
-impl NodeFigures {
+impl Sources {
+    /// Lines for whoever reads the log.
+    fn encode_users(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Lines of the log that were dropped because nobody read them in time";
+        let Some(dropped) = self.log_lines_dropped else { return Ok(()) };
+        let kind = <ConstCounter<u64> as TypedMetric>::TYPE;
+        let counter = ConstCounter::new(dropped());
+        counter.encode(encoder.encode_descriptor("log_lines_dropped", help, None, kind)?)
+    }
+
     /// One series per event and reason that has happened.
     fn encode_events(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let counts = self.node.upgrade().map(|node| node.event_counts()).unwrap_or_default();

@@ -38,7 +38,7 @@ use crate::gate::{self, Gate, Stopping};
 use crate::grpc::Grpc;
 use crate::http::{self, Http};
 use crate::listener::BoundedListener;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Sources};
 use crate::origin::Origin;
 use crate::service::Service;
 use crate::startup::{self, Advertised};
@@ -221,7 +221,11 @@ impl Server {
             forwarder: Forwarder::new(cluster_id, config.timings.election_timeout, message_bytes_max),
             stopping: Arc::clone(&stopping),
         });
-        let metrics = Metrics::new(Arc::downgrade(&node), raft.clone());
+        let metrics = Metrics::new(Sources {
+            node: Arc::downgrade(&node),
+            raft: raft.clone(),
+            log_lines_dropped: config.log_lines_dropped,
+        });
         let gate = Arc::new(Gate::new(&config.limits, message_bytes_max, Arc::clone(&stopping), metrics));
         let failure = watch::Sender::new(None);
 

@@ -18,3 +18,4 @@ mod misuse;
 mod offline;
 mod replace;
 mod storm;
+mod unread;
