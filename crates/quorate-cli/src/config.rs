@@ -300,6 +300,8 @@ pub(crate) struct ServeConfig {
     pub(crate) peer_advertise: Option<String>,
     /// What clients are told, when it is not the listen address.
     pub(crate) client_advertise: Option<String>,
+    /// The most connections of clients; without it, as the server says.
+    pub(crate) client_connections_max: Option<usize>,
     /// TLS between nodes.
     pub(crate) peer_tls: Option<PeerTlsFiles>,
     /// How to begin.
@@ -354,6 +356,9 @@ impl ServeConfig {
             client_listen: layers.required("client-listen", address)?,
             peer_advertise: layers.parse("peer-advertise", advertised)?,
             client_advertise: layers.parse("client-advertise", advertised)?,
+            client_connections_max: layers.parse("client-connections-max", |text| {
+                number(1, 1_000_000)(text).map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+            })?,
             peer_tls: peer_tls(layers)?,
             start: start(layers)?,
             election_timeout: Duration::from_millis(

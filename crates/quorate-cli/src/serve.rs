@@ -17,6 +17,7 @@ use quorate_server::{
     HostConfig, InitialMember, Limits, NodeId, Server, ServerConfig, ServerFailure, SnapshotPolicy,
     StartError, StartMode, Timings, TlsConfig,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,6 +44,7 @@ pub(crate) struct Ready {
 /// Runs a node until a signal or a failure.
 pub(crate) fn run(config: &ServeConfig) -> Result<(), Failure> {
     let log = log_to_standard_error(config)?;
+    raise_open_files_max();
     if config.exit_with_parent {
         parent::exit_with_parent()
             .map_err(|error| Failure::error(format!("cannot watch the parent: {error}")))?;
@@ -57,6 +59,21 @@ pub(crate) fn run(config: &ServeConfig) -> Result<(), Failure> {
     runtime.shutdown_background();
     log.finish();
     result
+}
+
+/// More than this many files a node never has open.
+const OPEN_FILES_MAX: u64 = 1 << 16;
+
+/// Lets this process open as many files as it may, as servers do: shells begin programs with a low
+/// limit, for those that use `select`. What it is in the end, the server looks up.
+fn raise_open_files_max() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(OPEN_FILES_MAX).min(OPEN_FILES_MAX);
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+    {
+        tracing::warn!("this process cannot be allowed to open {wanted} files: {error}");
+    }
 }
 
 async fn serve(config: &ServeConfig) -> Result<(), Failure> {
@@ -150,6 +167,7 @@ fn server_config(config: &ServeConfig) -> ServerConfig {
         client_advertise: config.client_advertise.clone(),
         limits: Limits {
             value_bytes_max: usize::try_from(config.value_bytes_max).unwrap_or(usize::MAX),
+            connections_max: config.client_connections_max,
             ..Limits::default()
         },
         timings: Timings {

@@ -60,6 +60,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     serve("client-listen", "HOST:PORT", "127.0.0.1:8001", "Where clients connect (HTTP and gRPC); port 0 takes a free one"),
     serve("peer-advertise", "HOST:PORT", "", "What other nodes are told to connect to, when it is not the listen address"),
     serve("client-advertise", "HOST:PORT", "", "What clients are told to connect to, when it is not the listen address"),
+    serve("client-connections-max", "N", "", "The most connections of clients; 4096 unless configured, or fewer if the process may not open as many files"),
     serve("peer-tls-ca", "FILE", "", "TLS between nodes: the certificates of the authorities (PEM); all nodes have it or none"),
     serve("peer-tls-cert", "FILE", "", "TLS between nodes: this node's certificate, for the name node-ID.DOMAIN (PEM)"),
     serve("peer-tls-key", "FILE", "", "TLS between nodes: the certificate's private key (PEM)"),

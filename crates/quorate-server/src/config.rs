@@ -96,8 +96,9 @@ pub struct Limits {
     pub request_bytes_max: usize,
     /// The most unanswered requests of one stream; more wait unread. Default 256.
     pub stream_requests_max: usize,
-    /// The most connections; more wait unaccepted. Default 4,096.
-    pub connections_max: usize,
+    /// The most connections of clients; more are `busy`. Default: 4,096, or fewer if the process
+    /// may not open as many files.
+    pub connections_max: Option<usize>,
 }
 
 /// How long things take. All nodes of a cluster should agree on the first three.
@@ -155,7 +156,7 @@ impl Default for Limits {
             requests_max: 1_024,
             request_bytes_max: 64 << 20,
             stream_requests_max: 256,
-            connections_max: 4_096,
+            connections_max: None,
         }
     }
 }

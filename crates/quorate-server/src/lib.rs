@@ -22,6 +22,7 @@ mod announce;
 mod certificates;
 mod config;
 mod convert;
+mod descriptors;
 pub mod engine_fjall;
 mod error;
 mod forward;

@@ -1,36 +1,151 @@
 //! The client port's connections: at most so many, and none that says nothing for long.
 //!
-//! * At the limit, further connections wait in the system's queue.
+//! ```text
+//!   accepted ─► a place? ─► served
+//!                 └─ none: told so (`busy`), then closed; gRPC's is just closed
+//! ```
+//!
+//! * The limit leaves file descriptors for the log, the engine and the other nodes (`descriptors`).
+//! * A connection beyond it is told at once: one that waited in the system's queue would look like
+//!   a node that hangs.
 //! * A connection on which nothing moves in either direction for [`IDLE_MAX`] is ended, so that
 //!   clients that vanished do not use up the limit.
+//! * Without file descriptors the connections that are there go on, and new ones wait.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use quorate_client::ErrorCode;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, timeout};
+
+use crate::error::{ApiError, CODE_HEADER};
 
 /// How long nothing may happen on a connection.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+/// How long to wait when a connection cannot be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How many are told at a time that there is no place, and how long that may take.
+pub(crate) const TOLD_MAX: usize = 16;
+const TELLING_MAX: Duration = Duration::from_secs(1);
+/// How HTTP/2 begins.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0";
 
-/// A listener that holds connections back at a limit.
+/// The places for connections of clients.
+#[derive(Debug)]
+pub(crate) struct Places {
+    max: usize,
+    free: Arc<Semaphore>,
+    refused: AtomicU64,
+}
+
+impl Places {
+    pub(crate) fn new(max: usize) -> Self {
+        let max = max.clamp(1, Semaphore::MAX_PERMITS);
+        Self { max, free: Arc::new(Semaphore::new(max)), refused: AtomicU64::new(0) }
+    }
+
+    /// How many connections there may be.
+    pub(crate) const fn max(&self) -> usize {
+        self.max
+    }
+
+    /// How many there are.
+    pub(crate) fn taken(&self) -> usize {
+        self.max - self.free.available_permits()
+    }
+
+    /// How many found no place so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// A listener that refuses connections beyond a limit.
 pub(crate) struct BoundedListener {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
+    told: JoinSet<()>,
 }
 
 impl BoundedListener {
-    pub(crate) fn new(listener: TcpListener, connections_max: usize) -> Self {
-        let permits = Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { listener, permits }
+    pub(crate) fn new(listener: TcpListener, places: Arc<Places>) -> Self {
+        Self { listener, places, told: JoinSet::new() }
     }
+
+    /// The next connection, with a place or without.
+    async fn accept_any(&self) -> (TcpStream, SocketAddr) {
+        let mut fails = false;
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if is_of_one_connection(&error) => {}
+                // Out of file descriptors, most likely: it passes when connections end.
+                Err(error) => {
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!("cannot accept connections of clients, and tries again: {error}");
+                    }
+                    #[expect(clippy::disallowed_methods, reason = "nothing signals free descriptors")]
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Tells a client that there is no place, unless too many are being told already.
+    fn refuse(&mut self, stream: TcpStream, address: SocketAddr) {
+        if self.places.refused.fetch_add(1, Ordering::Relaxed) == 0 {
+            let max = self.places.max;
+            tracing::warn!(%address, max, "refused a client: there are as many connections as there may be");
+        }
+        while self.told.try_join_next().is_some() {}
+        if self.told.len() < TOLD_MAX {
+            self.told.spawn(async move {
+                // Whoever does not listen is not told.
+                let _told = timeout(TELLING_MAX, tell_busy(stream)).await;
+            });
+        }
+    }
+}
+
+/// Whoever connected has gone already. The next one can be accepted at once.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Answers whatever is asked on a connection that has no place.
+async fn tell_busy(mut stream: TcpStream) -> io::Result<()> {
+    let mut asked = [0; 1024];
+    let count = stream.read(&mut asked).await?;
+    if asked[..count].starts_with(HTTP2) {
+        return Ok(());
+    }
+    let error = ApiError::new(
+        ErrorCode::Busy,
+        "this node has as many connections as it may: close some, ask another node, or raise \
+         --client-connections-max",
+    );
+    let (status, body) = (error.http_status(), format!("{}\n", error.to_json()));
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{CODE_HEADER}: {}\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        error.code.name(),
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closed with something unread, the connection would be reset, and the answer be lost.
+    tokio::io::copy(&mut stream.take(64 << 10), &mut tokio::io::sink()).await.map(|_| ())
 }
 
 impl Listener for BoundedListener {
@@ -38,15 +153,19 @@ impl Listener for BoundedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The semaphore is never closed.
-        let permit = self.permits.clone().acquire_owned().await.ok();
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        // Without it answers are only slower.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%address, %error, "no TCP_NODELAY");
+        loop {
+            let (stream, address) = self.accept_any().await;
+            let Ok(permit) = Arc::clone(&self.places.free).try_acquire_owned() else {
+                self.refuse(stream, address);
+                continue;
+            };
+            // Without it answers are only slower.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%address, %error, "no TCP_NODELAY");
+            }
+            let idle = Box::pin(tokio::time::sleep_until(Instant::now() + IDLE_MAX));
+            return (BoundedStream { stream, idle, _permit: permit }, address);
         }
-        let idle = Box::pin(tokio::time::sleep_until(Instant::now() + IDLE_MAX));
-        (BoundedStream { stream, idle, _permit: permit }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -58,7 +177,7 @@ impl Listener for BoundedListener {
 pub(crate) struct BoundedStream {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl BoundedStream {

@@ -4,7 +4,7 @@
 //! transport and the kernel when somebody asks. Each server has a registry of its own.
 
 use std::fmt;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -17,6 +17,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 use quorate::{DiskHealth, EventLabel, Node, NodeStats, Raft, RoleName};
 
+use crate::listener::Places;
 use crate::process_figures;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +77,7 @@ pub(crate) struct Sources {
     /// Connections that are still open must not keep a node running.
     pub(crate) node: Weak<Node>,
     pub(crate) raft: Raft,
+    pub(crate) places: Arc<Places>,
     /// See [`ServerConfig::log_lines_dropped`](crate::ServerConfig::log_lines_dropped).
     pub(crate) log_lines_dropped: Option<fn() -> u64>,
 }
@@ -184,13 +186,29 @@ fn encode_disk(
 }
 
 impl Sources {
-    /// Lines for whoever reads the log.
+    /// Connections of clients, and lines for whoever reads the log.
     fn encode_users(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Lines of the log that were dropped because nobody read them in time";
-        let Some(dropped) = self.log_lines_dropped else { return Ok(()) };
-        let kind = <ConstCounter<u64> as TypedMetric>::TYPE;
-        let counter = ConstCounter::new(dropped());
-        counter.encode(encoder.encode_descriptor("log_lines_dropped", help, None, kind)?)
+        let (taken, max) = (self.places.taken() as u64, self.places.max() as u64);
+        let gauges = [
+            ("client_connections", "Connections of clients", taken),
+            ("client_connections_max", "The most connections of clients", max),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let refused = "Connections of clients beyond the most there may be";
+        let dropped = "Lines of the log that were dropped because nobody read them in time";
+        let counters = [
+            ("client_connections_refused", refused, Some(self.places.refused())),
+            ("log_lines_dropped", dropped, self.log_lines_dropped.map(|dropped| dropped())),
+        ];
+        for (name, help, value) in counters {
+            let Some(value) = value else { continue };
+            let kind = <ConstCounter<u64> as TypedMetric>::TYPE;
+            ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        Ok(())
     }
 
     /// One series per event and reason that has happened.

@@ -18,7 +18,8 @@ use std::time::Duration;
 use axum::Router;
 use quorate::{
     ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, GroupStatus, LogIndex, Node, NodeConfig,
-    NodeId, Raft, ReplicaId, RequestError, RoleName, Storage, StoreError, TlsLoadError, WalConfig,
+    NodeId, Raft, ReplicaId, RequestError, RoleName, Storage, StoreError, TlsLoadError, TransportConfig,
+    WalConfig,
 };
 use quorate_client::proto::cluster_server::ClusterServer;
 use quorate_client::proto::kv_server::KvServer;
@@ -32,12 +33,13 @@ use tonic::service::Routes;
 use crate::announce::Announcer;
 use crate::certificates;
 use crate::config::{EngineKind, ServerConfig, StartMode};
+use crate::descriptors::Shares;
 use crate::engine_fjall::{FjallDatabase, FjallSettings};
 use crate::forward::Forwarder;
 use crate::gate::{self, Gate, Stopping};
 use crate::grpc::Grpc;
 use crate::http::{self, Http};
-use crate::listener::BoundedListener;
+use crate::listener::{BoundedListener, Places};
 use crate::metrics::{Metrics, Sources};
 use crate::origin::Origin;
 use crate::service::Service;
@@ -155,6 +157,7 @@ impl Server {
     pub async fn start(config: ServerConfig) -> Result<Self, StartError> {
         let mut config = config;
         startup::check(&config)?;
+        let shares = Shares::new(&config)?;
         let mut listener = None;
         let origin = match startup::load(&config.data_dir)? {
             Some(origin) => {
@@ -179,14 +182,15 @@ impl Server {
             }
         };
         // A directory in use is a better answer than a port in use.
-        let node = Arc::new(start_node(&config, &origin).await?);
+        let node = Arc::new(start_node(&config, &origin, shares).await?);
         let started = async {
             let raft = open_group(&config, &node, &origin).await?;
             let listener = match listener {
                 Some(listener) => listener,
                 None => listen(&config).await?,
             };
-            Self::serve(&config, &origin, Arc::clone(&node), raft, listener)
+            let port = (listener, Arc::new(Places::new(shares.clients)));
+            Self::serve(&config, &origin, Arc::clone(&node), raft, port)
         };
         match started.await {
             Ok(server) => Ok(server),
@@ -202,7 +206,7 @@ impl Server {
         origin: &Origin,
         node: Arc<Node>,
         raft: Raft,
-        listener: TcpListener,
+        (listener, places): (TcpListener, Arc<Places>),
     ) -> Result<Self, StartError> {
         let client_address = local_address(config, &listener)?;
         let peer_listening = node.peer_address().to_string();
@@ -224,6 +228,7 @@ impl Server {
         let metrics = Metrics::new(Sources {
             node: Arc::downgrade(&node),
             raft: raft.clone(),
+            places: Arc::clone(&places),
             log_lines_dropped: config.log_lines_dropped,
         });
         let gate = Arc::new(Gate::new(&config.limits, message_bytes_max, Arc::clone(&stopping), metrics));
@@ -239,7 +244,7 @@ impl Server {
             .merge(http::router(http))
             .fallback(http::no_such_path)
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&gate), gate::pass));
-        let listener = BoundedListener::new(listener, config.limits.connections_max);
+        let listener = BoundedListener::new(listener, places);
         let mut port = JoinSet::new();
         port.spawn(serve_port(listener, routes, stopping, failure.clone()));
 
@@ -323,7 +328,7 @@ impl Server {
     }
 }
 
-async fn start_node(config: &ServerConfig, origin: &Origin) -> Result<Node, StartError> {
+async fn start_node(config: &ServerConfig, origin: &Origin, shares: Shares) -> Result<Node, StartError> {
     let defaults = CoreConfig::new(ReplicaId(0));
     let core = CoreConfig {
         election_timeout: config.timings.election_timeout,
@@ -348,9 +353,21 @@ async fn start_node(config: &ServerConfig, origin: &Origin) -> Result<Node, Star
         },
         wal: WalConfig { reserve_bytes: config.wal_reserve_bytes, ..WalConfig::default() },
         host: config.host.clone(),
+        transport: transport(shares),
         ..NodeConfig::default()
     };
     Node::start(node).await.map_err(|error| node_failure(config, error))
+}
+
+/// The limits of connections at the peer port.
+fn transport(shares: Shares) -> TransportConfig {
+    let defaults = TransportConfig::default();
+    TransportConfig {
+        connections_max: shares.peers,
+        handshakes_max: shares.strangers,
+        handshakes_per_address_max: defaults.handshakes_per_address_max.min(shares.strangers),
+        ..defaults
+    }
 }
 
 fn node_failure(config: &ServerConfig, error: quorate::StartError) -> StartError {

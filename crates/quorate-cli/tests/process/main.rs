@@ -9,6 +9,7 @@ mod by_hand;
 mod commands;
 mod damage;
 mod demo;
+mod descriptors;
 mod exits;
 #[path = "../shared/harness.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
