@@ -34,13 +34,7 @@ impl Candidate {
         if pre {
             candidate.count(shared, own, true);
         }
-        let request = VoteRequest { last: shared.log.last(), transfer };
-        let asked = if pre { shared.term.next() } else { shared.term };
-        let voters: Vec<ReplicaId> = shared.membership().voters().filter(|voter| *voter != own).collect();
-        for voter in voters {
-            let body = if pre { MessageBody::PreVote(request) } else { MessageBody::Vote(request) };
-            shared.send_in(asked, voter, body);
-        }
+        ask_for_votes(shared, pre, transfer);
         candidate
     }
 
@@ -103,5 +97,17 @@ impl Candidate {
             Tally::Lost => Transition::Follow { leader: None, reason: RoleReason::Lost },
             Tally::Open => Transition::Stay,
         }
+    }
+}
+
+/// Asks the other voters.
+pub(crate) fn ask_for_votes(shared: &mut Shared, pre: bool, transfer: bool) {
+    let request = VoteRequest { last: shared.log.last(), transfer };
+    let asked = if pre { shared.term.next() } else { shared.term };
+    let own = shared.id();
+    let voters: Vec<ReplicaId> = shared.membership().voters().filter(|voter| *voter != own).collect();
+    for voter in voters {
+        let body = if pre { MessageBody::PreVote(request) } else { MessageBody::Vote(request) };
+        shared.send_in(asked, voter, body);
     }
 }

@@ -11,6 +11,7 @@
 use crate::event::{RaftEvent, ReadFailure, RoleReason};
 use crate::message::{Append, AppendReply, Message, MessageBody, SnapshotMeta};
 use crate::planted::planted;
+use crate::quiescence::wake_leader;
 use crate::raw_node::{ReadError, Rejected};
 use crate::read::PassedOn;
 use crate::ready::{ReadOutcome, ReadTicket};
@@ -52,6 +53,7 @@ impl Follower {
         if shared.leader.is_some() {
             return Transition::Follow { leader: None, reason: RoleReason::ElectionTimeout };
         }
+        wake_leader(shared);
         Transition::Stay
     }
 

@@ -17,19 +17,22 @@
 //! * Who wakes alone (it restarted, or missed the question) campaigns in time. That wakes all who hear it: the
 //!   leader answers with heartbeats, and a follower refuses once, so that its leader can, and waits for it from then
 //!   on. The leader itself asks for votes only when it leads no more: it is not refused.
+//! * Who wakes alone and may not campaign (a learner, a witness, a replica that has lost entries) asks like a candidate
+//!   all the same, and makes nothing of the answers.
 //! * That a resting leader is dead, nobody notices in here. A node knows of other nodes: `RawNode::wake`
 //!   is how it says so, once per group.
 //!
 //! Heartbeats of busy groups: one is 49 bytes of fixed size without payload, so that a host can put those of
 //! all its groups to one node into one frame.
 
+use crate::candidate::ask_for_votes;
 use crate::event::RaftEvent;
 use crate::follower::Follower;
 use crate::leader::Leader;
 use crate::message::MessageBody;
 use crate::progress::State;
 use crate::shared::Shared;
-use crate::types::{LogId, LogIndex, MonoTime, ReplicaId};
+use crate::types::{LogId, LogIndex, MonoTime, ReplicaId, Term};
 
 /// How awake a leader is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,6 +120,13 @@ impl Leader {
             self.rest = Rest::Resting;
             shared.event(RaftEvent::QuiescenceChanged { quiescent: true });
         }
+    }
+}
+
+/// A replica that may not campaign has heard no leader for an election timeout: the group may rest without it.
+pub(crate) fn wake_leader(shared: &mut Shared) {
+    if shared.config.quiesce_after.is_some() && shared.term < Term::MAX {
+        ask_for_votes(shared, true, false);
     }
 }
 

@@ -92,6 +92,7 @@ scripts! {
     a_reset_is_durable_before_the_snapshot_is_restored
     a_restarted_follower_learns_what_is_committed
     a_restarted_replica_applies_from_its_disk
+    a_restarted_learner_wakes_a_resting_group
     a_restarted_replica_wakes_a_resting_group
     a_restarted_voter_keeps_its_promise
     a_resting_group_whose_leader_is_gone_is_woken
