@@ -51,7 +51,7 @@ impl LogWriter {
         self.waiting.extend(tasks);
     }
 
-    /// Writes and syncs everything submitted: blocks on the disk. Returns the completions.
+    /// Writes and syncs everything submitted: blocks on the disk, if there is one. Returns the completions.
     pub fn step(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let mut waiting = std::mem::take(&mut self.waiting);
@@ -82,6 +82,12 @@ impl LogWriter {
             self.is_low_on_space = is_low;
             self.store.set_low_on_space(is_low);
         }
+    }
+
+    /// Whether `step` and `write_now` may block ([`LogStore::may_wait`]).
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.store.may_wait()
     }
 
     /// Figures of the store.

@@ -159,6 +159,10 @@ impl LogStore for MemLogStore {
         Arc::clone(&self.visible) as Arc<dyn LogReader>
     }
 
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     fn stats(&self) -> LogStats {
         self.stats
     }

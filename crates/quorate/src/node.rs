@@ -33,6 +33,7 @@ use crate::runtime::disk_space::SpaceGuard;
 use crate::runtime::event_log::EventLog;
 use crate::runtime::gauge::Gauge;
 use crate::runtime::host_thread::{HostInput, HostThread, Lanes, LogFigures, Shared};
+use crate::runtime::log_lane::LogLane;
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::workers::{
     ApplyInput, LogInput, ReadInput, ThreadGuard, apply_loop, log_loop, read_loop,
@@ -168,7 +169,8 @@ pub struct Node {
     transport: Arc<dyn Transport>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<PeerTls>>,
-    log: Arc<Mailbox<LogInput>>,
+    /// None: the host thread writes the log.
+    log: Option<Arc<Mailbox<LogInput>>>,
     apply: Arc<Mailbox<ApplyInput>>,
     read: Arc<Mailbox<ReadInput>>,
     reader: Arc<dyn LogReader>,
@@ -188,7 +190,7 @@ pub(crate) type MakeTransport = Box<dyn FnOnce(Identity) -> std::io::Result<Arc<
 /// What ends with the node.
 struct Running {
     shared: Arc<Shared>,
-    log: Arc<Mailbox<LogInput>>,
+    log: Option<Arc<Mailbox<LogInput>>>,
     apply: Arc<Mailbox<ApplyInput>>,
     read: Arc<Mailbox<ReadInput>>,
     threads: Vec<JoinHandle<()>>,
@@ -299,20 +301,21 @@ impl Node {
             event_log: EventLog::default(),
             failure: watch::Sender::new(None),
         });
-        let log = Arc::new(Mailbox::new());
         let apply = Arc::new(Mailbox::new());
         let read = Arc::new(Mailbox::new());
+        let space = SpaceGuard::new(&directory, config.host.disk_free_bytes_min);
+        let (log_lane, log_thread) = LogLane::new(LogWriter::new(log_store), space);
+        let log = log_lane.mailbox();
         let lanes = Lanes {
-            log: Arc::clone(&log),
+            log: log_lane,
             apply: Arc::clone(&apply),
             read: Arc::clone(&read),
             transport: Arc::clone(&transport),
         };
-        let space = SpaceGuard::new(&directory, config.host.disk_free_bytes_min);
         // From here on an early return stops what runs already, because `running` is dropped.
         let mut running = Running {
             shared: Arc::clone(&shared),
-            log: Arc::clone(&log),
+            log: log.clone(),
             apply: Arc::clone(&apply),
             read: Arc::clone(&read),
             threads: Vec::new(),
@@ -320,8 +323,9 @@ impl Node {
         };
         let host = HostThread::new(Arc::clone(&shared), config.host.clone(), lanes);
         running.spawn("host", &shared.mailbox, move |_, _| host.run())?;
-        let writer = LogWriter::new(log_store);
-        running.spawn("log", &log, move |mailbox, shared| log_loop(writer, space, mailbox, shared))?;
+        if let (Some(mailbox), Some(thread)) = (&log, log_thread) {
+            running.spawn("log", mailbox, move |mailbox, shared| log_loop(thread, mailbox, shared))?;
+        }
         let applier = Applier::new(Arc::clone(&snapshots));
         running.spawn("apply", &apply, move |mailbox, shared| apply_loop(applier, mailbox, shared))?;
         let fetcher = LogFetcher::new(Arc::clone(&reader));
@@ -506,7 +510,12 @@ impl Node {
     /// Writes to the log for a group that is not open; `None` when the node has stopped.
     async fn write_log(&self, task: LogTask) -> Option<Result<(), LogError>> {
         let (reply, written) = oneshot::channel();
-        self.log.push(LogInput::Asked { task, reply }).ok()?;
+        match &self.log {
+            Some(log) => log.push(LogInput::Asked { task, reply }).ok()?,
+            None => {
+                self.shared.mailbox.push(HostInput::WriteLog { task: Box::new(task), reply }).ok()?;
+            }
+        }
         written.await.ok()
     }
 
@@ -672,7 +681,9 @@ impl Drop for Running {
         drop(self.shared.mailbox.push(HostInput::Stop { reason: "the node was shut down".to_owned() }));
         let mut threads = std::mem::take(&mut self.threads).into_iter();
         join(threads.next());
-        self.log.close();
+        if let Some(log) = &self.log {
+            log.close();
+        }
         self.apply.close();
         self.read.close();
         for thread in threads {

@@ -18,6 +18,7 @@
 //!   not fit is `Busy`, a message that does not fit is dropped. What is inside is never refused, because
 //!   it has been promised; it counts against the backlog that admission looks at.
 //! * The host thread never waits for a disk, a state machine or a socket.
+//! * There is no log thread for a log that never waits: [`log_lane`] writes it in the host's turn.
 //! * Every thread ends when its mailbox is closed, and is joined by the node.
 
 pub(crate) mod clock;
@@ -25,5 +26,6 @@ pub(crate) mod disk_space;
 pub(crate) mod event_log;
 pub(crate) mod gauge;
 pub(crate) mod host_thread;
+pub(crate) mod log_lane;
 pub(crate) mod mailbox;
 pub(crate) mod workers;

@@ -9,17 +9,18 @@ use std::time::Duration;
 use quorate_core::{GroupId, Membership, MonoTime, NodeId, RaftEvent};
 use quorate_host::{
     Answer, Applied, ApplyTask, DiskHealth, Event, Fetched, GroupSetup, GroupStatus, Host, HostConfig,
-    LatencyHistogram, OpenError, PeerMessage, Request, RequestError, SendOutcome, SnapshotEvent,
-    SnapshotTask, Ticket, Work,
+    LatencyHistogram, LogTask, Now, OpenError, PeerMessage, Request, RequestError, SendOutcome,
+    SnapshotEvent, SnapshotTask, Ticket, Work,
 };
-use quorate_storage::{LogStats, SnapshotStore};
+use quorate_storage::{LogError, LogStats, SnapshotStore};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::runtime::clock::Clock;
 use crate::runtime::event_log::EventLog;
 use crate::runtime::gauge::{Gauge, Permit};
+use crate::runtime::log_lane::LogLane;
 use crate::runtime::mailbox::Mailbox;
-use crate::runtime::workers::{ApplyInput, LogInput, ReadInput};
+use crate::runtime::workers::{ApplyInput, ReadInput};
 use crate::transport::{Inbound, Transport, entry_bytes, message_bytes};
 
 /// How many events of a group are kept for slow subscribers.
@@ -47,6 +48,8 @@ pub(crate) enum HostInput {
     /// Somebody is about to read what is on disk of a group, to open it: answered when no replica here can change
     /// that any more.
     Reserve { group: GroupId, reply: Reserved },
+    /// Write to the log for a group that is not open; only where there is no log thread.
+    WriteLog { task: Box<LogTask>, reply: oneshot::Sender<Result<(), LogError>> },
     /// Start a replica.
     Open { setup: Box<GroupSetup>, reply: oneshot::Sender<Result<GroupFeed, OpenError>> },
     /// Stop a replica; the reply is dropped when it has stopped.
@@ -170,7 +173,7 @@ impl GroupOutlet {
 
 /// The mailboxes and the transport that the host hands its work to.
 pub(crate) struct Lanes {
-    pub(crate) log: Arc<Mailbox<LogInput>>,
+    pub(crate) log: LogLane,
     pub(crate) apply: Arc<Mailbox<ApplyInput>>,
     pub(crate) read: Arc<Mailbox<ReadInput>>,
     pub(crate) transport: Arc<dyn Transport>,
@@ -256,6 +259,12 @@ impl HostThread {
                     drop(permit);
                 }
                 HostInput::Reserve { group, reply } => self.reserving.push((group, reply)),
+                HostInput::WriteLog { task, reply } => {
+                    if let Some(result) = self.lanes.log.write_now(&task, &self.shared) {
+                        // Whoever asked may have given up.
+                        drop(reply.send(result));
+                    }
+                }
                 HostInput::Open { setup, reply } => self.open(now, *setup, reply),
                 HostInput::Close { group, reply } => {
                     self.host.close_group(group);
@@ -268,8 +277,7 @@ impl HostThread {
         if self.host.next_deadline().is_some_and(|deadline| deadline <= now.mono) {
             self.host.on_event(now, Event::Tick);
         }
-        let work = self.host.take_work();
-        let replies = self.dispatch(work);
+        let replies = self.work_off(now);
         // Only now is everything that concerns the closed groups on its way, ahead of what their
         // closers do next.
         drop(closed);
@@ -313,12 +321,7 @@ impl HostThread {
         }
     }
 
-    fn open(
-        &mut self,
-        now: quorate_host::Now,
-        setup: GroupSetup,
-        reply: oneshot::Sender<Result<GroupFeed, OpenError>>,
-    ) {
+    fn open(&mut self, now: Now, setup: GroupSetup, reply: oneshot::Sender<Result<GroupFeed, OpenError>>) {
         let group = setup.group;
         let opened = self.host.open_group(now, setup).and_then(|()| {
             self.host.status(group).ok_or_else(|| OpenError::Inconsistent {
@@ -348,21 +351,33 @@ impl HostThread {
         }
     }
 
-    /// Hands out everything there is to do, but for the answers.
-    fn dispatch(&mut self, work: Work) -> Replies {
-        let Work { log, send, apply, fetch, snapshots, replies, events, stopped } = work;
-        let backlog = &self.shared.backlog;
-        if !log.is_empty() {
-            self.touched.extend(log.iter().map(|task| task.write.group));
-            self.lanes.log.push_all(log.into_iter().map(|task| {
-                let bytes = task.write.entries.iter().map(entry_bytes).sum();
-                LogInput::Task { permit: backlog.take(bytes), task }
-            }));
+    /// Hands out everything there is to do, but for the answers. What the log wrote in the meantime is in it.
+    fn work_off(&mut self, now: Now) -> Replies {
+        let mut replies = Replies::new();
+        loop {
+            let work = self.host.take_work();
+            let written = self.dispatch(work, &mut replies);
+            if written.is_empty() {
+                return replies;
+            }
+            for event in written {
+                self.host.on_event(now, event);
+            }
         }
+    }
+
+    /// Hands out `work`, but for the answers; returns what the log has written already.
+    fn dispatch(&mut self, work: Work, answers: &mut Replies) -> Vec<Event> {
+        let Work { log, send, apply, fetch, snapshots, mut replies, events, stopped } = work;
+        answers.append(&mut replies);
+        self.touched.extend(log.iter().map(|task| task.write.group));
         if !send.is_empty() {
             self.touched.extend(send.iter().map(|outbound| outbound.message.group));
+            // Also before a log that is written here: the others begin meanwhile.
             self.lanes.transport.send(send);
         }
+        let written = if log.is_empty() { Vec::new() } else { self.lanes.log.write(log, &self.shared) };
+        let backlog = &self.shared.backlog;
         if !apply.is_empty() {
             self.lanes.apply.push_all(apply.into_iter().map(|task| {
                 let bytes = apply_bytes(&task);
@@ -388,7 +403,7 @@ impl HostThread {
                 outlet.stop(reason);
             }
         }
-        replies
+        written
     }
 
     fn answer(&mut self, replies: Replies) {
@@ -444,8 +459,7 @@ impl HostThread {
             self.turn_away(input, reason);
         }
         self.host.stop(reason);
-        let work = self.host.take_work();
-        let replies = self.dispatch(work);
+        let replies = self.work_off(self.shared.clock.now());
         self.answer(replies);
         for (_, reply) in self.waiting.drain() {
             // A request the host has not answered may have been carried out.
@@ -470,6 +484,7 @@ impl HostThread {
             // Dropping a reply's sender answers it.
             HostInput::Received { .. }
             | HostInput::Reserve { .. }
+            | HostInput::WriteLog { .. }
             | HostInput::Open { .. }
             | HostInput::Close { .. }
             | HostInput::Stop { .. } => {}

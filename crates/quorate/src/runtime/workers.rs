@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use quorate_core::GroupId;
 use quorate_host::{
-    Applier, ApplyTask, Event, FetchTask, LogFetcher, LogTask, LogWriter, RecoveredMachine, SnapshotTask,
-    Snapshotter,
+    Applier, ApplyTask, Event, FetchTask, LogFetcher, LogTask, RecoveredMachine, SnapshotTask, Snapshotter,
 };
 use quorate_storage::{LogError, SnapshotError};
 use tokio::sync::oneshot;
 
-use crate::runtime::disk_space::SpaceGuard;
 use crate::runtime::gauge::{Gauge, Permit};
 use crate::runtime::host_thread::{HostInput, Shared};
+use crate::runtime::log_lane::LogThread;
 use crate::runtime::mailbox::Mailbox;
 use crate::transport::entry_bytes;
 
@@ -45,12 +44,8 @@ pub(crate) enum ReadInput {
 }
 
 /// Everything that waits becomes one write and one sync.
-pub(crate) fn log_loop(
-    mut writer: LogWriter,
-    mut space: SpaceGuard,
-    mailbox: &Mailbox<LogInput>,
-    shared: &Shared,
-) {
+pub(crate) fn log_loop(thread: LogThread, mailbox: &Mailbox<LogInput>, shared: &Shared) {
+    let LogThread { mut writer, mut space } = thread;
     let mut inputs = Vec::new();
     loop {
         writer.set_low_on_space(space.is_low());
@@ -97,7 +92,14 @@ pub(crate) fn log_loop(
 
 /// Tells the host what has been written; the reason when the log has failed for good.
 fn complete(events: Vec<Event>, shared: &Shared) -> Option<String> {
-    let failure = events.iter().find_map(|event| match event {
+    let failure = failure_within(&events);
+    shared.mailbox.push_all(events.into_iter().map(HostInput::Event));
+    failure
+}
+
+/// Why the log has failed for good, if one of its completions says so.
+pub(crate) fn failure_within(events: &[Event]) -> Option<String> {
+    events.iter().find_map(|event| match event {
         Event::LogWritten(written) => failure_of(&written.result),
         Event::Tick
         | Event::Received { .. }
@@ -106,12 +108,10 @@ fn complete(events: Vec<Event>, shared: &Shared) -> Option<String> {
         | Event::Applied(_)
         | Event::Fetched(_)
         | Event::Snapshot(_) => None,
-    });
-    shared.mailbox.push_all(events.into_iter().map(HostInput::Event));
-    failure
+    })
 }
 
-fn failure_of(result: &Result<(), LogError>) -> Option<String> {
+pub(crate) fn failure_of(result: &Result<(), LogError>) -> Option<String> {
     let Err(error @ LogError::Failed { .. }) = result else { return None };
     Some(error.to_string())
 }
