@@ -10,7 +10,8 @@
 //! * Every command goes to its machine once, in log order, or is answered from the session table.
 //! * A machine that fails or panics is dropped and its group reports `Applied::Failed`; tasks for
 //!   it are ignored from then on. The other groups do not notice.
-//! * Not here: when to do any of this (`replica.rs`).
+//! * Not here: when to do any of this (`replica.rs`), and on which threads
+//!   (`quorate/src/runtime/apply_pool.rs`).
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -31,12 +32,16 @@ use crate::sessions::{Sessions, Verdict};
 use crate::snapshot_content::{ContentReader, ContentSource, SessionSection};
 use crate::state_machine::{BatchEnd, Command, MachineError, SnapshotSource, StateMachine};
 
-/// Runs the state machines, each wrapped in its session table.
+/// Runs the state machines, each wrapped in its session table: [`RecoveredMachine::step`] for each
+/// of many groups, on one thread.
 pub struct Applier {
     snapshots: Arc<dyn SnapshotStore>,
-    /// In boxes: the leaves of a tree are half empty.
-    machines: BTreeMap<GroupId, Box<RecoveredMachine>>,
+    machines: BTreeMap<GroupId, MachinePlace>,
 }
+
+/// Where a group's state machine is, while there is one. In a box: the leaves of a tree are half
+/// empty.
+pub type MachinePlace = Option<Box<RecoveredMachine>>;
 
 /// A state machine with its sessions, ready to go on.
 pub struct RecoveredMachine {
@@ -66,45 +71,25 @@ impl Applier {
 
     /// Adds a machine recovered by [`recover_group`](crate::recover_group).
     pub fn add(&mut self, machine: RecoveredMachine) {
-        self.machines.insert(machine.group, Box::new(machine));
+        self.machines.insert(machine.group, Some(Box::new(machine)));
     }
 
     /// Does one task. A panic of the machine is caught and stops its replica only.
     pub fn step(&mut self, task: ApplyTask) -> Vec<Event> {
         let group = task.group();
-        if let ApplyTask::Remove { .. } = task {
-            self.drop_machine(group);
-            return vec![Event::Applied(Applied::Removed { group })];
+        let place = self.machines.entry(group).or_default();
+        let events = RecoveredMachine::step(place, task, &*self.snapshots);
+        if place.is_none() {
+            self.machines.remove(&group);
         }
-        let Some(machine) = self.machines.get_mut(&group) else { return Vec::new() };
-        if let ApplyTask::Capture { meta, .. } = &task
-            && meta.last.index < machine.applied.index
-        {
-            // A machine on disk that is ahead of a log that has lost its end: later, when that is back.
-            let reason = format!("the state machine is at {} already", machine.applied);
-            return vec![Event::Snapshot(SnapshotEvent::SaveFailed { group, reason })];
-        }
-        let snapshots = &*self.snapshots;
-        // The machine is not used again after a panic, so what it left half done is never seen.
-        let result = catch_unwind(AssertUnwindSafe(|| machine.run(task, snapshots)));
-        let failure = match result {
-            Ok(Ok(applied)) => return vec![Event::Applied(applied)],
-            Ok(Err(error)) => describe(&error),
-            Err(panic) => format!("the state machine panicked: {}", panic_text(&*panic)),
-        };
-        self.drop_machine(group);
-        vec![Event::Applied(Applied::Failed { group, reason: failure })]
-    }
-
-    fn drop_machine(&mut self, group: GroupId) {
-        let machine = self.machines.remove(&group);
-        // Even dropping may panic in a machine that is already broken; the others go on.
-        drop(catch_unwind(AssertUnwindSafe(|| drop(machine))));
+        events
     }
 }
 
 impl ApplyTask {
-    pub(crate) const fn group(&self) -> GroupId {
+    /// Whose task it is.
+    #[must_use]
+    pub const fn group(&self) -> GroupId {
         match self {
             Self::Apply { group, .. }
             | Self::Restore { group, .. }
@@ -117,6 +102,43 @@ impl ApplyTask {
 }
 
 impl RecoveredMachine {
+    /// Does one task of the group whose machine is in `place`; nothing without one. A panic of the
+    /// machine is caught. A machine that fails, panics or is removed is dropped: `place` is empty
+    /// then.
+    ///
+    /// This is all there is to the lane of one group. The tasks of a group go through here one
+    /// after the other, in the order they were given out; groups know nothing of each other, and
+    /// may be on different threads.
+    pub fn step(place: &mut MachinePlace, task: ApplyTask, snapshots: &dyn SnapshotStore) -> Vec<Event> {
+        let group = task.group();
+        if let ApplyTask::Remove { .. } = task {
+            Self::discard(place.take());
+            return vec![Event::Applied(Applied::Removed { group })];
+        }
+        let Some(machine) = place else { return Vec::new() };
+        if let ApplyTask::Capture { meta, .. } = &task
+            && meta.last.index < machine.applied.index
+        {
+            // A machine on disk that is ahead of a log that has lost its end: later, when that is back.
+            let reason = format!("the state machine is at {} already", machine.applied);
+            return vec![Event::Snapshot(SnapshotEvent::SaveFailed { group, reason })];
+        }
+        // The machine is not used again after a panic, so what it left half done is never seen.
+        let result = catch_unwind(AssertUnwindSafe(|| machine.run(task, snapshots)));
+        let failure = match result {
+            Ok(Ok(applied)) => return vec![Event::Applied(applied)],
+            Ok(Err(error)) => describe(&error),
+            Err(panic) => format!("the state machine panicked: {}", panic_text(&*panic)),
+        };
+        Self::discard(place.take());
+        vec![Event::Applied(Applied::Failed { group, reason: failure })]
+    }
+
+    /// Drops a machine: even that may panic in one that is already broken; the others go on.
+    pub fn discard(machine: MachinePlace) {
+        drop(catch_unwind(AssertUnwindSafe(|| drop(machine))));
+    }
+
     fn run(&mut self, task: ApplyTask, snapshots: &dyn SnapshotStore) -> Result<Applied, MachineError> {
         match task {
             ApplyTask::Apply { group, entries } => self.apply(Place { store: snapshots, group }, &entries),

@@ -156,7 +156,7 @@ mod streams;
 mod versions;
 mod waiting;
 
-pub use applier::{Applier, RecoveredMachine};
+pub use applier::{Applier, MachinePlace, RecoveredMachine};
 pub use config::{GroupConfig, HostConfig, SessionConfig, SnapshotPolicy};
 pub use event::*;
 pub use host::{DiskHealth, GroupSetup, GroupStatus, Host, OpenError};

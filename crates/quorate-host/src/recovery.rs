@@ -49,7 +49,7 @@ pub struct RecoveredGroup {
     pub snapshot: Option<SnapshotInfo>,
     /// For `GroupSetup::durable_machine`.
     pub durable_machine: bool,
-    /// For `Applier::add`.
+    /// For `RecoveredMachine::step`, or `Applier::add`.
     pub machine: RecoveredMachine,
     /// A write that must be durable before the group is opened (a snapshot newer than the log, entries given up). One
     /// that failed, or found no space, leaves a log that the group's writes do not fit: recover again then.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -69,6 +71,20 @@ pub struct NodeConfig {
     pub group: GroupConfig,
     /// Limits of the queues between the threads of this node.
     pub queues: QueueConfig,
+    /// How many threads run the state machines, 1 to 1,024. A group is on one of them at a time;
+    /// groups do not wait for each other unless all threads are busy. A machine that stands still
+    /// keeps its thread: as many may as there are threads but one. Threads with nothing to do cost
+    /// some kilobytes. Default: as many as there are processors, at least 4 and at most 16.
+    pub apply_threads: usize,
+}
+
+/// A state machine that waits for something (a disk, a lock, somebody's service) needs no
+/// processor.
+const APPLY_THREADS: RangeInclusive<usize> = 4..=16;
+
+fn apply_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    processors.clamp(*APPLY_THREADS.start(), *APPLY_THREADS.end())
 }
 
 impl Default for NodeConfig {
@@ -86,6 +102,7 @@ impl Default for NodeConfig {
             host: HostConfig::default(),
             group: restful_group(),
             queues: QueueConfig::default(),
+            apply_threads: apply_threads(),
         }
     }
 }
@@ -150,7 +167,9 @@ impl Default for TransportConfig {
     }
 }
 
-/// Limits of the queues between the threads of a node.
+/// Limits of the queues between the threads of a node. All groups share them; none may hold more of
+/// the requests or of the backlog than it leaves free, so that one alone fills half, and there is
+/// room for the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueConfig {
     /// The most requests waiting for the host thread; beyond it `Busy`. Default 65,536.
@@ -253,6 +272,9 @@ impl NodeConfig {
         }
         if self.queues.backlog_bytes_max < 1 << 20 || self.queues.inbound_bytes_max < 1 << 20 {
             return wrong("queues.backlog_bytes_max", "1 MiB or more, like queues.inbound_bytes_max");
+        }
+        if !(1..=1024).contains(&self.apply_threads) {
+            return wrong("apply_threads", "between 1 and 1024");
         }
         self.host.validate().map_err(ConfigError::from)?;
         self.validate_group(&self.group)
@@ -396,6 +418,7 @@ mod tests {
             (refusal(|config| config.group.stalled_write_max = Duration::ZERO), "stalled_write_max must be above 0"),
             (refusal(|config| config.host.snapshot_sends_max = 0), "snapshot_sends_max must be above 0"),
             (refusal(|config| config.queues.request_bytes_max = 0), "like queues.request_bytes_max"),
+            (refusal(|config| config.apply_threads = 0), "apply_threads must be between 1 and 1024"),
             (refusal(|config| config.transport.connections_max = 0), "transport.connections_max must be 1 or more"),
             (refusal(|config| config.group.core.command_bytes_max = 64 << 20), "at least 1 MiB above"),
         ];

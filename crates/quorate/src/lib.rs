@@ -51,7 +51,7 @@
 //!   your commands ──► Raft::apply ──► host thread ──► log thread (one sync for all groups)
 //!                          ▲              │
 //!                          │              ├─► transport ──► other nodes
-//!                          └── apply thread ◄── committed entries        your StateMachine
+//!                          └── apply threads ◄── committed entries       your StateMachine
 //! ```
 //!
 //! * [`Node`]: one process with one data directory, any number of groups over one log and two
@@ -60,6 +60,19 @@
 //! * [`Raft`]: the handle of one group on this node: commands, linearizable and stale queries, membership,
 //!   leadership, snapshots, status and events.
 //! * [`Transport`]: TCP by default, with mutual TLS behind the feature `tls` (`NodeConfig::peer_tls`); [`MemoryNetwork`] for tests with faults; [`conformance`] for your own.
+//!
+//! # Many groups on one node
+//!
+//! | they share | and each |
+//! |---|---|
+//! | the log and its syncs | waits for a sync of whatever else was there, at most 64 MiB of each other group |
+//! | the apply threads (`NodeConfig::apply_threads`) | is on one at a time. A state machine that stands still keeps its thread and stops nobody else, until as many do as there are threads |
+//! | the queues (`NodeConfig::queues`) | holds no more of one than it leaves free: what one group asks for makes nobody else `Busy` |
+//! | the thread that reads | waits there for old entries and pieces of snapshots of the others. Keep [`SnapshotSource`] from standing still: no follower of any group that lags behind is helped meanwhile |
+//!
+//! A machine that never comes back keeps its node from ending: [`Node::shutdown`] waits for it,
+//! because what it writes is its own affair until then. End the process instead: nothing that was
+//! acknowledged is lost.
 //!
 //! # Who finds what where
 //!

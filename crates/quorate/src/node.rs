@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use quorate_core::{EventLabel, GroupId, LogIndex, Member, Membership, NodeId, ReplicaId};
 use quorate_host::{
-    Applier, GroupConfig, LogFetcher, LogTask, LogWriter, Snapshotter, StateMachine, bootstrap_batch,
-    join_batch, recover_group,
+    GroupConfig, LogFetcher, LogTask, LogWriter, Snapshotter, StateMachine, bootstrap_batch, join_batch,
+    recover_group,
 };
 use quorate_storage::{
     Damage, DataDir, GroupState, GroupWrite, LogBatch, LogError, LogReader, LogStats, SnapshotError,
@@ -28,6 +28,7 @@ use tokio::sync::{oneshot, watch};
 use crate::builder::NodeBuilder;
 use crate::config::{ClusterId, ConfigError, NodeConfig};
 use crate::raft::Raft;
+use crate::runtime::apply_pool::{ApplyPool, apply_loop};
 use crate::runtime::clock::{Clock, unix_nanos};
 use crate::runtime::disk_space::SpaceGuard;
 use crate::runtime::event_log::EventLog;
@@ -35,9 +36,7 @@ use crate::runtime::gauge::Gauge;
 use crate::runtime::host_thread::{HostInput, HostThread, Lanes, LogFigures, Shared};
 use crate::runtime::log_lane::LogLane;
 use crate::runtime::mailbox::Mailbox;
-use crate::runtime::workers::{
-    ApplyInput, LogInput, ReadInput, ThreadGuard, apply_loop, log_loop, read_loop,
-};
+use crate::runtime::workers::{LogInput, ReadInput, ThreadGuard, WorkPlace, log_loop, read_loop};
 use crate::stores::{StoreChoice, StoreError, Stores};
 #[cfg(feature = "tls")]
 use crate::transport::PeerTls;
@@ -171,7 +170,7 @@ pub struct Node {
     tls: Option<Arc<PeerTls>>,
     /// None: the host thread writes the log.
     log: Option<Arc<Mailbox<LogInput>>>,
-    apply: Arc<Mailbox<ApplyInput>>,
+    apply: Arc<ApplyPool>,
     read: Arc<Mailbox<ReadInput>>,
     reader: Arc<dyn LogReader>,
     snapshots: Arc<dyn SnapshotStore>,
@@ -191,7 +190,7 @@ pub(crate) type MakeTransport = Box<dyn FnOnce(Identity) -> std::io::Result<Arc<
 struct Running {
     shared: Arc<Shared>,
     log: Option<Arc<Mailbox<LogInput>>>,
-    apply: Arc<Mailbox<ApplyInput>>,
+    apply: Arc<ApplyPool>,
     read: Arc<Mailbox<ReadInput>>,
     threads: Vec<JoinHandle<()>>,
     directory: Option<DataDir>,
@@ -301,7 +300,7 @@ impl Node {
             event_log: EventLog::default(),
             failure: watch::Sender::new(None),
         });
-        let apply = Arc::new(Mailbox::new());
+        let apply = Arc::new(ApplyPool::new(config.apply_threads));
         let read = Arc::new(Mailbox::new());
         let space = SpaceGuard::new(&directory, config.host.disk_free_bytes_min);
         let (log_lane, log_thread) = LogLane::new(LogWriter::new(log_store), space);
@@ -326,8 +325,7 @@ impl Node {
         if let (Some(mailbox), Some(thread)) = (&log, log_thread) {
             running.spawn("log", mailbox, move |mailbox, shared| log_loop(thread, mailbox, shared))?;
         }
-        let applier = Applier::new(Arc::clone(&snapshots));
-        running.spawn("apply", &apply, move |mailbox, shared| apply_loop(applier, mailbox, shared))?;
+        running.spawn_apply(config.apply_threads, &snapshots)?;
         let fetcher = LogFetcher::new(Arc::clone(&reader));
         let snapshotter = Snapshotter::new(&config.host, Arc::clone(&snapshots));
         running
@@ -462,8 +460,7 @@ impl Node {
         }
         let kept = Arc::clone(&opened_last);
         let (setup, machine) = recovered.into_setup(config, seeds);
-        let add = self.apply.push(ApplyInput::Add(Box::new(machine)));
-        add.map_err(|_| OpenError::Stopped)?;
+        self.apply.add(Box::new(machine)).map_err(|_| OpenError::Stopped)?;
         let (reply, opened) = oneshot::channel();
         let open = self.shared.mailbox.push(HostInput::Open { setup: Box::new(setup), reply });
         open.map_err(|_| OpenError::Stopped)?;
@@ -658,17 +655,28 @@ impl Drop for Node {
 }
 
 impl Running {
-    fn spawn<T: Send + 'static>(
+    fn spawn_apply(&mut self, threads: usize, snapshots: &Arc<dyn SnapshotStore>) -> Result<(), StartError> {
+        let pool = Arc::clone(&self.apply);
+        for thread in 0..threads {
+            let snapshots = Arc::clone(snapshots);
+            self.spawn("apply", &pool, move |pool, shared| {
+                apply_loop(thread, pool, &*snapshots, &shared.mailbox);
+            })?;
+        }
+        Ok(())
+    }
+
+    fn spawn<T: WorkPlace>(
         &mut self,
         name: &'static str,
-        mailbox: &Arc<Mailbox<T>>,
-        body: impl FnOnce(&Mailbox<T>, &Shared) + Send + 'static,
+        place: &Arc<T>,
+        body: impl FnOnce(&T, &Shared) + Send + 'static,
     ) -> Result<(), StartError> {
-        let (shared, mailbox) = (Arc::clone(&self.shared), Arc::clone(mailbox));
+        let (shared, place) = (Arc::clone(&self.shared), Arc::clone(place));
         let thread = std::thread::Builder::new().name(format!("quorate-{name}"));
         let thread = thread.spawn(move || {
-            let guard = ThreadGuard { shared, name, mailbox };
-            body(&guard.mailbox, &guard.shared);
+            let guard = ThreadGuard { shared, name, place };
+            body(&guard.place, &guard.shared);
         });
         self.threads.push(thread.map_err(StartError::Thread)?);
         Ok(())

@@ -590,15 +590,15 @@ impl Raft {
     /// Hands requests to the host thread, which looks at all of them in one turn. One answer each.
     fn send_together(&self, requests: impl IntoIterator<Item = Request>) -> Vec<PendingAnswer> {
         let asked = self.shared.clock.now().mono;
+        let aside = &self.feed.aside;
         let mut states = Vec::new();
         let mut inputs = Vec::new();
         let mut full = None;
         for request in requests {
-            if self.shared.backlog.is_full() {
+            if aside.backlog.is_full() {
                 full = full.or(Some("the backlog of the disk or the state machine"));
             }
-            let permit =
-                full.is_none().then(|| self.shared.requests.admit(request_bytes(&request))).flatten();
+            let permit = full.is_none().then(|| aside.requests.admit(request_bytes(&request))).flatten();
             let Some(permit) = permit else {
                 let what = *full.get_or_insert("the queue of requests");
                 states.push(AnswerState::Refused(Some(RequestError::Busy { what })));

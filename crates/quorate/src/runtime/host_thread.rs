@@ -15,12 +15,13 @@ use quorate_host::{
 use quorate_storage::{LogError, LogStats, SnapshotStore};
 use tokio::sync::{broadcast, oneshot, watch};
 
+use crate::runtime::apply_pool::{ApplyInput, ApplyPool};
 use crate::runtime::clock::Clock;
 use crate::runtime::event_log::EventLog;
 use crate::runtime::gauge::{Gauge, Permit};
 use crate::runtime::log_lane::LogLane;
 use crate::runtime::mailbox::Mailbox;
-use crate::runtime::workers::{ApplyInput, ReadInput};
+use crate::runtime::workers::ReadInput;
 use crate::transport::{Inbound, Transport, entry_bytes, message_bytes};
 
 /// How many events of a group are kept for slow subscribers.
@@ -64,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) frame_bytes_max: usize,
     pub(crate) mailbox: Arc<Mailbox<HostInput>>,
-    /// Requests that wait for the host thread.
+    /// Requests that wait for the host thread, of all groups.
     pub(crate) requests: Arc<Gauge>,
     /// Messages that wait for the host thread.
     pub(crate) inbound: Arc<Gauge>,
@@ -136,12 +137,21 @@ pub(crate) struct GroupFeed {
 }
 
 /// What handles see beside the status.
-#[derive(Default)]
 pub(crate) struct Aside {
+    /// The group's parts of those of the node.
+    pub(crate) requests: Arc<Gauge>,
+    pub(crate) backlog: Arc<Gauge>,
     /// Why the replica has stopped by itself. Whoever watches the status is woken when this is set.
     pub(crate) stopped: OnceLock<String>,
     /// How long requests have waited for the host thread.
     pub(crate) queued: Mutex<LatencyHistogram>,
+}
+
+impl Aside {
+    fn new(shared: &Shared) -> Self {
+        let (requests, backlog) = (Gauge::part_of(&shared.requests), Gauge::part_of(&shared.backlog));
+        Self { requests, backlog, stopped: OnceLock::new(), queued: Mutex::default() }
+    }
 }
 
 /// Where the events of a group go. Room for them is made when somebody subscribes: it is a hundred times what an
@@ -174,7 +184,7 @@ impl GroupOutlet {
 /// The mailboxes and the transport that the host hands its work to.
 pub(crate) struct Lanes {
     pub(crate) log: LogLane,
-    pub(crate) apply: Arc<Mailbox<ApplyInput>>,
+    pub(crate) apply: Arc<ApplyPool>,
     pub(crate) read: Arc<Mailbox<ReadInput>>,
     pub(crate) transport: Arc<dyn Transport>,
 }
@@ -333,7 +343,7 @@ impl HostThread {
             self.meet(&status.membership);
             let (status, status_feed) = watch::channel(status);
             let events = Arc::<EventFeed>::default();
-            let aside = Arc::<Aside>::default();
+            let aside = Arc::new(Aside::new(&self.shared));
             let (events_feed, aside_feed) = (Arc::downgrade(&events), Arc::clone(&aside));
             self.groups.insert(group, GroupOutlet { status, events, aside });
             GroupFeed { status: status_feed, events: events_feed, aside: aside_feed }
@@ -376,19 +386,25 @@ impl HostThread {
             // Also before a log that is written here: the others begin meanwhile.
             self.lanes.transport.send(send);
         }
-        let written = if log.is_empty() { Vec::new() } else { self.lanes.log.write(log, &self.shared) };
-        let backlog = &self.shared.backlog;
+        let (groups, shared) = (&self.groups, &self.shared);
+        // A group that is gone has no part of its own.
+        let backlog = |group: GroupId| match groups.get(&group) {
+            Some(outlet) => &outlet.aside.backlog,
+            None => &shared.backlog,
+        };
+        let written =
+            if log.is_empty() { Vec::new() } else { self.lanes.log.write(log, &self.shared, backlog) };
         if !apply.is_empty() {
             self.lanes.apply.push_all(apply.into_iter().map(|task| {
                 let bytes = apply_bytes(&task);
-                ApplyInput::Task { permit: backlog.take(bytes), task }
+                ApplyInput::Task { permit: backlog(task.group()).take(bytes), task }
             }));
         }
         if !fetch.is_empty() || !snapshots.is_empty() {
             let fetch = fetch.into_iter().map(ReadInput::Fetch);
             let snapshots = snapshots.into_iter().map(|task| {
                 let bytes = snapshot_bytes(&task);
-                ReadInput::Snapshot { permit: backlog.take(bytes), task }
+                ReadInput::Snapshot { permit: self.shared.backlog.take(bytes), task }
             });
             self.lanes.read.push_all(fetch.chain(snapshots));
         }

@@ -12,10 +12,12 @@
 
 use std::sync::Arc;
 
+use quorate_core::GroupId;
 use quorate_host::{Event, LogTask, LogWriter};
 use quorate_storage::LogError;
 
 use crate::runtime::disk_space::SpaceGuard;
+use crate::runtime::gauge::Gauge;
 use crate::runtime::host_thread::Shared;
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::workers::{LogInput, failure_of, failure_within};
@@ -53,13 +55,19 @@ impl LogLane {
         }
     }
 
-    /// Has `tasks` written; returns the completions of those that have been written already.
-    pub(crate) fn write(&mut self, tasks: Vec<LogTask>, shared: &Shared) -> Vec<Event> {
+    /// Has `tasks` written, which wait in the backlogs of their groups; returns the completions of
+    /// those that have been written already.
+    pub(crate) fn write<'a>(
+        &mut self,
+        tasks: Vec<LogTask>,
+        shared: &Shared,
+        backlog: impl Fn(GroupId) -> &'a Arc<Gauge>,
+    ) -> Vec<Event> {
         match self {
             Self::Thread(mailbox) => {
                 mailbox.push_all(tasks.into_iter().map(|task| {
                     let bytes = task.write.entries.iter().map(entry_bytes).sum();
-                    LogInput::Task { permit: shared.backlog.take(bytes), task }
+                    LogInput::Task { permit: backlog(task.write.group).take(bytes), task }
                 }));
                 Vec::new()
             }

@@ -1,16 +1,16 @@
-//! The three threads behind the host: they do what may block, and report back to its mailbox.
+//! The threads behind the host that have a mailbox: they do what may block, and report back to the
+//! host's. (State machines run in `apply_pool.rs`.)
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::GroupId;
-use quorate_host::{
-    Applier, ApplyTask, Event, FetchTask, LogFetcher, LogTask, RecoveredMachine, SnapshotTask, Snapshotter,
-};
+use quorate_host::{Event, FetchTask, LogFetcher, LogTask, SnapshotTask, Snapshotter};
 use quorate_storage::{LogError, SnapshotError};
 use tokio::sync::oneshot;
 
+use crate::runtime::apply_pool::ApplyPool;
 use crate::runtime::gauge::{Gauge, Permit};
 use crate::runtime::host_thread::{HostInput, Shared};
 use crate::runtime::log_lane::LogThread;
@@ -23,14 +23,6 @@ pub(crate) enum LogInput {
     Task { task: LogTask, permit: Permit },
     /// The completion goes to whoever asked; the host does not know the group yet (or any more).
     Asked { task: LogTask, reply: oneshot::Sender<Result<(), LogError>> },
-}
-
-/// For the apply thread.
-pub(crate) enum ApplyInput {
-    /// A task of the host.
-    Task { task: ApplyTask, permit: Permit },
-    /// A group is about to be opened.
-    Add(Box<RecoveredMachine>),
 }
 
 /// For the read thread.
@@ -116,23 +108,6 @@ pub(crate) fn failure_of(result: &Result<(), LogError>) -> Option<String> {
     Some(error.to_string())
 }
 
-/// Runs the state machines.
-pub(crate) fn apply_loop(mut applier: Applier, mailbox: &Mailbox<ApplyInput>, shared: &Shared) {
-    let mut inputs = Vec::new();
-    while mailbox.take(&mut inputs) {
-        for input in inputs.drain(..) {
-            match input {
-                ApplyInput::Add(machine) => applier.add(*machine),
-                ApplyInput::Task { task, permit } => {
-                    let events = applier.step(task);
-                    drop(permit);
-                    shared.mailbox.push_all(events.into_iter().map(HostInput::Event));
-                }
-            }
-        }
-    }
-}
-
 /// How long older entries wait for room before that is looked for again.
 const ROOM_WAIT: Duration = Duration::from_millis(2);
 
@@ -202,20 +177,39 @@ pub(crate) fn read_loop(
     }
 }
 
-/// Ends a thread's part in the node however it ends: a panic (of ours, or of a transport or store of the user's) must
-/// not leave a node that looks alive, nor anybody who waits for what lies in the thread's mailbox.
-pub(crate) struct ThreadGuard<T> {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) name: &'static str,
-    pub(crate) mailbox: Arc<Mailbox<T>>,
+/// Where a thread finds its work.
+pub(crate) trait WorkPlace: Send + Sync + 'static {
+    /// The thread has ended: what it leaves undone must not be waited for.
+    fn abandon(&self);
 }
 
-impl<T> Drop for ThreadGuard<T> {
+impl<T: Send + 'static> WorkPlace for Mailbox<T> {
+    fn abandon(&self) {
+        Self::abandon(self);
+    }
+}
+
+impl WorkPlace for ApplyPool {
+    /// The others do what is left, and end.
+    fn abandon(&self) {
+        self.close();
+    }
+}
+
+/// Ends a thread's part in the node however it ends: a panic (of ours, or of a transport or store of the user's) must
+/// not leave a node that looks alive, nor anybody who waits for what lies in the thread's mailbox.
+pub(crate) struct ThreadGuard<T: WorkPlace> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) name: &'static str,
+    pub(crate) place: Arc<T>,
+}
+
+impl<T: WorkPlace> Drop for ThreadGuard<T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.fail(format!("the {} thread has panicked: a bug in this build", self.name));
         }
-        self.mailbox.abandon();
+        self.place.abandon();
     }
 }
 

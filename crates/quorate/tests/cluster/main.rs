@@ -7,6 +7,7 @@ mod handle;
 mod harness;
 mod lifecycle;
 mod membership;
+mod neighbours;
 mod offline;
 mod parts;
 mod reads;
