@@ -7,7 +7,7 @@ use std::path::Path;
 /// Letters of the sections and how many rows each has.
 const SECTIONS: [(char, usize); 6] = [('C', 34), ('W', 32), ('S', 15), ('T', 15), ('K', 16), ('R', 14)];
 /// Rows without a test of their own. Fewer is better: change the number when one gets a test.
-const OPEN: usize = 1;
+const OPEN: usize = 0;
 
 #[test]
 fn every_row_of_the_fault_matrix_names_a_test_or_says_why_not() {
