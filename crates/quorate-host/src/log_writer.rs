@@ -51,7 +51,8 @@ impl LogWriter {
         self.waiting.extend(tasks);
     }
 
-    /// Writes and syncs everything submitted: blocks on the disk, if there is one. Returns the completions.
+    /// Writes and syncs everything submitted: blocks on the disk, if there is one. Returns the
+    /// completions.
     pub fn step(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let mut waiting = std::mem::take(&mut self.waiting);

@@ -2,7 +2,8 @@
 //!
 //! Submit and complete: `write` queues a batch, `flush` makes everything queued durable with one
 //! sync and then calls the batches' completions in order. `flush` blocks, so a shell runs it on the
-//! log writer's thread, unless the store says that it never does ([`LogStore::may_wait`]); reads go through [`LogReader`] from any thread meanwhile.
+//! log writer's thread, unless the store says that it never does ([`LogStore::may_wait`]); reads go
+//! through [`LogReader`] from any thread meanwhile.
 
 use std::io;
 use std::ops::Range;
@@ -97,9 +98,10 @@ pub trait LogStore: Send {
     /// The disk is low on space: until this says that it is no more, the store keeps nothing that it does not
     /// need. It is asked for no entries meanwhile. By default nothing changes.
     fn set_low_on_space(&mut self, _is_low: bool) {}
-    /// Whether `write` or `flush` may wait for something: a disk, a network, another process. Then they are called on a thread
-    /// of their own (the default). A store that says no is written to between two messages, by the thread that everything else
-    /// of the node waits for. Must always be the same.
+    /// Whether `write` or `flush` may wait for something: a disk, a network, another process. Then
+    /// they are called on a thread of their own (the default). A store that says no is written to
+    /// between two messages, by the thread that everything else of the node waits for. Must always
+    /// be the same.
     fn may_wait(&self) -> bool {
         true
     }

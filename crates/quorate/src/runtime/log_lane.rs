@@ -1,14 +1,15 @@
-//! Where the writes of the log are done: by a thread of their own, or, when the store never waits, at once.
+//! Where the writes of the log are done: by a thread of their own, or, when the store never waits,
+//! at once.
 //!
 //! ```text
 //!   host thread ──► mailbox ──► log thread: write, sync ──► completions to the host's mailbox
 //!   host thread ──► write ──► completions, in the same turn          (`LogStore::may_wait` says no)
 //! ```
 //!
-//! * Two wake-ups of a thread cost more than a write to memory: without them a message is answered in the turn in which it
-//!   came.
-//! * The host thread still never waits for a disk: a store that may wait, or one beside a disk whose space is watched, has
-//!   the thread.
+//! * Two wake-ups of a thread cost more than a write to memory: without them a message is answered
+//!   in the turn in which it came.
+//! * The host thread still never waits for a disk: a store that may wait, or one beside a disk
+//!   whose space is watched, has the thread.
 
 use std::sync::Arc;
 
