@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::{
-    BatchEnd, Bytes, BytesSnapshot, ClusterId, Command, Consistency, GroupId, GroupStatus, MachineError,
-    Member, MemberRole, MemoryNetwork, Node, NodeConfig, NodeId, Raft, ReplicaId, RoleName, SnapshotSource,
-    Start, StateMachine, Storage,
+    BatchEnd, Bytes, BytesSnapshot, ClusterId, Command, Consistency, GroupId, GroupStatus, LogIndex,
+    MachineError, Member, MemberRole, MemoryNetwork, Node, NodeConfig, NodeId, Raft, ReplicaId, RoleName,
+    SnapshotSource, Start, StateMachine, Storage,
 };
 use tempfile::TempDir;
 
@@ -194,10 +194,23 @@ impl Cluster {
 
     /// Waits until `id` has applied what the leader has, and returns its state.
     pub(crate) async fn caught_up(&self, id: u64) -> String {
-        let leader = self.leader().await;
-        let applied = self.rafts[&leader].barrier().await.unwrap().index;
+        let applied = self.barrier().await;
         self.rafts[&id].wait_for(|status| status.applied >= applied, PATIENCE).await.unwrap();
         self.content(id).await
+    }
+
+    /// The index of a barrier. On a busy machine who leads may change at any time.
+    async fn barrier(&self) -> LogIndex {
+        let mut pause = tokio::time::interval(Duration::from_millis(5));
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let leader = self.leader().await;
+            match self.rafts[&leader].barrier().await {
+                Ok(id) => return id.index,
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "no barrier: {error}"),
+            }
+            pause.tick().await;
+        }
     }
 
     pub(crate) async fn content(&self, id: u64) -> String {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use quorate::wal_tools::{self, DumpItem, DumpedKind};
 use quorate::{
-    ClusterId, ForcedRecovery, LogKind, Member, Node, NodeId, Offline, OfflineError, RecoverOptions,
+    ClusterId, ForcedRecovery, LogKind, Member, Node, NodeId, Offline, OfflineError, OsDisk, RecoverOptions,
     RecoveryRefused, ReplicaId, RequestError, RoleName, Start, SurvivorError, has_existing_state, inspect,
     members_from_json, members_from_toml, recover_cluster, recovery_with,
 };
@@ -28,14 +29,24 @@ fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Takes the mark from the end of the log, as if the power had failed before it was on the disk.
+/// What is written without a sync has none.
 fn lose_last_mark(directory: &Path) {
-    let segment = directory.join("wal/0000000000000001.wal");
-    let mut content = std::fs::read(&segment).unwrap();
-    // A mark is a record without a body: 33 bytes, the last of them not zero, and 7 zeros.
-    let kind = content.iter().rposition(|byte| *byte != 0).unwrap();
-    assert_eq!(content[kind], 2, "the last record is a mark");
-    content[kind - 32..=kind].fill(0);
-    std::fs::write(&segment, content).unwrap();
+    let mut last = None;
+    let mut see = |item| {
+        if let DumpItem::Record(record) = item {
+            last = Some(record);
+        }
+        true
+    };
+    wal_tools::dump(&OsDisk::new(directory), Path::new("wal"), &mut see).unwrap();
+    let last = last.unwrap();
+    if last.kind == DumpedKind::Mark {
+        let segment = directory.join(&last.path);
+        let mut content = std::fs::read(&segment).unwrap();
+        let (from, bytes) = (usize::try_from(last.offset).unwrap(), usize::try_from(last.bytes).unwrap());
+        content[from..from + bytes].fill(0);
+        std::fs::write(&segment, content).unwrap();
+    }
 }
 
 /// Number 1 of three goes on, because the others are lost.
