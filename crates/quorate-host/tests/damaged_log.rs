@@ -5,6 +5,7 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use quorate_core::{LogIndex, NodeId, RoleName};
 use quorate_host::{Answer, Lane, RecoverError, Request, recover_group};
@@ -135,6 +136,27 @@ fn replica_that_was_filled_up_half_way_still_knows_what_it_lost() {
     assert!(cut_at < state.last && state.last < end, "half way: {} < {} < {end}", cut_at, state.last);
     assert_eq!(state.lost_until, end);
     nobody_leads(&mut cluster, 10_000, &[loser, laggard]);
+}
+
+/// Its group is at rest when it starts again. It may not campaign, which is how others wake their
+/// leader: it is filled up without anybody having written.
+#[test]
+fn replica_that_lost_entries_of_a_group_at_rest_wakes_its_leader() {
+    let mut cluster =
+        on_wals(3, |cluster| cluster.config.core.quiesce_after = Some(Duration::from_millis(500)));
+    write(&mut cluster, 0..=9);
+    let leader = cluster.leader();
+    let [loser, _] = others(&cluster, leader);
+    cluster.pass(5000);
+    let end = cluster.status(leader).last;
+    let rests = |cluster: &Cluster| cluster.nodes[&leader].host.core_status(GROUP).unwrap().quiescent;
+    assert!(rests(&cluster));
+    rot(&cluster, loser, 7);
+    cluster.restart(loser);
+    assert!(cluster.status(loser).last < end, "it lost entries");
+    cluster.pass(10_000);
+    assert_eq!((cluster.status(loser).last, cluster.status(loser).applied), (end, end.index));
+    assert!(rests(&cluster), "and the group rests again");
 }
 
 /// A snapshot covers the damage: nothing is lost, and the replica votes at once.
