@@ -80,8 +80,10 @@ impl World {
 
     /// A node stops, somebody copies its disk, and it goes on with its own. The copy is put in its place later.
     pub(crate) fn back_up(&mut self, id: NodeId) {
+        let now = self.agenda.now();
+        // A start that is undone may be the one that made the directory.
         let idle = self.nodes.get(&id).is_some_and(|node| {
-            node.rot.is_none() && node.kept_disk.is_none() && node.backup.is_none() && node.running.is_some()
+            node.rot.is_none() && node.kept_disk.is_none() && node.backup.is_none() && node.is_up(now)
         });
         if !idle || !self.may_be_damaged(id) {
             return;

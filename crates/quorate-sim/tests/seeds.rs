@@ -71,7 +71,7 @@ fn seeds_that_once_found_a_bug() {
     // These failed through mistakes of the simulator.
     let of_the_simulator = [
         65, 1_324, 2_253, 4_812, 4_847, 14_786, 18_906, 201_918, 213_062, 228_498, 229_921, 236_237, 413_900,
-        421_367, 426_677, 428_321, 502_700, 736_185,
+        421_367, 426_677, 428_321, 502_700, 736_185, 799_619,
     ];
     for seed in [344, 1145, 1280, 1353, 1426, 1439, 1465, 1475, 719_385].into_iter().chain(of_the_simulator) {
         let report = run_seed(seed, &Options::default());
