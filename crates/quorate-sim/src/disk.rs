@@ -435,7 +435,7 @@ impl Disk for SimDisk {
         let (to_parent, to_name) = state.parent(to)?;
         let at = state.spend(1_000);
         if from_parent == to_parent {
-            let operation = NameOperation::Rename { from: from_name, to: to_name };
+            let operation = NameOperation::Rename { from: from_name, to: to_name, inode };
             state.directory(from_parent, from)?.push(at, operation);
         } else {
             state.directory(to_parent, to)?.push(at, NameOperation::Link { name: to_name, inode });

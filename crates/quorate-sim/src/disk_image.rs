@@ -54,9 +54,19 @@ pub(crate) enum FileOperation {
 
 #[derive(Clone, Debug)]
 pub(crate) enum NameOperation {
-    Link { name: String, inode: u64 },
-    Unlink { name: String },
-    Rename { from: String, to: String },
+    Link {
+        name: String,
+        inode: u64,
+    },
+    Unlink {
+        name: String,
+    },
+    /// Of this file: never of another that had the name before, should the removal of that one be lost.
+    Rename {
+        from: String,
+        to: String,
+        inode: u64,
+    },
     Sync,
 }
 
@@ -405,9 +415,10 @@ fn apply_name(names: &mut BTreeMap<String, u64>, operation: &NameOperation) {
         NameOperation::Unlink { name } => {
             names.remove(name);
         }
-        NameOperation::Rename { from, to } => {
-            if let Some(inode) = names.remove(from) {
-                names.insert(to.clone(), inode);
+        NameOperation::Rename { from, to, inode } => {
+            if names.get(from) == Some(inode) {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
             }
         }
         NameOperation::Sync => {}
