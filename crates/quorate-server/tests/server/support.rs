@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quorate_client::{Client, ClientOptions};
@@ -31,9 +32,15 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
     }
 }
 
-/// An address that is free now.
+/// An address that is free now, below those that the kernel gives to outgoing connections and those
+/// of other tests; no other caller in this process gets it.
 pub(crate) fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    const PORTS: u32 = 6_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(97) % PORTS;
+    let ports = (0..PORTS).map(|_| 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS);
+    let mut addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+    addresses.find(|address| TcpListener::bind(address).is_ok()).expect("there are thousands of ports")
 }
 
 /// Nodes in a directory of their own.
