@@ -10,7 +10,8 @@
 //! * A request is sent once and carried out at most once, however often the network repeats it: only the
 //!   leader of its term does, and that one remembers the highest number of each follower. Numbers grow, also
 //!   over restarts of the follower, by its clock: one whose clock has gone back is taken for a repeat, and
-//!   not answered, for the rest of the term at most.
+//!   not answered, for the rest of the term at most. Those of one start differ from those of another also within a
+//!   millisecond, by a number drawn at the start: the answer to a question of before is no answer to one of now.
 //! * "Not applied" is only said by a leader that can rule out an earlier copy. One that was started in the term of the
 //!   request, or later, may have forgotten one and says nothing.
 //! * No answer within `GroupConfig::forward_within`, a peer that cannot be reached, or another leader: the outcome is
@@ -26,9 +27,12 @@ use crate::event::{Now, Outbound, Work};
 use crate::peer::{Forward, ForwardReply, ForwardVerdict, PeerBody, PeerMessage};
 use crate::replica::Replica;
 use crate::request::{Answer, Dedupe, LeaderRequest, RequestError, Ticket};
+use crate::resting::splitmix64;
 
 /// Tickets from here on are the host's own.
 pub(crate) const OWN_TICKETS: u64 = 1 << 63;
+/// How much of a number is drawn; the rest is the clock, in milliseconds.
+const DRAWN_BITS: u32 = 20;
 /// What a waiting request costs besides its bytes.
 const REQUEST_BYTES: u64 = 192;
 
@@ -64,6 +68,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Forwarding {
     next_number: u64,
+    /// Drawn at the start, of `DRAWN_BITS`.
+    drawn: u64,
     waiting: BTreeMap<u64, Waiting>,
     bytes: u64,
     /// The highest number seen of each replica, and the term it was for.
@@ -73,8 +79,17 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
-    pub(crate) const fn new(opened_in: Term) -> Self {
-        Self { next_number: 0, waiting: BTreeMap::new(), bytes: 0, seen: BTreeMap::new(), opened_in }
+    /// `seed`: of this start alone.
+    pub(crate) const fn new(opened_in: Term, seed: u64) -> Self {
+        let drawn = splitmix64(seed) >> (u64::BITS - DRAWN_BITS);
+        Self { next_number: 0, drawn, waiting: BTreeMap::new(), bytes: 0, seen: BTreeMap::new(), opened_in }
+    }
+
+    /// A number above every one of an earlier start of this replica, by its clock.
+    fn number(&mut self, unix_millis: u64) -> u64 {
+        let number = self.next_number.max(unix_millis << DRAWN_BITS | self.drawn);
+        self.next_number = number + 1;
+        number
     }
 
     pub(crate) fn release_memory(&mut self) {
@@ -142,9 +157,7 @@ impl Replica {
         if self.forwarding.bytes + bytes > bytes_max {
             return Err(RequestError::Busy { what: "too many bytes wait for the leader's answer" });
         }
-        // Above every number of an earlier run of this replica, by its clock.
-        let number = self.forwarding.next_number.max(now.unix_millis << 20);
-        self.forwarding.next_number = number + 1;
+        let number = self.forwarding.number(now.unix_millis);
         self.forwarding.bytes += bytes;
         let until = now.mono + self.config.forward_within;
         self.forwarding.waiting.insert(number, Waiting { ticket, to, node, term, until, bytes });

@@ -241,11 +241,12 @@ impl Host {
         let mut config = with_envelope(setup.config.core.clone());
         config.id = setup.replica;
         config.seed ^= (setup.replica.0 << 32) ^ group.0 ^ now.mono.0 ^ now.unix_millis;
+        let seed = config.seed;
         let core = RawNode::new(config, setup.restored.clone(), now.mono)
             .map_err(|error| OpenError::Inconsistent { group, reason: error.to_string() })?;
         self.broken.remove(&group);
         let config = self.share_config(&setup.config);
-        let mut replica = Box::new(Replica::new(setup, config, core));
+        let mut replica = Box::new(Replica::new(setup, config, core, seed));
         replica.stream_turn = self.pace.time_for(turn_bytes as u64);
         self.replicas.insert(group, replica);
         self.now = now;

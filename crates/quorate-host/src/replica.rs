@@ -106,7 +106,13 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) fn new(setup: crate::host::GroupSetup, config: Arc<GroupConfig>, core: RawNode) -> Self {
+    /// `seed`: of this start alone.
+    pub(crate) fn new(
+        setup: crate::host::GroupSetup,
+        config: Arc<GroupConfig>,
+        core: RawNode,
+        seed: u64,
+    ) -> Self {
         let applied = setup.restored.applied.max(setup.restored.compacted.index);
         let core_term = core.status().term;
         Self {
@@ -120,7 +126,7 @@ impl Replica {
             waiting: BTreeMap::new(),
             waiting_count: 0,
             reads: Reads::new(),
-            forwarding: Forwarding::new(core_term),
+            forwarding: Forwarding::new(core_term, seed),
             versions: Versions::new(setup.versions),
             session_limits: SessionLimits::new(setup.session_limits),
             transferring: None,

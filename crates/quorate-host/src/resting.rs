@@ -34,12 +34,16 @@ fn part_of(group: GroupId) -> usize {
     usize::try_from(group.0 % PARTS as u64).unwrap_or(0)
 }
 
-/// A number for a group that rests in a term, unlike that of others (the finisher of splitmix64).
+/// A number for a group that rests in a term, unlike that of others.
 fn mark_of(group: GroupId, term: Term) -> u64 {
-    let mut mark = group.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ term.0.rotate_left(32);
-    mark = (mark ^ (mark >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mark = (mark ^ (mark >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mark ^ (mark >> 31)
+    splitmix64(group.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ term.0.rotate_left(32))
+}
+
+/// The finisher of splitmix64: numbers that are near each other become ones that are not.
+pub(crate) const fn splitmix64(mut number: u64) -> u64 {
+    number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
 }
 
 /// What was noted of a replica when it went to rest.

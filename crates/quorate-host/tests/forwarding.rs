@@ -8,7 +8,8 @@ use std::rc::Rc;
 
 use quorate_core::{NodeId, ReplicaId};
 use quorate_host::{
-    Answer, Dedupe, Event, LeaderRequest, PeerBody, PeerMessage, Proposal, Request, RequestError, SessionId,
+    Answer, Dedupe, Event, LeaderRequest, Now, PeerBody, PeerMessage, Proposal, Request, RequestError,
+    SessionId, Ticket,
 };
 use support::{Cluster, GROUP, query, text};
 
@@ -139,6 +140,36 @@ fn a_follower_whose_clock_went_back_is_heard_again_in_the_next_term() {
         say(&mut cluster, 1);
         assert_eq!(text(cluster.request(follower, query())), "2", "once");
     }
+}
+
+/// A follower restarts before it has its answer, and its clock goes back to the very millisecond of the question. The
+/// answer, when it comes, is not taken for that to what is asked now.
+#[test]
+fn an_answer_to_a_question_of_before_a_restart_answers_nothing_that_is_asked_now() {
+    let kept: Rc<RefCell<Vec<PeerMessage>>> = Rc::default();
+    let keeps = Rc::clone(&kept);
+    let (mut cluster, leader, follower) = settled(|cluster| {
+        cluster.loses = Some(Box::new(move |outbound| {
+            let is_answer = matches!(outbound.message.body, PeerBody::ForwardReply(_));
+            if is_answer {
+                keeps.borrow_mut().push(outbound.message.clone());
+            }
+            is_answer
+        }));
+    });
+    let then = cluster.time().unix_millis;
+    cluster.ask(follower, plain("a"));
+    let answer = kept.borrow()[0].clone();
+    // Every start has a seed of its own.
+    cluster.config.core.seed += 1;
+    cluster.restart(follower);
+    cluster.pass(200);
+    let (now, ticket) = (Now { unix_millis: then, ..cluster.time() }, Ticket(1000));
+    let host = &mut cluster.nodes.get_mut(&follower).unwrap().host;
+    host.on_event(now, Event::Request { group: GROUP, ticket, request: plain("b") });
+    host.on_event(now, Event::Received { from: leader, message: answer });
+    cluster.settle();
+    assert!(!cluster.is_answered(ticket), "{:?}", cluster.reply(ticket));
 }
 
 #[test]
