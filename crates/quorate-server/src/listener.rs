@@ -11,6 +11,8 @@
 //! * A connection on which nothing moves in either direction for [`IDLE_MAX`] is ended, so that
 //!   clients that vanished do not use up the limit.
 //! * Without file descriptors the connections that are there go on, and new ones wait.
+//! * Before a connection writes, every task that is ready has its turn once: the answers of a batch
+//!   share a call of the system.
 
 use std::io;
 use std::net::SocketAddr;
@@ -164,7 +166,7 @@ impl Listener for BoundedListener {
                 tracing::debug!(%address, %error, "no TCP_NODELAY");
             }
             let idle = Box::pin(tokio::time::sleep_until(Instant::now() + IDLE_MAX));
-            return (BoundedStream { stream, idle, _permit: permit }, address);
+            return (BoundedStream { stream, idle, has_yielded: false, _permit: permit }, address);
         }
     }
 
@@ -177,12 +179,24 @@ impl Listener for BoundedListener {
 pub(crate) struct BoundedStream {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
+    /// Whether everybody else had their turn since there was something to write.
+    has_yielded: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl BoundedStream {
     fn moved(&mut self) {
         self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+    }
+
+    /// Whether the tasks that are ready have their turn first: they may have more to write here, and
+    /// the call of the system costs the same.
+    fn yields(&mut self, context: &Context<'_>) -> bool {
+        self.has_yielded = !self.has_yielded;
+        if self.has_yielded {
+            context.waker().wake_by_ref();
+        }
+        self.has_yielded
     }
 }
 
@@ -210,6 +224,9 @@ impl AsyncWrite for BoundedStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.yields(context) {
+            return Poll::Pending;
+        }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         if written.is_ready() {
             self.moved();
@@ -222,6 +239,9 @@ impl AsyncWrite for BoundedStream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.yields(context) {
+            return Poll::Pending;
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         if written.is_ready() {
             self.moved();
@@ -239,5 +259,37 @@ impl AsyncWrite for BoundedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Several answers of one batch go out in one call of the system, because the first one waits
+    /// until the others have been made.
+    #[tokio::test(flavor = "current_thread")]
+    async fn whoever_is_ready_has_a_turn_before_an_answer_is_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut listener = BoundedListener::new(listener, Arc::new(Places::new(1)));
+        let (mut client, (mut served, _)) =
+            tokio::join!(async { TcpStream::connect(address).await.unwrap() }, listener.accept());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let of_writer = Arc::clone(&order);
+        let writer = tokio::spawn(async move {
+            served.write_all(b"one").await.unwrap();
+            of_writer.lock().unwrap().push("written");
+            served.write_all(b"two").await.unwrap();
+        });
+        let of_other = Arc::clone(&order);
+        let other = tokio::spawn(async move { of_other.lock().unwrap().push("other") });
+        tokio::try_join!(writer, other).unwrap();
+        assert_eq!(*order.lock().unwrap(), ["other", "written"]);
+        let mut got = String::new();
+        client.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "onetwo");
     }
 }
