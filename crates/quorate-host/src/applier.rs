@@ -190,7 +190,7 @@ impl RecoveredMachine {
             self.incoming.discard_records();
             return self.machine.commit(BatchEnd { applied: self.applied, records: &[] });
         }
-        let mut records = self.sessions.take_records();
+        let mut records = self.sessions.take_records(self.applied.index);
         records.extend(self.incoming.take_records()?);
         self.machine.commit(BatchEnd { applied: self.applied, records: &records })?;
         if self.incoming.has_retired() && self.machine.flush()?.index >= self.applied.index {
@@ -269,6 +269,7 @@ impl RecoveredMachine {
         self.machine
             .restore(&mut content, BatchEnd { applied: id, records: &records })
             .map_err(|error| MachineError::with(format!("the state from outside at {id}"), error))?;
+        self.sessions.set_saved(id.index);
         Ok(Ok(Answer::Applied { id, response: Bytes::new() }))
     }
 
@@ -322,6 +323,7 @@ impl RecoveredMachine {
             read_section(&mut content, Place { store: snapshots, group: snapshot.group }, last)?;
         self.sessions = Sessions::from_records(SessionConfig::default(), &stored)
             .map_err(|error| MachineError::with(format!("sessions of the snapshot at {last}"), error))?;
+        self.sessions.set_saved(last.index);
         self.check_version()?;
         let mut incoming = filling.finish()?;
         let mut records: Vec<_> = stored.into_iter().map(|(key, value)| (key, Some(value))).collect();

@@ -88,9 +88,18 @@ impl BytesReader {
 
 /// Appends a `u32` length and the bytes.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    let length = u32::try_from(bytes.len()).expect("everything that is encoded is limited far below 4 GiB");
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(bytes);
+    put_sized(out, |out| out.extend_from_slice(bytes));
+}
+
+/// Appends a `u32` length and as many bytes as `put` does.
+pub(crate) fn put_sized<T>(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    let result = put(out);
+    let length = u32::try_from(out.len() - start - 4);
+    let length = length.expect("everything that is encoded is limited far below 4 GiB");
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    result
 }
 
 pub(crate) fn put_u64(out: &mut Vec<u8>, number: u64) {

@@ -144,7 +144,7 @@ pub fn recover_group(
     let (pieces, records): (Vec<_>, Vec<_>) =
         recovered.records.into_iter().partition(|(key, _)| incoming::is_record(key));
     let records = if planted("sessions_lost_at_start") { &[][..] } else { &records[..] };
-    let sessions = Sessions::from_records(SessionConfig::default(), records)
+    let sessions = Sessions::recover(SessionConfig::default(), records, recovered.applied.index)
         .map_err(|error| MachineError::with("the session records of the machine are damaged", error))?;
     let incoming = Incoming::recover(Place { store: snapshots, group }, &pieces, recovered.applied.index)?;
     let mut machine = RecoveredMachine { group, machine, sessions, incoming, applied: recovered.applied };

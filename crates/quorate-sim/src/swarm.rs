@@ -128,7 +128,9 @@ fn draw_group(rng: &mut Rng) -> GroupConfig {
     let idle_max = Duration::from_millis(*rng.pick(&[3_600_000, 3_600_000, 3_600_000, 700]).unwrap_or(&700));
     // Wall clocks jump by a year: a key that is forgotten by then would let its command be applied again, rightly.
     let key_retention = Duration::from_hours(24 * 36_500);
-    let sessions = SessionConfig { idle_max, key_retention, ..SessionConfig::default() };
+    // So that machines on disk fold their journals of it every few dozen commands. No key is evicted.
+    let bytes_max = 256 << 10;
+    let sessions = SessionConfig { bytes_max, idle_max, key_retention, ..SessionConfig::default() };
     let stalled_write_max = Duration::from_millis(*rng.pick(&[150, 5_000]).unwrap_or(&5_000));
     GroupConfig { core, snapshots, sessions, stalled_write_max, ..GroupConfig::default() }
 }
