@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
+use quorate_core::planted::planted;
 use quorate_core::{DecodeError, LogIndex};
 
 use crate::bytes_reader::{BytesReader, put_log_id, put_sized, put_u64};
@@ -184,7 +185,9 @@ impl Sessions {
             let new = answers.filter(|(_, kept)| kept.id.index > saved.base);
             keys.extend(new.map(|(sequence, _)| RecordKey::Answer(id, *sequence)));
         }
-        keys.extend(self.keys_by_use.range(since).map(|(_, key)| RecordKey::Key(key.clone())));
+        if !planted("fold_forgets_keys") {
+            keys.extend(self.keys_by_use.range(since).map(|(_, key)| RecordKey::Key(key.clone())));
+        }
         let records = keys.iter().map(|key| (key.encode(), self.record(key)));
         records.chain(saved.journal.into_iter().map(|index| (journal_key(index), None))).collect()
     }
