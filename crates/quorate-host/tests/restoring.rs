@@ -64,6 +64,20 @@ fn pieces_outlive_snapshots_and_restarts_and_are_installed_everywhere() {
     }
 }
 
+/// The entry that installs a state is the last of its batch, and moves the clock.
+#[test]
+fn a_machine_on_disk_starts_again_right_after_a_state_was_installed() {
+    let mut cluster = Cluster::with(1, |cluster| cluster.durable = true);
+    let leader = cluster.leader();
+    assert!(applied(&cluster.request(leader, piece(7, 0..14))));
+    cluster.pass(500);
+    assert!(applied(&cluster.request(leader, install(7))));
+    cluster.restart(leader);
+    assert_eq!(cluster.leader(), leader);
+    assert_eq!(text(cluster.request(leader, query())), "3");
+    assert!(cluster.stopped.is_empty(), "{:?}", cluster.stopped);
+}
+
 #[test]
 fn a_gap_another_state_and_a_long_silence_end_it_and_nothing_changes() {
     let mut cluster = Cluster::with(1, |cluster| {

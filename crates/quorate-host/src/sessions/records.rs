@@ -192,8 +192,10 @@ impl Sessions {
         records.chain(saved.journal.into_iter().map(|index| (journal_key(index), None))).collect()
     }
 
-    /// The machine has all [`records`](Self::records) as of `applied`, and no journal.
+    /// The machine has been given all [`records`](Self::records) as of `applied`, and has no journal.
     pub(crate) fn set_saved(&mut self, applied: LogIndex) {
+        // A journal of the batch's other changes would be older than what it begins with.
+        self.changed.clear();
         self.saved = Saved { base: applied, ..Saved::default() };
     }
 
