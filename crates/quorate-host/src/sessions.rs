@@ -539,9 +539,18 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Open,
-        Numbered { session: u64, sequence: u64, acked_below: u64 },
-        Key { name: u8, fingerprint: u64 },
+        Numbered {
+            session: u64,
+            sequence: u64,
+            acked_below: u64,
+        },
+        Key {
+            name: u8,
+            fingerprint: u64,
+        },
         Commit,
+        /// A state from outside is installed, in the middle of a batch.
+        Whole,
         Restart,
     }
 
@@ -552,6 +561,7 @@ mod tests {
                 .prop_map(|(session, sequence, acked_below)| Step::Numbered { session, sequence, acked_below }),
             3 => (0..4u8, 0..2u64).prop_map(|(name, fingerprint)| Step::Key { name, fingerprint }),
             2 => Just(Step::Commit),
+            1 => Just(Step::Whole),
             1 => Just(Step::Restart),
         ];
         prop::collection::vec((0..40u64, step), 1..80)
@@ -565,7 +575,7 @@ mod tests {
             Step::Key { name, fingerprint } => {
                 Some(Dedupe::Key { key: Bytes::from(vec![*name]), fingerprint: *fingerprint })
             }
-            Step::Open | Step::Commit | Step::Restart => None,
+            Step::Open | Step::Commit | Step::Whole | Step::Restart => None,
         }
     }
 
@@ -587,7 +597,11 @@ mod tests {
                     assert_eq!(again.bytes, log.table.bytes);
                     log.table = again;
                 }
-                Step::Commit | Step::Restart => {}
+                Step::Whole if restarts => {
+                    log.stored = log.table.records().into_iter().collect();
+                    log.table.set_saved(LogIndex(log.index));
+                }
+                Step::Commit | Step::Whole | Step::Restart => {}
                 Step::Numbered { .. } | Step::Key { .. } => {
                     let dedupe = dedupe_of(step).unwrap();
                     told.push(log.command(millis, &dedupe, &"x".repeat(usize::try_from(pass % 12).unwrap())));
