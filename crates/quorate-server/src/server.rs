@@ -215,7 +215,8 @@ impl Server {
         // A page, or a value on the way to the leader, with room for what is around it.
         let message_bytes_max = message_bytes_max(config);
         let service = Arc::new(Service {
-            raft: raft.clone(),
+            // Many connections have something to ask in one turn of the runtime.
+            raft: raft.gathering(),
             node: config.node,
             cluster_id,
             limits: config.limits.clone(),

@@ -365,11 +365,11 @@ impl Service {
 
     /// Who leads, as far as this node knows.
     pub(crate) fn leader(&self) -> Option<Leads> {
-        let status = self.raft.status();
-        if status.role == RoleName::Leader {
-            return Some(Leads::Here);
-        }
-        status.leader_hint.map(|hint| Leads::There(hint.into()))
+        self.raft.look(|status| match &status.leader_hint {
+            _ if status.role == RoleName::Leader => Some(Leads::Here),
+            Some(hint) => Some(Leads::There(hint.clone().into())),
+            None => None,
+        })
     }
 
     /// Waits a moment for the replica's status to change; false when the time is up.

@@ -98,6 +98,7 @@ mod bytes_snapshot;
 mod config;
 pub mod conformance;
 mod forwarding;
+mod gathering;
 mod members;
 mod members_file;
 mod node;

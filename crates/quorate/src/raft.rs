@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::{
-    ChangeError, GroupId, LogId, LogIndex, MembershipChange, MembershipTransition, NodeId, RaftEvent,
-    ReplicaId, RoleName,
+    ChangeError, GroupId, LogId, LogIndex, MembershipChange, MembershipTransition, MonoTime, NodeId,
+    RaftEvent, ReplicaId, RoleName,
 };
 use quorate_host::{
     Answer, Consistency, Dedupe, GroupConfig, GroupStatus, LeaderRequest, Proposal, Request, RequestError,
@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
 use crate::config::{FrameLimit, fits_in_frames};
+use crate::gathering::{Gathering, stopped};
 use crate::runtime::host_thread::{GroupFeed, HostInput, Shared};
 
 /// A command that was applied.
@@ -81,6 +82,8 @@ pub struct Raft {
     pub(crate) forwards: bool,
     /// Changes of the members through this handle are for the membership at this position.
     pub(crate) expected: Option<LogId>,
+    /// Requests through this handle are handed over with others'.
+    pub(crate) gathering: Option<Arc<Gathering>>,
 }
 
 /// A command that has been submitted: await it for the outcome. Dropping it does not withdraw the
@@ -201,6 +204,7 @@ impl Raft {
             forwards: false,
             extension: Bytes::new(),
             expected: None,
+            gathering: None,
         }
     }
 
@@ -536,6 +540,11 @@ impl Raft {
         self.feed.status.borrow().clone()
     }
 
+    /// What `look` finds in the status. Cheaper than a copy of it; the replica waits meanwhile, so it must be quick.
+    pub fn look<T>(&self, look: impl FnOnce(&GroupStatus) -> T) -> T {
+        look(&self.feed.status.borrow())
+    }
+
     /// Follows the status. Intermediate states may be skipped.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<GroupStatus> {
@@ -583,38 +592,57 @@ impl Raft {
 
     /// Hands a request to the host thread.
     pub(crate) fn send(&self, request: Request) -> PendingAnswer {
-        let mut answers = self.send_together([request]);
-        answers.pop().unwrap_or_else(|| self.pending(AnswerState::Refused(Some(unexpected()))))
+        let state = match self.admit(request, self.shared.clock.now().mono) {
+            Ok((input, state)) => match &self.gathering {
+                Some(gathering) => {
+                    gathering.leave([input]);
+                    state
+                }
+                None if self.shared.mailbox.push(input).is_ok() => state,
+                None => AnswerState::Refused(Some(stopped())),
+            },
+            Err(what) => AnswerState::Refused(Some(RequestError::Busy { what })),
+        };
+        self.pending(state)
     }
 
     /// Hands requests to the host thread, which looks at all of them in one turn. One answer each.
     fn send_together(&self, requests: impl IntoIterator<Item = Request>) -> Vec<PendingAnswer> {
         let asked = self.shared.clock.now().mono;
-        let aside = &self.feed.aside;
         let mut states = Vec::new();
         let mut inputs = Vec::new();
         let mut full = None;
         for request in requests {
-            if aside.backlog.is_full() {
-                full = full.or(Some("the backlog of the disk or the state machine"));
-            }
-            let permit = full.is_none().then(|| aside.requests.admit(request_bytes(&request))).flatten();
-            let Some(permit) = permit else {
-                let what = *full.get_or_insert("the queue of requests");
-                states.push(AnswerState::Refused(Some(RequestError::Busy { what })));
-                continue;
-            };
-            let (reply, answer) = oneshot::channel();
-            inputs.push(HostInput::Request { group: self.group, request, asked, reply, permit });
-            states.push(AnswerState::Waiting(answer));
+            let admitted = full.map_or_else(|| self.admit(request, asked), Err);
+            states.push(match admitted {
+                Ok((input, state)) => {
+                    inputs.push(input);
+                    state
+                }
+                Err(what) => {
+                    full = Some(what);
+                    AnswerState::Refused(Some(RequestError::Busy { what }))
+                }
+            });
         }
-        if self.shared.mailbox.push_together(inputs).is_err() {
-            for state in &mut states {
-                let reason = "the node has stopped".to_owned();
-                *state = AnswerState::Refused(Some(RequestError::Stopped { reason }));
-            }
+        if let Some(gathering) = &self.gathering {
+            gathering.leave(inputs);
+        } else if self.shared.mailbox.push_together(inputs).is_err() {
+            states.fill_with(|| AnswerState::Refused(Some(stopped())));
         }
         states.into_iter().map(|state| self.pending(state)).collect()
+    }
+
+    /// Room for a request and a place for its answer, or what is full.
+    fn admit(&self, request: Request, asked: MonoTime) -> Result<(HostInput, AnswerState), &'static str> {
+        let aside = &self.feed.aside;
+        if aside.backlog.is_full() {
+            return Err("the backlog of the disk or the state machine");
+        }
+        let permit = aside.requests.admit(request_bytes(&request)).ok_or("the queue of requests")?;
+        let (reply, answer) = oneshot::channel();
+        let input = HostInput::Request { group: self.group, request, asked, reply, permit };
+        Ok((input, AnswerState::Waiting(answer)))
     }
 
     fn pending(&self, state: AnswerState) -> PendingAnswer {

@@ -3,6 +3,7 @@
 
 mod failures;
 mod forwarding;
+mod gathering;
 mod handle;
 mod harness;
 mod lifecycle;
