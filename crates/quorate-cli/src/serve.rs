@@ -215,7 +215,7 @@ fn server_failure(failure: &ServerFailure) -> Failure {
     let exit = match failure {
         ServerFailure::Removed(_) => Exit::Removed,
         ServerFailure::ReplicaStopped(_) => Exit::Disk,
-        ServerFailure::ClientPort(_) | _ => Exit::Error,
+        _ => Exit::Error,
     };
     Failure::new(exit, with_causes(failure))
 }

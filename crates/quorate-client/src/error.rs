@@ -87,6 +87,13 @@ impl ErrorCode {
             Self::MethodNotAllowed => "method_not_allowed",
         }
     }
+
+    /// The code with this [`name`](Self::name).
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        // They are numbered without gaps (`quorate.proto`).
+        (0..).map_while(|number| Self::try_from(number).ok()).find(|code| code.name() == name)
+    }
 }
 
 /// The metadata key under which a unary call's `Error` travels, encoded.
@@ -109,5 +116,20 @@ fn current_text(current_version: Option<u64>) -> String {
 impl From<proto::Error> for Rejection {
     fn from(error: proto::Error) -> Self {
         Self { code: error.code(), message: error.message, reason: error.reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_found_by_its_name() {
+        let last: i32 = ErrorCode::MethodNotAllowed.into();
+        for number in 0..=last {
+            let code = ErrorCode::try_from(number).unwrap();
+            assert_eq!(ErrorCode::named(code.name()), Some(code));
+        }
+        assert_eq!(ErrorCode::named("of a newer node"), None);
     }
 }

@@ -2,7 +2,7 @@
 //! any, and what is counted about them.
 //!
 //! ```text
-//!   request ─► stopping? ─► a permit and room, or busy ─► http.rs, grpc.rs ─► counted ─► answer
+//!   request ─► stopping? ─► a permit and room, or busy ─► port.rs ─► http.rs, grpc.rs ─► counted ─► answer
 //!   stream  ─► stopping? ─► waits for a permit and room per request ─────────┘
 //! ```
 //!
@@ -10,23 +10,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
-use http::Method;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, Response};
 use prost::Message as _;
 use quorate_client::{ErrorCode, proto};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::config::Limits;
 use crate::error::{ApiError, CODE_HEADER};
-use crate::members::shutting_down;
 use crate::metrics::Metrics;
-use crate::room::{Held, Room};
-use crate::stream_room::measured;
+use crate::room::Room;
 
 /// Whether the node is stopping. Set once.
 #[derive(Debug, Default)]
@@ -57,7 +51,7 @@ impl Stopping {
 #[derive(Debug)]
 pub(crate) struct Gate {
     permits: Arc<Semaphore>,
-    room: Arc<Room>,
+    pub(crate) room: Arc<Room>,
     stopping: Arc<Stopping>,
     metrics: Metrics,
     streams: Mutex<JoinSet<()>>,
@@ -77,6 +71,15 @@ impl Gate {
 
     pub(crate) const fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_set()
+    }
+
+    /// A permit for one request, unless there is none.
+    pub(crate) fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| busy("requests"))
     }
 
     /// Waits for a permit and for room for a request of `bytes`, unless it has room already, which are kept
@@ -108,52 +111,16 @@ impl Gate {
     }
 }
 
-/// The middleware in front of everything.
-pub(crate) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let operation = operation(request.method(), request.uri().path());
-    let is_grpc = is_grpc(&request);
-    let outcome = match admit(&gate, operation, request) {
-        Ok((request, held, _permit)) => {
-            let response = next.run(request).await;
-            if held.was_full() { Err(busy("bytes of requests")) } else { Ok(response) }
-        }
-        Err(error) => Err(error),
-    };
-    let response = match outcome {
-        Ok(response) => response,
-        Err(error) if is_grpc => error.into_status().into_http(),
-        Err(error) => error.into_response(),
-    };
-    let code = code_of(&response);
-    if operation != STREAM {
-        gate.metrics.observe(operation, &code, started.elapsed());
-    }
-    response
-}
-
-pub(crate) fn is_grpc(request: &Request) -> bool {
-    let content_type = request.headers().get(CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// A stream is counted by its requests.
-const STREAM: &str = "stream";
+pub(crate) const STREAM: &str = "stream";
 
-/// Lets a request in, with what it holds until it is answered.
-fn admit(gate: &Gate, operation: &str, request: Request) -> Result<Admitted, ApiError> {
-    if matches!(operation, "livez" | "readyz" | "metrics" | "status") {
-        return Ok((request, Held::default(), None));
-    }
-    if gate.stopping.is_set() {
-        return Err(shutting_down());
-    }
-    if operation == STREAM {
-        return Ok((measured(request, &gate.room), Held::default(), None));
-    }
-    let permit = gate.permits.clone().try_acquire_owned().map_err(|_| busy("requests"))?;
-    let (request, held) = gate.room.admit(request).map_err(|_| busy("bytes of requests"))?;
-    Ok((request, held, Some(permit)))
+/// Whether an operation is answered whatever else the node does.
+pub(crate) fn is_always_answered(operation: &str) -> bool {
+    matches!(operation, "livez" | "readyz" | "metrics" | "status")
 }
 
 /// A request of a stream, that was read, with the room that was taken for reading it.
@@ -162,15 +129,13 @@ pub(crate) struct Streamed {
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
-type Admitted = (Request, Held, Option<OwnedSemaphorePermit>);
-
-fn busy(what: &str) -> ApiError {
+pub(crate) fn busy(what: &str) -> ApiError {
     let message = format!("this node works on as many {what} as it may: back off and retry");
     ApiError::new(ErrorCode::Busy, message)
 }
 
 /// What is asked, from a short list: names of metrics must not come from users.
-fn operation(method: &Method, path: &str) -> &'static str {
+pub(crate) fn operation(method: &Method, path: &str) -> &'static str {
     if let Some(rpc) = path.strip_prefix("/quorate.v1.KV/").or(path.strip_prefix("/quorate.v1.Cluster/")) {
         return match rpc {
             "Put" => "put",
@@ -208,16 +173,16 @@ fn operation(method: &Method, path: &str) -> &'static str {
 }
 
 /// `ok`, one of our codes, or what kind of failure it is without one.
-fn code_of(response: &Response) -> String {
+pub(crate) fn code_of<B>(response: &Response<B>) -> &'static str {
     let headers = response.headers();
-    if let Some(code) = headers.get(CODE_HEADER).and_then(|value| value.to_str().ok()) {
-        return code.to_owned();
+    if let Some(code) = headers.get(CODE_HEADER) {
+        return code.to_str().ok().and_then(ErrorCode::named).map_or("other", ErrorCode::name);
     }
     let failed_call = headers.get("grpc-status").is_some_and(|status| status != "0");
     if failed_call || !(response.status().is_success() || response.status().is_redirection()) {
-        return "other".to_owned();
+        return "other";
     }
-    "ok".to_owned()
+    "ok"
 }
 
 #[cfg(test)]

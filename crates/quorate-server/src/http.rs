@@ -92,7 +92,7 @@ fn json_response(status: StatusCode, json: &serde_json::Value) -> Response {
 /// What no route matches, gRPC or not.
 pub(crate) async fn no_such_path(request: Request) -> Response {
     let error = ApiError::new(ErrorCode::NotFound, "there is no such path: see docs/api.md");
-    if is_grpc(&request) {
+    if is_grpc(request.headers()) {
         return tonic::Status::unimplemented("there is no such call: see quorate.v1").into_http();
     }
     error.into_response()
@@ -379,7 +379,7 @@ async fn read_body(
         let message = format!("the {what} is over the limit of {bytes_max} bytes");
         ApiError::new(ErrorCode::TooLarge, message)
     };
-    if declared_bytes(&request).is_some_and(|declared| declared > bytes_max as u64) {
+    if declared_bytes(request.headers()).is_some_and(|declared| declared > bytes_max as u64) {
         return Err(too_large());
     }
     match timeout_at(context.deadline, Limited::new(request.into_body(), bytes_max).collect()).await {

@@ -21,6 +21,7 @@
 mod announce;
 mod certificates;
 mod config;
+mod connections;
 mod convert;
 mod descriptors;
 pub mod engine_fjall;
@@ -35,6 +36,7 @@ mod members;
 mod metrics;
 pub mod offline;
 mod origin;
+mod port;
 mod process_figures;
 mod query;
 mod room;

@@ -12,14 +12,16 @@
 //!
 //! Not here: how many requests there may be (`gate`), and how long one may be (`http`, `grpc`).
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
-use axum::body::Body;
-use axum::extract::Request;
-use futures_util::StreamExt as _;
+use axum::BoxError;
+use bytes::Bytes;
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
-use http_body_util::{BodyStream, StreamBody};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// See the module's head.
@@ -45,9 +47,22 @@ impl Drop for Waits<'_> {
 
 /// What one request holds, until this is dropped.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Held {
-    permits: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
-    was_full: Arc<AtomicBool>,
+pub(crate) struct Held(Arc<Holding>);
+
+#[derive(Debug, Default)]
+struct Holding {
+    permits: Mutex<Option<OwnedSemaphorePermit>>,
+    was_full: AtomicBool,
+}
+
+/// A body of which each piece has room before it is passed on.
+#[derive(Debug)]
+pub(crate) struct Roomy<B> {
+    body: B,
+    room: Arc<Room>,
+    held: Held,
+    /// The request said how long it is, and has room for all of it.
+    is_whole: bool,
 }
 
 /// There was no room.
@@ -64,23 +79,18 @@ impl Room {
     }
 
     /// Takes the room a request needs: at once if it says how much, otherwise while it is read.
-    pub(crate) fn admit(self: &Arc<Self>, request: Request) -> Result<(Request, Held), Full> {
+    pub(crate) fn admit<B>(
+        self: &Arc<Self>,
+        request: http::Request<B>,
+    ) -> Result<(http::Request<Roomy<B>>, Held), Full> {
         let held = Held::default();
-        if let Some(bytes) = declared_bytes(&request) {
+        let declared = declared_bytes(request.headers());
+        if let Some(bytes) = declared {
             // One that is too large is refused as such, by whoever knows that limit, and not read.
             held.take(self, usize::try_from(bytes).unwrap_or(usize::MAX).min(self.each_bytes_max))?;
-            return Ok((request, held));
         }
-        let (room, holds) = (Arc::clone(self), held.clone());
-        let request = request.map(|body| {
-            let pieces = BodyStream::new(body).map(move |piece| {
-                let piece = piece?;
-                holds.take(&room, piece.data_ref().map_or(0, bytes::Bytes::len)).map_err(axum::Error::new)?;
-                Ok::<_, axum::Error>(piece)
-            });
-            Body::new(StreamBody::new(pieces))
-        });
-        Ok((request, held))
+        let (room, holds, is_whole) = (Arc::clone(self), held.clone(), declared.is_some());
+        Ok((request.map(|body| Roomy { body, room, held: holds, is_whole }), held))
     }
 
     /// Waits for room.
@@ -105,7 +115,7 @@ impl Room {
 impl Held {
     /// Whether the request was broken off because there was no room.
     pub(crate) fn was_full(&self) -> bool {
-        self.was_full.load(Ordering::Relaxed)
+        self.0.was_full.load(Ordering::Relaxed)
     }
 
     fn take(&self, room: &Room, bytes: usize) -> Result<(), Full> {
@@ -113,11 +123,11 @@ impl Held {
             .ok()
             .and_then(|bytes| Arc::clone(&room.free).try_acquire_many_owned(bytes).ok());
         let Some(more) = permits else {
-            self.was_full.store(true, Ordering::Relaxed);
+            self.0.was_full.store(true, Ordering::Relaxed);
             room.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Full);
         };
-        let mut held = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.permits.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *held {
             Some(held) => held.merge(more),
             none => *none = Some(more),
@@ -126,7 +136,44 @@ impl Held {
     }
 }
 
-/// What the request says of its length.
-pub(crate) fn declared_bytes(request: &Request) -> Option<u64> {
-    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+impl<B> Body for Roomy<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let piece = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(piece))) => piece,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        };
+        let bytes = piece.data_ref().map_or(0, Bytes::len);
+        if bytes > 0
+            && !self.is_whole
+            && let Err(full) = self.held.take(&self.room, bytes)
+        {
+            return Poll::Ready(Some(Err(full.into())));
+        }
+        Poll::Ready(Some(Ok(piece)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What a request with these headers says of its length.
+pub(crate) fn declared_bytes(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

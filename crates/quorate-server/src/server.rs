@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use axum::Router;
 use quorate::{
     ClusterId, CoreConfig, DataDirError, GroupConfig, GroupId, GroupStatus, LogIndex, Node, NodeConfig,
     NodeId, Raft, ReplicaId, RequestError, RoleName, Storage, StoreError, TlsLoadError, TransportConfig,
@@ -28,20 +27,21 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tonic::service::Routes;
 
 use crate::announce::Announcer;
 use crate::certificates;
 use crate::config::{EngineKind, ServerConfig, StartMode};
+use crate::connections;
 use crate::descriptors::Shares;
 use crate::engine_fjall::{FjallDatabase, FjallSettings};
 use crate::forward::Forwarder;
-use crate::gate::{self, Gate, Stopping};
+use crate::gate::{Gate, Stopping};
 use crate::grpc::Grpc;
 use crate::http::{self, Http};
 use crate::listener::{BoundedListener, Places};
 use crate::metrics::{Metrics, Sources};
 use crate::origin::Origin;
+use crate::port::Port;
 use crate::service::Service;
 use crate::startup::{self, Advertised};
 
@@ -142,9 +142,6 @@ pub enum ServerFailure {
     /// The replica stopped (disk failure, damaged data).
     #[error("the replica stopped: {0}")]
     ReplicaStopped(String),
-    /// The client port failed.
-    #[error("the client port failed: {0}")]
-    ClientPort(String),
 }
 
 impl Server {
@@ -238,16 +235,15 @@ impl Server {
         let grpc = Grpc { service: Arc::clone(&service), gate: Arc::clone(&gate) };
         let http =
             Http { service: Arc::clone(&service), gate: Arc::clone(&gate), failed: failure.subscribe() };
-        let routes = Routes::new(KvServer::new(grpc.clone()).max_decoding_message_size(message_bytes_max))
-            .add_service(ClusterServer::new(grpc))
-            .prepare()
-            .into_axum_router()
-            .merge(http::router(http))
-            .fallback(http::no_such_path)
-            .layer(axum::middleware::from_fn_with_state(Arc::clone(&gate), gate::pass));
+        let routes = Port {
+            gate: Arc::clone(&gate),
+            kv: KvServer::new(grpc.clone()).max_decoding_message_size(message_bytes_max),
+            cluster: ClusterServer::new(grpc),
+            http: http::router(http).fallback(http::no_such_path),
+        };
         let listener = BoundedListener::new(listener, places);
         let mut port = JoinSet::new();
-        port.spawn(serve_port(listener, routes, stopping, failure.clone()));
+        port.spawn(connections::serve(listener, Arc::new(routes), stopping));
 
         let mut watchers = JoinSet::new();
         let (endpoints, promote) = match &config.start {
@@ -452,19 +448,6 @@ fn message_bytes_max(config: &ServerConfig) -> usize {
     let page = usize::try_from(config.limits.scan_bytes_max).unwrap_or(usize::MAX);
     let value = config.limits.value_bytes_max;
     page.max(value).saturating_add(value).saturating_add(config.limits.key_bytes_max).saturating_add(64 << 10)
-}
-
-async fn serve_port(
-    listener: BoundedListener,
-    routes: Router,
-    stopping: Arc<Stopping>,
-    failure: watch::Sender<Option<ServerFailure>>,
-) {
-    let stop = Arc::clone(&stopping);
-    let served = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.wait().await });
-    if let Err(error) = served.await {
-        report(&failure, ServerFailure::ClientPort(error.to_string()));
-    }
 }
 
 /// A new cluster need not wait for an election timeout: its first member stands for election until somebody has
