@@ -152,18 +152,22 @@ async fn a_state_machine_that_stands_still_holds_up_nobody_but_its_group() {
 
     // Until its users are told to back off. (A leader that is replaced meanwhile says so, and the
     // next one is asked.)
-    let mut taken = 0;
+    let mut taken = Vec::new();
     let large = "x".repeat(64 << 10);
     let refused = loop {
-        let asked = at_leader(&stuck, |raft| {
-            let command = large.clone();
-            async move { raft.within(Duration::from_millis(20)).apply(command).await.map(drop) }
+        let (stuck, command) = (stuck.clone(), large.clone());
+        let mut asked = tokio::spawn(async move {
+            at_leader(&stuck, |raft| {
+                let command = command.clone();
+                async move { raft.apply(command).await.map(drop) }
+            })
+            .await
         });
-        match asked.await {
-            Err(RequestError::DeadlinePassed { .. }) => taken += 1,
-            refused => break refused,
+        match tokio::time::timeout(Duration::from_millis(20), &mut asked).await {
+            Ok(refused) => break refused.unwrap(),
+            Err(_waits) => taken.push(asked),
         }
-        assert!(taken < 1000, "its queue has no end");
+        assert!(taken.len() < 1000, "its queue has no end");
     };
     assert!(matches!(refused, Err(RequestError::Busy { .. })), "{refused:?}");
 
@@ -183,14 +187,21 @@ async fn a_state_machine_that_stands_still_holds_up_nobody_but_its_group() {
 
     door.open();
     waiting.await.unwrap().unwrap();
-    for raft in &stuck {
-        raft.wait_for(|status| status.applied == status.commit, PATIENCE).await.unwrap();
+    // Whoever waited longer than that may have been refused as well, or its leader replaced.
+    let asked = taken.len();
+    let mut acknowledged = 0;
+    for taken in taken {
+        acknowledged += usize::from(taken.await.unwrap().is_ok());
     }
     say(&stuck, "after").await.unwrap();
     for raft in &stuck {
         let content = content(raft).await;
         assert!(content.starts_with("before\nwait\nxxx") && content.ends_with("xxx\nafter\n"));
-        assert_eq!(content.lines().count(), taken + 3, "what was taken is not lost");
+        let kept = content.lines().count() - 3;
+        assert!(
+            (acknowledged..=asked).contains(&kept),
+            "{acknowledged} of {asked} are acknowledged, {kept} kept"
+        );
     }
     drop(opens);
     for node in nodes {
