@@ -592,7 +592,7 @@ impl Raft {
 
     /// Hands a request to the host thread.
     pub(crate) fn send(&self, request: Request) -> PendingAnswer {
-        let state = match self.admit(request, self.shared.clock.now().mono) {
+        let state = match self.admit(request, self.shared.clock.mono()) {
             Ok((input, state)) => match &self.gathering {
                 Some(gathering) => {
                     gathering.leave([input]);
@@ -608,7 +608,7 @@ impl Raft {
 
     /// Hands requests to the host thread, which looks at all of them in one turn. One answer each.
     fn send_together(&self, requests: impl IntoIterator<Item = Request>) -> Vec<PendingAnswer> {
-        let asked = self.shared.clock.now().mono;
+        let asked = self.shared.clock.mono();
         let mut states = Vec::new();
         let mut inputs = Vec::new();
         let mut full = None;

@@ -22,7 +22,7 @@ impl Clock {
     }
 
     /// A leader that was suspended must notice before it serves a read, so suspension counts.
-    fn mono(self) -> MonoTime {
+    pub(crate) fn mono(self) -> MonoTime {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let counting = Some(rustix::time::ClockId::Boottime);
         #[cfg(any(target_os = "macos", target_os = "ios"))]
