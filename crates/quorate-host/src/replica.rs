@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::{
-    Entry, Fetch, GroupId, LogIndex, MonoTime, NodeId, RawNode, Ready, ReplicaId, RoleName, Term,
+    Entry, Fetch, GroupId, LogId, LogIndex, MonoTime, NodeId, RawNode, Ready, ReplicaId, RoleName, Term,
 };
 use quorate_storage::SnapshotInfo;
 
@@ -57,8 +57,8 @@ pub(crate) struct Replica {
     pub(crate) seeds: BTreeMap<ReplicaId, (NodeId, String)>,
     /// Nodes that messages came from.
     heard_on: BTreeMap<ReplicaId, NodeId>,
-    pub(crate) waiting: BTreeMap<LogIndex, Vec<(Term, Waiting)>>,
-    pub(crate) waiting_count: usize,
+    /// Ascending by index.
+    pub(crate) waiting: VecDeque<(LogId, Waiting)>,
     pub(crate) reads: Reads,
     pub(crate) forwarding: Forwarding,
     pub(crate) versions: Versions,
@@ -123,8 +123,7 @@ impl Replica {
             durable_machine: setup.durable_machine,
             seeds: setup.seeds.into_iter().map(|(id, node, address)| (id, (node, address))).collect(),
             heard_on: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            waiting_count: 0,
+            waiting: VecDeque::new(),
             reads: Reads::new(),
             forwarding: Forwarding::new(core_term, seed),
             versions: Versions::new(setup.versions),
@@ -200,7 +199,7 @@ impl Replica {
     }
 
     pub(crate) fn requests_open(&self) -> usize {
-        self.waiting_count + self.reads.count() + self.forwarding.count() + self.snapshot_tickets.len()
+        self.waiting.len() + self.reads.count() + self.forwarding.count() + self.snapshot_tickets.len()
     }
 
     // ---- the core's work ------------------------------------------------------------------------
@@ -248,10 +247,8 @@ impl Replica {
         self.snapshot_tickets.shrink_to_fit();
         self.reads.release_memory();
         self.forwarding.release_memory();
+        self.waiting.shrink_to_fit();
         // A tree that was used once keeps a leaf.
-        if self.waiting.is_empty() {
-            self.waiting = BTreeMap::new();
-        }
         if self.heard_on.is_empty() {
             self.heard_on = BTreeMap::new();
         }

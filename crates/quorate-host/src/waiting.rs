@@ -10,8 +10,6 @@
 //! * Several may wait at one index: this replica led, lost its entry, and led again.
 //! * "Not applied" is said only when another entry is committed at the position.
 
-use std::collections::BTreeMap;
-
 use quorate_core::planted::planted;
 use quorate_core::{LogId, LogIndex, ReplicaId, RoleName};
 
@@ -37,8 +35,9 @@ impl Waiting {
 
 impl Replica {
     pub(crate) fn wait(&mut self, id: LogId, waiting: Waiting) {
-        self.waiting.entry(id.index).or_default().push((id.term, waiting));
-        self.waiting_count += 1;
+        // Nearly always at the end: only who led, lost its entries and leads again goes back.
+        let place = self.waiting.partition_point(|(earlier, _)| earlier.index <= id.index);
+        self.waiting.insert(place, (id, waiting));
     }
 
     /// Open requests of a leader that leads no more are answered after a while, even if it leads
@@ -47,7 +46,7 @@ impl Replica {
         let status = self.core.status();
         let leading = (status.role == RoleName::Leader).then_some(status.term);
         if leading != self.leading {
-            if self.leading.is_some() && self.waiting_count > 0 && self.lost_at.is_none() {
+            if self.leading.is_some() && !self.waiting.is_empty() && self.lost_at.is_none() {
                 self.lost_at = Some(now.mono);
             }
             self.leading = leading;
@@ -72,15 +71,10 @@ impl Replica {
         }
     }
 
+    /// Those who wait for positions up to `through`, in the order of the positions.
     pub(crate) fn take_waiting(&mut self, through: LogIndex) -> Vec<(LogId, Waiting)> {
-        let later = self.waiting.split_off(&through.next());
-        let decided = std::mem::replace(&mut self.waiting, later);
-        let mut all = Vec::new();
-        for (index, list) in decided {
-            all.extend(list.into_iter().map(|(term, waiting)| (LogId { term, index }, waiting)));
-        }
-        self.waiting_count -= all.len();
-        all
+        let decided = self.waiting.partition_point(|(id, _)| id.index <= through);
+        self.waiting.drain(..decided).collect()
     }
 
     /// Tells everyone who waited for a position up to `through` what stands there.
@@ -90,14 +84,11 @@ impl Replica {
         responses: Vec<(LogId, Result<Answer, RequestError>)>,
         work: &mut Work,
     ) {
-        if self.waiting_count == 0 {
-            return;
-        }
-        let responses: BTreeMap<LogIndex, (LogId, Result<Answer, RequestError>)> =
-            responses.into_iter().map(|(id, response)| (id.index, (id, response))).collect();
+        debug_assert!(responses.is_sorted_by_key(|(id, _)| id.index), "responses come in log order");
         for (id, waiting) in self.take_waiting(through) {
             // Several may wait at one index: this replica led, lost its entry, and led again.
-            let response = responses.get(&id.index);
+            let found = responses.binary_search_by_key(&id.index, |(applied, _)| applied.index);
+            let response = found.ok().and_then(|place| responses.get(place));
             let stands = response.map(|(applied, _)| applied.term).or_else(|| self.core.term_at(id.index));
             let ticket = waiting.ticket();
             let reply = match (stands, waiting, response) {
