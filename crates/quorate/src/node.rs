@@ -299,6 +299,7 @@ impl Node {
             snapshots: Arc::clone(&snapshots),
             event_log: EventLog::default(),
             failure: watch::Sender::new(None),
+            host: Mutex::new(None),
         });
         let apply = Arc::new(ApplyPool::new(config.apply_threads));
         let read = Arc::new(Mailbox::new());
@@ -321,7 +322,7 @@ impl Node {
             directory: Some(directory),
         };
         let host = HostThread::new(Arc::clone(&shared), config.host.clone(), lanes);
-        running.spawn("host", &shared.mailbox, move |_, _| host.run())?;
+        running.spawn("host", &shared.mailbox, move |_, shared| host.run(shared))?;
         if let (Some(mailbox), Some(thread)) = (&log, log_thread) {
             running.spawn("log", mailbox, move |mailbox, shared| log_loop(thread, mailbox, shared))?;
         }
@@ -660,7 +661,7 @@ impl Running {
         for thread in 0..threads {
             let snapshots = Arc::clone(snapshots);
             self.spawn("apply", &pool, move |pool, shared| {
-                apply_loop(thread, pool, &*snapshots, &shared.mailbox);
+                apply_loop(thread, pool, &*snapshots, |events, is_idle| shared.bring_events(events, is_idle));
             })?;
         }
         Ok(())

@@ -23,6 +23,7 @@
 //!   one of the apply threads.
 //! * The host thread never waits for a disk, a state machine or a socket.
 //! * There is no log thread for a log that never waits: [`log_lane`] writes it in the host's turn.
+//! * Who brings the host news while its thread sleeps may do its turn: [`helping`].
 //! * Every thread ends when its mailbox is closed, and is joined by the node.
 
 pub(crate) mod apply_pool;
@@ -30,6 +31,7 @@ pub(crate) mod clock;
 pub(crate) mod disk_space;
 pub(crate) mod event_log;
 pub(crate) mod gauge;
+pub(crate) mod helping;
 pub(crate) mod host_thread;
 pub(crate) mod log_lane;
 pub(crate) mod mailbox;

@@ -95,6 +95,13 @@ pub trait Transport: Send + Sync {
 pub trait Inbound: Send + Sync {
     /// A message arrived. Returns whether it was taken (`false`: a queue is full or the node stops).
     fn received(&self, from: NodeId, message: PeerMessage) -> bool;
+    /// Like `received`, but what the message leads to on this node may be done before this returns,
+    /// on the thread of the caller, if the thread that does it otherwise sleeps. That may send
+    /// messages: hold no lock that sending takes. For transports within one process: waking a
+    /// thread costs more than most messages.
+    fn received_here(&self, from: NodeId, message: PeerMessage) -> bool {
+        self.received(from, message)
+    }
     /// A node could not be reached.
     fn unreachable(&self, node: NodeId);
 }

@@ -22,12 +22,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use quorate_core::GroupId;
-use quorate_host::{ApplyTask, MachinePlace, RecoveredMachine};
+use quorate_host::{ApplyTask, Event, MachinePlace, RecoveredMachine};
 use quorate_storage::SnapshotStore;
 
 use crate::runtime::gauge::Permit;
-use crate::runtime::host_thread::HostInput;
-use crate::runtime::mailbox::Mailbox;
 
 /// The most tasks of one turn.
 const TURN_TASKS_MAX: usize = 64;
@@ -170,6 +168,14 @@ impl ApplyPool {
         false
     }
 
+    /// Whether nothing waits for a thread, nor for the one that `group` is on.
+    fn has_nothing_but(&self, group: Option<GroupId>) -> bool {
+        let state = self.lock();
+        let seat = group.and_then(|group| state.seats.get(&group));
+        let lane = seat.and_then(|seat| seat.lane.as_ref());
+        state.ready.is_empty() && lane.is_none_or(|lane| lane.0.is_empty())
+    }
+
     /// Takes no more. What is there is still done.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
@@ -246,24 +252,27 @@ impl State {
     }
 }
 
-/// One of the threads.
+/// One of the threads. `bring` takes what has been done, and whether there is nothing else to do
+/// here.
 pub(crate) fn apply_loop(
     thread: usize,
     pool: &ApplyPool,
     snapshots: &dyn SnapshotStore,
-    host: &Mailbox<HostInput>,
+    bring: impl Fn(Vec<Event>, bool),
 ) {
     pool.lock().threads += 1;
     let mut turn = Turn::default();
     while pool.next(thread, &mut turn) {
-        let Turn { machine: place, inputs, .. } = &mut turn;
-        for input in inputs.drain(..) {
+        let Turn { machine: place, inputs, group } = &mut turn;
+        let mut inputs = inputs.drain(..);
+        while let Some(input) = inputs.next() {
             match input {
                 ApplyInput::Add(machine) => RecoveredMachine::discard(place.replace(machine)),
                 ApplyInput::Task { task, permit } => {
                     let events = RecoveredMachine::step(place, task, snapshots);
                     drop(permit);
-                    host.push_all(events.into_iter().map(HostInput::Event));
+                    let is_idle = inputs.len() == 0 && pool.has_nothing_but(*group);
+                    bring(events, is_idle);
                 }
             }
         }
@@ -278,14 +287,16 @@ mod tests {
     use bytes::Bytes;
     use quorate_core::{Member, MemberRole, Membership, NodeId, ReplicaId};
     use quorate_host::{
-        Applied, BatchEnd, Command, Event, MachineError, SnapshotSource, StateMachine, Ticket,
-        bootstrap_batch, recover_group,
+        Applied, BatchEnd, Command, MachineError, SnapshotSource, StateMachine, Ticket, bootstrap_batch,
+        recover_group,
     };
     use quorate_storage::{LogStore, MemLogStore, MemSnapshotStore, write_now};
 
     use super::*;
     use crate::bytes_snapshot::BytesSnapshot;
     use crate::runtime::gauge::Gauge;
+    use crate::runtime::host_thread::HostInput;
+    use crate::runtime::mailbox::Mailbox;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -327,6 +338,10 @@ mod tests {
         ApplyInput::Task { task, permit: backlog.take(bytes) }
     }
 
+    fn leave(host: &Mailbox<HostInput>, events: Vec<Event>) {
+        host.push_all(events.into_iter().map(HostInput::Event));
+    }
+
     /// One group has a great deal to do, and others have a little, later.
     #[test]
     fn a_busy_group_and_the_others_take_turns() {
@@ -362,7 +377,7 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..threads {
                 let (pool, host, snapshots) = (&pool, &host, &snapshots);
-                scope.spawn(move || apply_loop(thread, pool, snapshots, host));
+                scope.spawn(move || apply_loop(thread, pool, snapshots, |events, _| leave(host, events)));
             }
             for group in 0..groups {
                 pool.add(machine(group)).unwrap();
@@ -410,7 +425,7 @@ mod tests {
         pool.add(machine(1)).unwrap();
         pool.push_all([query(&backlog, 1, 3, 0), remove(), remove()]);
         pool.close();
-        apply_loop(0, &pool, &snapshots, &host);
+        apply_loop(0, &pool, &snapshots, |events, _| leave(&host, events));
         let mut done = Vec::new();
         host.take_within(&mut done, Duration::ZERO);
         let said = |input: &HostInput| {

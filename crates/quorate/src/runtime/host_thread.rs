@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use quorate_core::{GroupId, Membership, MonoTime, NodeId, RaftEvent};
@@ -19,6 +19,7 @@ use crate::runtime::apply_pool::{ApplyInput, ApplyPool};
 use crate::runtime::clock::Clock;
 use crate::runtime::event_log::EventLog;
 use crate::runtime::gauge::{Gauge, Permit};
+use crate::runtime::helping::HELP_BYTES_MAX;
 use crate::runtime::log_lane::LogLane;
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::workers::ReadInput;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) event_log: EventLog,
     /// Why the node has stopped by itself.
     pub(crate) failure: watch::Sender<Option<String>>,
+    /// From the first turn to the last; whoever has the lock may do one. See `helping.rs`.
+    pub(crate) host: Mutex<Option<HostThread>>,
 }
 
 /// What the log's thread says of itself.
@@ -112,15 +115,30 @@ impl Shared {
     }
 }
 
-impl Inbound for Shared {
-    fn received(&self, from: NodeId, message: PeerMessage) -> bool {
-        let bytes = message_bytes(&message);
+impl Shared {
+    /// Room for a message; none if it must be dropped.
+    fn admit(&self, bytes: usize) -> Option<Permit> {
         // Entries and snapshot pieces become work for the disk; the rest keeps the group together.
         if bytes > 1024 && self.backlog.is_full() {
-            return false;
+            return None;
         }
-        let Some(permit) = self.inbound.admit(bytes) else { return false };
+        self.inbound.admit(bytes)
+    }
+}
+
+impl Inbound for Shared {
+    fn received(&self, from: NodeId, message: PeerMessage) -> bool {
+        let Some(permit) = self.admit(message_bytes(&message)) else { return false };
         self.mailbox.push(HostInput::Received { from, message, permit }).is_ok()
+    }
+    fn received_here(&self, from: NodeId, message: PeerMessage) -> bool {
+        let bytes = message_bytes(&message);
+        let Some(permit) = self.admit(bytes) else { return false };
+        let input = HostInput::Received { from, message, permit };
+        if bytes > HELP_BYTES_MAX {
+            return self.mailbox.push(input).is_ok();
+        }
+        self.bring([input]).is_ok()
     }
     fn unreachable(&self, node: NodeId) {
         // A node that has stopped does not care.
@@ -189,6 +207,7 @@ pub(crate) struct Lanes {
     pub(crate) transport: Arc<dyn Transport>,
 }
 
+/// The host and what it is connected with. Mostly its own thread has it; see `helping.rs`.
 pub(crate) struct HostThread {
     host: Host,
     shared: Arc<Shared>,
@@ -200,6 +219,23 @@ pub(crate) struct HostThread {
     reserving: Vec<(GroupId, Reserved)>,
     /// Groups whose status may have changed in this turn.
     touched: BTreeSet<GroupId>,
+    /// The inputs of the turn under way.
+    inputs: Vec<HostInput>,
+    /// When the thread comes back by itself.
+    sleeps_until: MonoTime,
+    /// Somebody who did its turn was told to stop the node: why.
+    stopping: Option<String>,
+}
+
+/// Nobody does a turn any more once the thread has ended, however it ends, and nobody is left
+/// waiting for an answer.
+struct EndOfTurns<'a>(&'a Shared);
+
+impl Drop for EndOfTurns<'_> {
+    fn drop(&mut self) {
+        let host = self.0.host.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(host);
+    }
 }
 
 impl HostThread {
@@ -213,32 +249,63 @@ impl HostThread {
             groups: HashMap::new(),
             reserving: Vec::new(),
             touched: BTreeSet::new(),
+            inputs: Vec::new(),
+            sleeps_until: MonoTime::default(),
+            stopping: None,
         }
     }
 
-    /// Turns until the node stops.
-    pub(crate) fn run(mut self) {
-        let mut inputs = Vec::new();
+    /// Turns until the node stops. What is left in the mailbox is only taken by who has the lock,
+    /// so that it is dealt with in its order.
+    pub(crate) fn run(self, shared: &Shared) {
+        let _end = EndOfTurns(shared);
+        *Self::lock(shared) = Some(self);
+        let mut sleep = Duration::ZERO;
         loop {
-            self.shared.mailbox.take_within(&mut inputs, self.until_deadline());
-            if let Some(reason) = self.turn(inputs.drain(..)) {
-                self.stop(&reason);
+            shared.mailbox.wait_within(sleep);
+            let mut place = Self::lock(shared);
+            let Some(host) = place.as_mut() else { return };
+            let reason = match host.stopping.take() {
+                Some(reason) => Some(reason),
+                None => host.turn(true),
+            };
+            if let Some(reason) = reason {
+                host.stop(&reason);
                 return;
             }
+            sleep = host.plan_sleep();
         }
     }
 
-    fn until_deadline(&self) -> Duration {
-        let now = self.shared.clock.now().mono;
-        self.host.next_deadline().map_or(WAIT_MAX, |deadline| deadline.since(now).min(WAIT_MAX))
+    fn lock(shared: &Shared) -> MutexGuard<'_, Option<Self>> {
+        shared.host.lock().expect("a turn that was done on another thread has panicked, and the node with it")
     }
 
-    /// One turn; the reason when the node shall stop.
-    fn turn(&mut self, inputs: impl Iterator<Item = HostInput>) -> Option<String> {
+    /// How long there is nothing to do unless something comes.
+    fn plan_sleep(&mut self) -> Duration {
+        let now = self.shared.clock.now().mono;
+        let sleep = self.host.next_deadline().map_or(WAIT_MAX, |deadline| deadline.since(now).min(WAIT_MAX));
+        self.sleeps_until = now + sleep;
+        sleep
+    }
+
+    /// One turn in the place of the thread, which sleeps; whether it must come back now.
+    pub(crate) fn turn_of_another(&mut self) -> bool {
+        if self.stopping.is_none() {
+            self.stopping = self.turn(false);
+        }
+        let is_early = |deadline| deadline < self.sleeps_until;
+        self.stopping.is_some() || self.host.next_deadline().is_some_and(is_early)
+    }
+
+    /// One turn: takes what has come; the reason when the node shall stop.
+    fn turn(&mut self, may_tick: bool) -> Option<String> {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        self.shared.mailbox.take_now(&mut inputs);
         let now = self.shared.clock.now();
         let mut stop: Option<String> = None;
         let mut closed = Vec::new();
-        for input in inputs {
+        for input in inputs.drain(..) {
             if let Some(reason) = &stop {
                 self.turn_away(input, reason);
                 continue;
@@ -284,7 +351,8 @@ impl HostThread {
                 HostInput::Stop { reason } => stop = Some(reason),
             }
         }
-        if self.host.next_deadline().is_some_and(|deadline| deadline <= now.mono) {
+        self.inputs = inputs;
+        if may_tick && self.host.next_deadline().is_some_and(|deadline| deadline <= now.mono) {
             self.host.on_event(now, Event::Tick);
         }
         let replies = self.work_off(now);
@@ -361,7 +429,8 @@ impl HostThread {
         }
     }
 
-    /// Hands out everything there is to do, but for the answers. What the log wrote in the meantime is in it.
+    /// Hands out everything there is to do, but for the answers. What the log wrote in the meantime
+    /// is in it.
     fn work_off(&mut self, now: Now) -> Replies {
         let mut replies = Replies::new();
         loop {
@@ -467,10 +536,10 @@ impl HostThread {
     }
 
     /// Answers everybody, then takes no more.
-    fn stop(mut self, reason: &str) {
+    fn stop(&mut self, reason: &str) {
         self.shared.mailbox.close();
         let mut late = Vec::new();
-        self.shared.mailbox.take(&mut late);
+        self.shared.mailbox.take_now(&mut late);
         for input in late {
             self.turn_away(input, reason);
         }

@@ -66,8 +66,9 @@ pub(crate) fn log_loop(thread: LogThread, mailbox: &Mailbox<LogInput>, shared: &
             }
         }
         writer.submit(tasks);
-        let mut failure = complete(writer.step(), shared);
+        let events = writer.step();
         drop(permits);
+        let mut failure = complete(events, asked.is_empty() && mailbox.is_empty(), shared);
         // Asked for by somebody who waits, rarely: one at a time, so that each gets its own result.
         for (task, reply) in asked {
             let result = writer.write_now(&task);
@@ -83,9 +84,9 @@ pub(crate) fn log_loop(thread: LogThread, mailbox: &Mailbox<LogInput>, shared: &
 }
 
 /// Tells the host what has been written; the reason when the log has failed for good.
-fn complete(events: Vec<Event>, shared: &Shared) -> Option<String> {
+fn complete(events: Vec<Event>, is_idle: bool, shared: &Shared) -> Option<String> {
     let failure = failure_within(&events);
-    shared.mailbox.push_all(events.into_iter().map(HostInput::Event));
+    shared.bring_events(events, is_idle);
     failure
 }
 

@@ -2,7 +2,7 @@
 //! one process.
 //!
 //! ```text
-//!   MemoryTransport ──send──► MemoryNetwork ──(blocked? lost? delayed?)──► Inbound of the receiver
+//!   MemoryTransport ──send──► MemoryNetwork ──(blocked? lost? delayed?)──► Inbound of the receiver, whose turn it is
 //!                                   └── a thread for what is delayed, while there is any network
 //! ```
 
@@ -142,7 +142,7 @@ impl Wire {
         let Some(delay) = state.delay() else {
             let receiver = state.nodes.get(&to).map(|(_, inbound)| Arc::clone(inbound));
             drop(state);
-            deliver(receiver, from, message, counters);
+            deliver(receiver, from, message, counters, true);
             return true;
         };
         let bytes = message_bytes(&message);
@@ -173,7 +173,7 @@ impl Wire {
                         let receiver = state.nodes.get(&due.to).map(|(_, inbound)| Arc::clone(inbound));
                         drop(state);
                         if !cut {
-                            deliver(receiver, due.from, due.message, &due.counters);
+                            deliver(receiver, due.from, due.message, &due.counters, false);
                         }
                         state = self.lock();
                     }
@@ -188,8 +188,19 @@ impl Wire {
     }
 }
 
-fn deliver(receiver: Option<Arc<dyn Inbound>>, from: NodeId, message: PeerMessage, counters: &Counters) {
-    if !receiver.is_some_and(|receiver| receiver.received(from, message)) {
+/// `here`: by the sender, which may do what there is to do for the receiver as well.
+fn deliver(
+    receiver: Option<Arc<dyn Inbound>>,
+    from: NodeId,
+    message: PeerMessage,
+    counters: &Counters,
+    here: bool,
+) {
+    let taken = receiver.is_some_and(|receiver| match here {
+        true => receiver.received_here(from, message),
+        false => receiver.received(from, message),
+    });
+    if !taken {
         counters.outbound_dropped.add(1);
     }
 }
@@ -347,15 +358,27 @@ struct Counting {
     counters: Arc<Counters>,
 }
 
-impl Inbound for Counting {
-    fn received(&self, from: NodeId, message: PeerMessage) -> bool {
+impl Counting {
+    fn arrived(&self, message: &PeerMessage) {
         self.counters.messages_received.add(1);
-        self.counters.bytes_received.add(message_bytes(&message) as u64);
-        let taken = self.inbound.received(from, message);
+        self.counters.bytes_received.add(message_bytes(message) as u64);
+    }
+    fn noted(&self, taken: bool) -> bool {
         if !taken {
             self.counters.inbound_dropped.add(1);
         }
         taken
+    }
+}
+
+impl Inbound for Counting {
+    fn received(&self, from: NodeId, message: PeerMessage) -> bool {
+        self.arrived(&message);
+        self.noted(self.inbound.received(from, message))
+    }
+    fn received_here(&self, from: NodeId, message: PeerMessage) -> bool {
+        self.arrived(&message);
+        self.noted(self.inbound.received_here(from, message))
     }
     fn unreachable(&self, node: NodeId) {
         self.inbound.unreachable(node);
