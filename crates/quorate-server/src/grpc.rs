@@ -6,11 +6,11 @@
 //!              └── stops reading while either is used up, and when the node stops
 //! ```
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use quorate::NodeId;
 use quorate_client::proto::cluster_server::Cluster;
 use quorate_client::proto::kv_server::Kv;
@@ -129,6 +129,7 @@ impl Grpc {
     ) {
         let most = self.service.limits.stream_requests_max.max(1);
         let mut at_work = FuturesUnordered::new();
+        let mut stopping = pin!(self.service.stopping.wait());
         let (mut reading, mut admitted) = (true, None::<Streamed>);
         while reading || admitted.is_some() || !at_work.is_empty() {
             tokio::select! {
@@ -151,11 +152,16 @@ impl Grpc {
                     }
                 }
                 Some(answer) = at_work.next() => {
-                    if answers.send(Ok(answer)).await.is_err() {
-                        return;
+                    // With all that are ready: nothing else of the stream is looked at in between.
+                    let mut ready = Some(answer);
+                    while let Some(answer) = ready {
+                        if answers.send(Ok(answer)).await.is_err() {
+                            return;
+                        }
+                        ready = at_work.next().now_or_never().flatten();
                     }
                 }
-                () = self.service.stopping.wait(), if reading => reading = false,
+                () = &mut stopping, if reading => reading = false,
             }
         }
     }
