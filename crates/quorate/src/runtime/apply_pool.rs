@@ -27,6 +27,9 @@ use quorate_storage::SnapshotStore;
 
 use crate::runtime::gauge::Permit;
 
+/// The most answers to queries that are handed back together. They wait for each other, as the answers to a batch of
+/// commands do.
+const ANSWERS_MAX: usize = 32;
 /// The most tasks of one turn.
 const TURN_TASKS_MAX: usize = 64;
 /// The most bytes of one turn; its first task may have more.
@@ -43,6 +46,10 @@ pub(crate) enum ApplyInput {
 }
 
 impl ApplyInput {
+    const fn is_query(&self) -> bool {
+        matches!(self, Self::Task { task: ApplyTask::Query { .. }, .. })
+    }
+
     fn group(&self) -> GroupId {
         match self {
             Self::Task { task, .. } => task.group(),
@@ -264,16 +271,22 @@ pub(crate) fn apply_loop(
     let mut turn = Turn::default();
     while pool.next(thread, &mut turn) {
         let Turn { machine: place, inputs, group } = &mut turn;
-        let mut inputs = inputs.drain(..);
+        let mut inputs = inputs.drain(..).peekable();
+        let mut events = Vec::new();
         while let Some(input) = inputs.next() {
+            let is_query = input.is_query();
             match input {
                 ApplyInput::Add(machine) => RecoveredMachine::discard(place.replace(machine)),
                 ApplyInput::Task { task, permit } => {
-                    let events = RecoveredMachine::step(place, task, snapshots);
+                    events.extend(RecoveredMachine::step(place, task, snapshots));
                     drop(permit);
-                    let is_idle = inputs.len() == 0 && pool.has_nothing_but(*group);
-                    bring(events, is_idle);
                 }
+            }
+            let goes_on = is_query && inputs.peek().is_some_and(ApplyInput::is_query);
+            let is_due = !goes_on || events.len() >= ANSWERS_MAX;
+            if is_due && !events.is_empty() {
+                let is_idle = inputs.len() == 0 && pool.has_nothing_but(*group);
+                bring(std::mem::take(&mut events), is_idle);
             }
         }
     }
@@ -437,5 +450,22 @@ mod tests {
         };
         let said: Vec<_> = done.iter().map(said).collect();
         assert_eq!(said, ["1", "removed", "3", "removed", "removed"]);
+    }
+
+    #[test]
+    fn answers_that_follow_each_other_are_handed_back_together() {
+        let backlog = Gauge::new(usize::MAX, usize::MAX);
+        let (pool, snapshots) = (ApplyPool::new(1), MemSnapshotStore::new());
+        pool.add(machine(1)).unwrap();
+        pool.push_all((0..40).map(|order| query(&backlog, 1, order, 0)));
+        let flush = ApplyTask::Flush { group: GroupId(1) };
+        pool.push_all([ApplyInput::Task { task: flush, permit: backlog.take(0) }]);
+        pool.push_all([query(&backlog, 1, 40, 0)]);
+        pool.close();
+        let brought = std::cell::RefCell::new(Vec::new());
+        apply_loop(0, &pool, &snapshots, |events, is_idle| {
+            brought.borrow_mut().push((events.len(), is_idle))
+        });
+        assert_eq!(brought.into_inner(), [(32, false), (8, false), (1, false), (1, true)]);
     }
 }
