@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
-use axum::serve::Listener as _;
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use hyper::body::Incoming;
 use hyper::service::Service;

@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
 use quorate_client::ErrorCode;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -82,6 +81,23 @@ pub(crate) struct BoundedListener {
 impl BoundedListener {
     pub(crate) fn new(listener: TcpListener, places: Arc<Places>) -> Self {
         Self { listener, places, told: JoinSet::new() }
+    }
+
+    /// The next connection that has a place. May be dropped while it waits: nothing is lost.
+    pub(crate) async fn accept(&mut self) -> (BoundedStream, SocketAddr) {
+        loop {
+            let (stream, address) = self.accept_any().await;
+            let Ok(permit) = Arc::clone(&self.places.free).try_acquire_owned() else {
+                self.refuse(stream, address);
+                continue;
+            };
+            // Without it answers are only slower.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%address, %error, "no TCP_NODELAY");
+            }
+            let idle = Box::pin(tokio::time::sleep_until(Instant::now() + IDLE_MAX));
+            return (BoundedStream { stream, idle, has_yielded: false, _permit: permit }, address);
+        }
     }
 
     /// The next connection, with a place or without.
@@ -148,31 +164,6 @@ async fn tell_busy(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
     // Closed with something unread, the connection would be reset, and the answer be lost.
     tokio::io::copy(&mut stream.take(64 << 10), &mut tokio::io::sink()).await.map(|_| ())
-}
-
-impl Listener for BoundedListener {
-    type Io = BoundedStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            let (stream, address) = self.accept_any().await;
-            let Ok(permit) = Arc::clone(&self.places.free).try_acquire_owned() else {
-                self.refuse(stream, address);
-                continue;
-            };
-            // Without it answers are only slower.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%address, %error, "no TCP_NODELAY");
-            }
-            let idle = Box::pin(tokio::time::sleep_until(Instant::now() + IDLE_MAX));
-            return (BoundedStream { stream, idle, has_yielded: false, _permit: permit }, address);
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
 }
 
 /// A connection with its place in the limit.

@@ -1,15 +1,21 @@
 //! Requests of many tasks that are handed over together.
 
-use quorate::{Dedupe, RequestError};
+use quorate::{Dedupe, Raft, RequestError};
 
 use crate::harness::{Cluster, PATIENCE, lines, memory, numbers};
+
+/// A cluster and the handle of its leader, which is ready.
+async fn led(nodes: u64) -> (Cluster, Raft) {
+    let cluster = Cluster::start(nodes, memory(), |_| {}).await;
+    let leader = cluster.rafts[&cluster.leader().await].clone();
+    leader.wait_leader_ready(PATIENCE).await.unwrap();
+    (cluster, leader)
+}
 
 /// The runtime of the test has one thread, so nothing is handed over before this task waits for something.
 #[tokio::test]
 async fn requests_of_one_turn_are_handed_over_together_and_in_their_order() {
-    let cluster = Cluster::start(3, memory(), |_| {}).await;
-    let leader = cluster.rafts[&cluster.leader().await].clone();
-    leader.wait_leader_ready(PATIENCE).await.unwrap();
+    let (cluster, leader) = led(3).await;
     let gathering = leader.gathering();
     let gathered: Vec<_> = ["0", "1"].map(|name| gathering.submit(name, Dedupe::None)).into();
     let overtakes = leader.submit("at once", Dedupe::None);
@@ -32,9 +38,7 @@ async fn requests_of_one_turn_are_handed_over_together_and_in_their_order() {
 /// A thread without a runtime has no turns, and nobody runs the task of the others for it.
 #[tokio::test]
 async fn outside_of_a_runtime_a_request_is_handed_over_at_once_with_those_before_it() {
-    let cluster = Cluster::start(1, memory(), |_| {}).await;
-    let leader = cluster.rafts[&cluster.leader().await].clone();
-    leader.wait_leader_ready(PATIENCE).await.unwrap();
+    let (cluster, leader) = led(1).await;
     let gathering = leader.gathering();
     let before = gathering.submit("0", Dedupe::None);
     let applied = std::thread::scope(|scope| {
@@ -50,8 +54,8 @@ async fn outside_of_a_runtime_a_request_is_handed_over_at_once_with_those_before
 
 #[tokio::test]
 async fn what_was_gathered_for_a_node_that_has_stopped_is_not_applied() {
-    let cluster = Cluster::start(1, memory(), |_| {}).await;
-    let gathering = cluster.rafts[&cluster.leader().await].gathering();
+    let (cluster, leader) = led(1).await;
+    let gathering = leader.gathering();
     cluster.shutdown().await;
     let late = gathering.apply("late").await.unwrap_err();
     assert!(matches!(late, RequestError::Stopped { .. }) && late.not_applied(), "{late:?}");
