@@ -155,7 +155,7 @@ impl Announcer {
         let mut status = self.service.raft.watch();
         tokio::time::sleep_until(Instant::now() + pause).await;
         let longest = Instant::now() + pause * 5;
-        if let Ok(Err(_closed)) = timeout_at(longest, status.changed()).await {
+        if let Ok(Err(_stopped)) = timeout_at(longest, status.changed()).await {
             // The replica has stopped; whoever waits for that ends this task.
             std::future::pending::<()>().await;
         }

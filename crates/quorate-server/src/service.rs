@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::{Consistency, Dedupe, GroupStatus, NodeId, Raft, RequestError, RoleName};
+use quorate::{Consistency, Dedupe, NodeId, Raft, RequestError, RoleName};
 use quorate_client::{ErrorCode, proto};
 use quorate_kv::{Item, KvAnswer, KvCommand, KvLimits, KvQuery, KvResponse};
 use tokio::time::{Instant, timeout_at};
@@ -374,11 +374,10 @@ impl Service {
 
     /// Waits a moment for the replica's status to change; false when the time is up.
     async fn wait_for_news(&self, context: Context) -> bool {
-        let mut status: tokio::sync::watch::Receiver<GroupStatus> = self.raft.watch();
-        status.mark_unchanged();
+        let mut status = self.raft.watch();
         let until = context.deadline.min(Instant::now() + LOOK_AGAIN);
-        // Either way it is time to look again; a closed channel must not make this spin.
-        if let Ok(Err(_closed)) = timeout_at(until, status.changed()).await {
+        // Either way it is time to look again; a stopped replica must not make this spin.
+        if let Ok(Err(_stopped)) = timeout_at(until, status.changed()).await {
             tokio::time::sleep_until(until).await;
         }
         Instant::now() < context.deadline

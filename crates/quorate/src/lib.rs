@@ -97,6 +97,7 @@ mod builder;
 mod bytes_snapshot;
 mod config;
 pub mod conformance;
+mod feed;
 mod forwarding;
 mod gathering;
 mod members;
@@ -117,6 +118,7 @@ mod typed;
 pub use builder::{NodeBuilder, StartGroupError};
 pub use bytes_snapshot::BytesSnapshot;
 pub use config::{ClusterId, ConfigError, NodeConfig, QueueConfig, Storage, TransportConfig};
+pub use feed::{ReplicaStopped, StatusWatch};
 pub use members_file::{MembersFileError, members_from_json, members_from_toml};
 pub use node::{Node, NodeStats, OpenError, RemoveError, Start, StartError};
 pub use offline::{

@@ -18,12 +18,13 @@ use quorate_host::{
     Answer, Consistency, Dedupe, GroupConfig, GroupStatus, LeaderRequest, Proposal, Request, RequestError,
     SessionId,
 };
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, Sleep};
 
 use crate::config::{FrameLimit, fits_in_frames};
+use crate::feed::{GroupFeed, StatusWatch};
 use crate::gathering::{Gathering, stopped};
-use crate::runtime::host_thread::{GroupFeed, HostInput, Shared};
+use crate::runtime::host_thread::{HostInput, Shared};
 
 /// A command that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -537,26 +538,25 @@ impl Raft {
     /// What the replica looks like now.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
-        self.feed.status.borrow().clone()
+        self.feed.look(Clone::clone)
     }
 
     /// What `look` finds in the status. Cheaper than a copy of it; the replica waits meanwhile, so it must be quick.
     pub fn look<T>(&self, look: impl FnOnce(&GroupStatus) -> T) -> T {
-        look(&self.feed.status.borrow())
+        self.feed.look(look)
     }
 
-    /// Follows the status. Intermediate states may be skipped.
+    /// Follows the status from now on. Intermediate states may be skipped.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<GroupStatus> {
-        self.feed.status.clone()
+    pub fn watch(&self) -> StatusWatch {
+        self.feed.watch()
     }
 
     /// Follows what happens in the group.
     #[must_use]
     #[doc(alias = "register_observer")]
     pub fn events(&self) -> RaftEvents {
-        let receiver = self.feed.events.upgrade().map(|feed| feed.subscribe());
-        RaftEvents { receiver, wanted: Box::new(|_| true), missed: 0 }
+        RaftEvents { receiver: self.feed.subscribe(), wanted: Box::new(|_| true), missed: 0 }
     }
 
     /// Waits until `what` holds of the status.
@@ -571,23 +571,21 @@ impl Raft {
         let mut status = self.watch();
         let seen = tokio::time::timeout(within, status.wait_for(|status| what(status))).await;
         if let Ok(Ok(status)) = seen {
-            return Ok(status.clone());
+            return Ok(status);
         }
         Err(Timeout { within, last: Box::new(self.status()) })
     }
 
     pub(crate) fn has_stopped(&self) -> bool {
-        // The group was closed: nobody publishes any more.
-        self.feed.aside.stopped.get().is_some() || self.feed.status.has_changed().is_err()
+        self.feed.has_stopped()
     }
 
     /// Resolves with the reason when this replica has stopped: by itself, with its node, or because the group
     /// was closed.
     pub async fn stopped(&self) -> String {
-        let stopped = &self.feed.aside.stopped;
-        // An error: nobody publishes any more.
-        self.watch().wait_for(|_| stopped.get().is_some()).await.ok();
-        stopped.get().cloned().unwrap_or_else(|| "the group was closed".to_owned())
+        // An error: the group was closed.
+        self.watch().wait_for(|_| self.feed.stop_reason().is_some()).await.ok();
+        self.feed.stop_reason().cloned().unwrap_or_else(|| "the group was closed".to_owned())
     }
 
     /// Hands a request to the host thread.
@@ -635,11 +633,10 @@ impl Raft {
 
     /// Room for a request and a place for its answer, or what is full.
     fn admit(&self, request: Request, asked: MonoTime) -> Result<(HostInput, AnswerState), &'static str> {
-        let aside = &self.feed.aside;
-        if aside.backlog.is_full() {
+        if self.feed.backlog().is_full() {
             return Err("the backlog of the disk or the state machine");
         }
-        let permit = aside.requests.admit(request_bytes(&request)).ok_or("the queue of requests")?;
+        let permit = self.feed.requests().admit(request_bytes(&request)).ok_or("the queue of requests")?;
         let (reply, answer) = oneshot::channel();
         let input = HostInput::Request { group: self.group, request, asked, reply, permit };
         Ok((input, AnswerState::Waiting(answer)))

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::{LogId, LogIndex, NodeId, ProgressStatus, ReplicaId, RoleName, Term};
 use quorate_host::{DiskHealth, GroupStatus, LatencyHistogram, StageLatencies};
-use tokio::sync::watch;
 
+use crate::feed::StatusWatch;
 use crate::raft::{Raft, Timeout};
 use crate::transport::PROTOCOL_VERSIONS;
 
@@ -80,7 +80,7 @@ impl Leadership {
 
 /// Follows who leads. Any number may; none of them can hold the replica up.
 pub struct LeaderChanges {
-    status: watch::Receiver<GroupStatus>,
+    status: StatusWatch,
     seen: Option<Leadership>,
 }
 
@@ -90,7 +90,7 @@ impl LeaderChanges {
     pub async fn next(&mut self) -> Option<Leadership> {
         let seen = self.seen;
         let changed = |status: &GroupStatus| Some(Leadership::of(status)) != seen;
-        let now = Leadership::of(&*self.status.wait_for(changed).await.ok()?);
+        let now = Leadership::of(&self.status.wait_for(changed).await.ok()?);
         self.seen = Some(now);
         Some(now)
     }
@@ -229,7 +229,7 @@ impl Raft {
             },
             progress: status.progress,
             disk: status.disk,
-            queued: self.feed.aside.queued.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            queued: self.feed.queued(),
             latencies: status.latencies,
         }
     }

@@ -162,7 +162,7 @@ impl Example {
 async fn tend_membership(raft: Raft, http: SocketAddr) {
     let mut status = raft.watch();
     loop {
-        let now = status.borrow_and_update().clone();
+        let now = status.status();
         let leads = now.role == RoleName::Leader;
         if let Some(change) = next_change(&now, http).filter(|_| leads) {
             // Refused (the learner is behind, another change is under way): the next round tries again.

@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_core::{GroupId, Membership, MonoTime, NodeId, RaftEvent};
 use quorate_host::{
-    Answer, Applied, ApplyTask, DiskHealth, Event, Fetched, GroupSetup, GroupStatus, Host, HostConfig,
-    LatencyHistogram, LogTask, Now, OpenError, PeerMessage, Request, RequestError, SendOutcome,
-    SnapshotEvent, SnapshotTask, Ticket, Work,
+    Answer, Applied, ApplyTask, DiskHealth, Event, Fetched, GroupSetup, Host, HostConfig, LogTask, Now,
+    OpenError, PeerMessage, Request, RequestError, SendOutcome, SnapshotEvent, SnapshotTask, Ticket, Work,
 };
 use quorate_storage::{LogError, LogStats, SnapshotStore};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
+use crate::feed::{GroupFeed, GroupOutlet};
 use crate::runtime::apply_pool::{ApplyInput, ApplyPool};
 use crate::runtime::clock::Clock;
 use crate::runtime::event_log::EventLog;
@@ -25,8 +25,6 @@ use crate::runtime::mailbox::Mailbox;
 use crate::runtime::workers::ReadInput;
 use crate::transport::{Inbound, Transport, entry_bytes, message_bytes};
 
-/// How many events of a group are kept for slow subscribers.
-const EVENTS_KEPT: usize = 1024;
 /// A host that names no deadline is asked again after this long.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -143,59 +141,6 @@ impl Inbound for Shared {
     fn unreachable(&self, node: NodeId) {
         // A node that has stopped does not care.
         drop(self.mailbox.push(HostInput::Event(Event::Unreachable { node })));
-    }
-}
-
-/// What a handle sees of a replica.
-#[derive(Clone)]
-pub(crate) struct GroupFeed {
-    pub(crate) status: watch::Receiver<GroupStatus>,
-    pub(crate) events: Weak<EventFeed>,
-    pub(crate) aside: Arc<Aside>,
-}
-
-/// What handles see beside the status.
-pub(crate) struct Aside {
-    /// The group's parts of those of the node.
-    pub(crate) requests: Arc<Gauge>,
-    pub(crate) backlog: Arc<Gauge>,
-    /// Why the replica has stopped by itself. Whoever watches the status is woken when this is set.
-    pub(crate) stopped: OnceLock<String>,
-    /// How long requests have waited for the host thread.
-    pub(crate) queued: Mutex<LatencyHistogram>,
-}
-
-impl Aside {
-    fn new(shared: &Shared) -> Self {
-        let (requests, backlog) = (Gauge::part_of(&shared.requests), Gauge::part_of(&shared.backlog));
-        Self { requests, backlog, stopped: OnceLock::new(), queued: Mutex::default() }
-    }
-}
-
-/// Where the events of a group go. Room for them is made when somebody subscribes: it is a hundred times what an
-/// idle group needs otherwise.
-#[derive(Default)]
-pub(crate) struct EventFeed(OnceLock<broadcast::Sender<RaftEvent>>);
-
-impl EventFeed {
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<RaftEvent> {
-        self.0.get_or_init(|| broadcast::channel(EVENTS_KEPT).0).subscribe()
-    }
-}
-
-/// The other end of a [`GroupFeed`].
-struct GroupOutlet {
-    status: watch::Sender<GroupStatus>,
-    events: Arc<EventFeed>,
-    aside: Arc<Aside>,
-}
-
-impl GroupOutlet {
-    /// The replica has stopped; only the first reason counts.
-    fn stop(&self, reason: String) {
-        if self.aside.stopped.set(reason).is_ok() {
-            self.status.send_modify(|_| {});
-        }
     }
 }
 
@@ -380,7 +325,7 @@ impl HostThread {
         if self.next_ticket.is_multiple_of(8)
             && let Some(outlet) = self.groups.get(&group)
         {
-            outlet.aside.queued.lock().unwrap_or_else(PoisonError::into_inner).record(waited);
+            outlet.note_queued(waited);
         }
     }
 
@@ -409,12 +354,11 @@ impl HostThread {
         });
         let answer = opened.map(|status| {
             self.meet(&status.membership);
-            let (status, status_feed) = watch::channel(status);
-            let events = Arc::<EventFeed>::default();
-            let aside = Arc::new(Aside::new(&self.shared));
-            let (events_feed, aside_feed) = (Arc::downgrade(&events), Arc::clone(&aside));
-            self.groups.insert(group, GroupOutlet { status, events, aside });
-            GroupFeed { status: status_feed, events: events_feed, aside: aside_feed }
+            let requests = Gauge::part_of(&self.shared.requests);
+            let outlet = GroupOutlet::new(status, requests, Gauge::part_of(&self.shared.backlog));
+            let feed = outlet.feed().clone();
+            self.groups.insert(group, outlet);
+            feed
         });
         let is_open = answer.is_ok();
         if reply.send(answer).is_err() && is_open {
@@ -458,7 +402,7 @@ impl HostThread {
         let (groups, shared) = (&self.groups, &self.shared);
         // A group that is gone has no part of its own.
         let backlog = |group: GroupId| match groups.get(&group) {
-            Some(outlet) => &outlet.aside.backlog,
+            Some(outlet) => outlet.feed().backlog(),
             None => &shared.backlog,
         };
         let written =
@@ -503,10 +447,8 @@ impl HostThread {
     /// Tells subscribers and the log what happened.
     fn tell(&self, group: GroupId, event: RaftEvent) {
         self.shared.event_log.take(self.shared.node, group, &event);
-        let events = self.groups.get(&group).and_then(|outlet| outlet.events.0.get());
-        if let Some(events) = events.filter(|events| events.receiver_count() > 0) {
-            // The last subscriber may have left in between.
-            drop(events.send(event));
+        if let Some(outlet) = self.groups.get(&group) {
+            outlet.tell(event);
         }
     }
 
@@ -523,15 +465,12 @@ impl HostThread {
             let (Some(outlet), Some(status)) = (self.groups.get(&group), self.host.status(group)) else {
                 continue;
             };
-            if outlet.status.borrow().membership_id != status.membership_id {
+            let (membership_id, disk) = outlet.feed().look(|shown| (shown.membership_id, shown.disk));
+            if membership_id != status.membership_id {
                 self.meet(&status.membership);
             }
-            tell_disk(self.shared.node, group, outlet.status.borrow().disk, status.disk);
-            outlet.status.send_if_modified(|shown| {
-                let changed = differs(shown, &status);
-                *shown = status;
-                changed
-            });
+            tell_disk(self.shared.node, group, disk, status.disk);
+            outlet.publish(status);
         }
     }
 
@@ -589,27 +528,6 @@ fn tell_disk(node: NodeId, group: GroupId, before: DiskHealth, now: DiskHealth) 
             tracing::warn!(%node, %group, "the disk of the log is full: nothing is written until there is space again");
         }
     }
-}
-
-fn differs(a: &GroupStatus, b: &GroupStatus) -> bool {
-    a.role != b.role
-        || a.replica != b.replica
-        || a.term != b.term
-        || a.leader != b.leader
-        || a.leader_ready != b.leader_ready
-        || a.rests != b.rests
-        || a.leader_hint != b.leader_hint
-        || a.last != b.last
-        || a.commit != b.commit
-        || a.applied != b.applied
-        || a.compacted != b.compacted
-        || a.snapshot != b.snapshot
-        || a.membership_id != b.membership_id
-        || a.membership != b.membership
-        || a.progress != b.progress
-        || a.active_version != b.active_version
-        || a.supported_version != b.supported_version
-        || a.disk != b.disk
 }
 
 fn group_of(event: &Event) -> Option<GroupId> {
