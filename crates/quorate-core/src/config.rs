@@ -150,8 +150,13 @@ impl Config {
     /// # Errors
     /// The first field that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_as(self.id)
+    }
+
+    /// As [`validate`](Self::validate), for a replica `id` that shares this with others.
+    pub(crate) fn validate_as(&self, id: ReplicaId) -> Result<(), ConfigError> {
         let rules = [
-            (self.id.0 > 0, "id", "above 0"),
+            (id.0 > 0, "id", "above 0"),
             (!self.heartbeat_interval.is_zero(), "heartbeat_interval", "above 0"),
             (
                 self.election_timeout >= self.heartbeat_interval.saturating_mul(3),

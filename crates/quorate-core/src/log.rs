@@ -93,7 +93,7 @@ impl Log {
             return Err(RestoreError::Inconsistent("memberships do not ascend within the log"));
         }
         if memberships.first().is_none_or(|(id, _)| id.index > compacted.index) {
-            memberships.insert(0, (LogId::default(), Arc::new(Membership::default())));
+            memberships.insert(0, (LogId::default(), Membership::nobody()));
         }
         let mut log = Self {
             compacted,

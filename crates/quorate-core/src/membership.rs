@@ -7,6 +7,7 @@
 //! Not here: what may follow what (`change.rs`), and when (`changing.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
 
 use crate::joint::Joint;
 use crate::replica_ids::COUNTER_MAX;
@@ -75,6 +76,12 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// No members: before the first membership of a log. One for all groups.
+    pub(crate) fn nobody() -> Arc<Self> {
+        static NOBODY: LazyLock<Arc<Membership>> = LazyLock::new(Arc::default);
+        Arc::clone(&NOBODY)
+    }
+
     /// The first membership of a group: `members` in order get the ids 1, 2, ….
     ///
     /// # Errors

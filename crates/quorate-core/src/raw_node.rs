@@ -61,8 +61,24 @@ impl RawNode {
     /// # Errors
     /// An invalid configuration, or a `restored` that contradicts itself.
     pub fn new(config: Config, restored: Restored, now: MonoTime) -> Result<Self, RestoreError> {
-        config.validate().map_err(RestoreError::Config)?;
-        let mut shared = Shared::new(config, restored, now)?;
+        let (id, seed) = (config.id, config.seed);
+        Self::with_shared_config(Arc::new(config), id, seed, restored, now)
+    }
+
+    /// As [`new`](Self::new), with a configuration that any number of replicas share; its own `id` and `seed` are
+    /// not looked at. A replica that is given other timings, limits or another delay has its own from then on.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_shared_config(
+        config: Arc<Config>,
+        id: ReplicaId,
+        seed: u64,
+        restored: Restored,
+        now: MonoTime,
+    ) -> Result<Self, RestoreError> {
+        config.validate_as(id).map_err(RestoreError::Config)?;
+        let mut shared = Shared::new(config, (id, seed), restored, now)?;
         let role = Role::Follower(Follower::new(&mut shared));
         shared.role_event(RoleName::Follower, RoleReason::Started);
         Ok(Self { shared, role })
@@ -289,7 +305,7 @@ impl RawNode {
     /// deadline on (see `Config::election_delay`; cut to ten election timeouts).
     #[doc(alias = "set_priority")]
     pub fn set_election_delay(&mut self, delay: Duration) {
-        let config = &mut self.shared.config;
+        let config = Arc::make_mut(&mut self.shared.config);
         config.election_delay = delay.min(config.election_timeout * DELAY_TIMEOUTS_MAX);
     }
 
@@ -311,9 +327,9 @@ impl RawNode {
                 must: "as it was while leader_lease is on",
             });
         }
-        let after = Config { election_timeout, heartbeat_interval, ..before.clone() };
-        after.validate()?;
-        self.shared.config = after;
+        let after = Config { election_timeout, heartbeat_interval, ..Config::clone(before) };
+        after.validate_as(self.shared.id)?;
+        self.shared.config = Arc::new(after);
         // Whoever waits already waits no longer than by the new timings.
         let (now, latest) = (self.shared.now, self.shared.election_deadline());
         match &mut self.role {
@@ -344,13 +360,13 @@ impl RawNode {
             window_bytes_max: limits.window_bytes_max,
             reads_max: limits.reads_max,
             command_bytes_max: limits.command_bytes_max,
-            ..self.shared.config.clone()
+            ..Config::clone(&self.shared.config)
         };
-        after.validate()?;
+        after.validate_as(self.shared.id)?;
         *self.shared.nothing_new = false;
         self.shared.log.set_window_bytes_max(after.window_bytes_max);
         self.shared.apply.set_bytes_max(after.apply_bytes_max);
-        self.shared.config = after;
+        self.shared.config = Arc::new(after);
         Ok(())
     }
 
@@ -559,7 +575,7 @@ impl RawNode {
             Role::Candidate(_) => 0,
         };
         Status {
-            id: shared.config.id,
+            id: shared.id,
             role: self.role.name(),
             term: shared.term,
             vote: shared.vote,
@@ -629,5 +645,36 @@ impl RawNode {
             return None;
         }
         Some(SnapshotMeta { last, membership, membership_id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten thousand groups of a process behave by one configuration: each is somebody, has timeouts of its own, and
+    /// is changed alone.
+    #[test]
+    fn replicas_that_share_a_configuration_do_not_share_what_becomes_of_them() {
+        let config = Arc::new(Config::new(ReplicaId(0)));
+        let replica = |id, seed| {
+            let now = MonoTime(0);
+            RawNode::with_shared_config(Arc::clone(&config), ReplicaId(id), seed, Restored::default(), now)
+        };
+        let [mut one, other, again] = [(1, 5), (2, 6), (1, 5)].map(|(id, seed)| replica(id, seed).unwrap());
+        assert_eq!((one.status().id, other.status().id), (ReplicaId(1), ReplicaId(2)));
+        assert_ne!(one.next_deadline(), other.next_deadline(), "they would campaign together");
+        assert_eq!(one, again);
+        let before = other.clone();
+        one.set_timings(Duration::from_secs(9), Duration::from_secs(3)).unwrap();
+        one.set_election_delay(Duration::from_secs(1));
+        one.set_limits(&Config { reads_max: 1, ..Config::new(ReplicaId(0)) }).unwrap();
+        assert_eq!(one.shared.config.election_timeout, Duration::from_secs(9));
+        assert_eq!((one.shared.config.reads_max, one.shared.config.election_delay.as_secs()), (1, 1));
+        assert_eq!(other, before);
+        assert_eq!(*config, Config::new(ReplicaId(0)));
+        // Nobody is nobody.
+        let nobody = replica(0, 5).unwrap_err();
+        assert!(matches!(nobody, RestoreError::Config(ConfigError { field: "id", .. })));
     }
 }

@@ -31,7 +31,9 @@ use crate::writes::Writes;
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shared {
-    pub(crate) config: Config,
+    pub(crate) id: ReplicaId,
+    /// Its `id` and `seed` are not looked at: replicas that behave alike share it.
+    pub(crate) config: Arc<Config>,
     pub(crate) now: MonoTime,
     pub(crate) term: Term,
     pub(crate) vote: Option<ReplicaId>,
@@ -60,10 +62,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, restored: Restored, now: MonoTime) -> Result<Self, RestoreError> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        (id, seed): (ReplicaId, u64),
+        restored: Restored,
+        now: MonoTime,
+    ) -> Result<Self, RestoreError> {
         let (hard, applied, lost_until) = (restored.hard_state, restored.applied, restored.lost_until);
         let log = Log::restore(restored, config.window_bytes_max)?;
-        if log.membership().1.says_otherwise(config.id, config.witness) {
+        if log.membership().1.says_otherwise(id, config.witness) {
             return Err(RestoreError::Inconsistent("the members say otherwise who is a witness"));
         }
         let written = HardState { commit: log.commit(), ..hard };
@@ -75,8 +82,9 @@ impl Shared {
         }
         // Numbers of an earlier life must not meet the replies of this one, even with the same seed.
         let mut lives =
-            SplitMix64::new(config.seed ^ now.0.rotate_left(32) ^ hard.term.0 ^ (log.last_index().0 << 20));
+            SplitMix64::new(seed ^ now.0.rotate_left(32) ^ hard.term.0 ^ (log.last_index().0 << 20));
         Ok(Self {
+            id,
             now,
             term: hard.term,
             vote: hard.vote.filter(|_| !planted("vote_forgotten_at_start")),
@@ -87,7 +95,7 @@ impl Shared {
             writes: Writes::new(written, log.last_index()),
             fetches: Fetches::default(),
             outbox: Outbox::default(),
-            rng: SplitMix64::new(config.seed),
+            rng: SplitMix64::new(seed),
             epoch_heard: 0,
             lost_until: hard.commit.max(lost_until),
             snapshot_wish: None,
@@ -128,7 +136,7 @@ impl Shared {
     }
 
     pub(crate) const fn id(&self) -> ReplicaId {
-        self.config.id
+        self.id
     }
 
     pub(crate) const fn hard_state(&self) -> HardState {
@@ -144,7 +152,7 @@ impl Shared {
     }
 
     /// Whether this replica votes without keeping data.
-    pub(crate) const fn is_witness(&self) -> bool {
+    pub(crate) fn is_witness(&self) -> bool {
         self.config.witness
     }
 

@@ -80,7 +80,7 @@ impl RawNode {
 
     fn become_candidate(&mut self, transfer: bool, reason: RoleReason) {
         self.leave_role();
-        let (id, term) = (self.shared.config.id, self.shared.term.next());
+        let (id, term) = (self.shared.id, self.shared.term.next());
         self.shared.raise_term(term, Some(id));
         self.shared.leader = None;
         self.shared.role_event(RoleName::Candidate, reason);

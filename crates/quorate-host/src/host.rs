@@ -141,8 +141,9 @@ pub struct Host {
     replicas: BTreeMap<GroupId, Box<Replica>>,
     /// Filled by one core after the other.
     ready: Ready,
-    /// What the group that was opened last behaves by. Those that behave alike share it.
+    /// What the group that was opened last behaves by, and its core. Those that behave alike share it.
     group_config: Arc<GroupConfig>,
+    core_config: Arc<quorate_core::Config>,
     /// When each replica is to be ticked. Set anew when it is drained, after whatever happened to it.
     deadlines: Deadlines,
     /// Groups in which nothing happens.
@@ -184,6 +185,7 @@ impl Host {
             replicas: BTreeMap::new(),
             ready: Ready::default(),
             group_config: Arc::default(),
+            core_config: Arc::new(quorate_core::Config::new(ReplicaId(0))),
             deadlines: Deadlines::default(),
             resting: Resting::default(),
             work: Work::default(),
@@ -238,14 +240,12 @@ impl Host {
             return Err(OpenError::Config { group, error });
         }
         let turn_bytes = setup.config.snapshots.chunk_bytes.saturating_mul(self.config.snapshot_sends_max);
-        let mut config = with_envelope(setup.config.core.clone());
-        config.id = setup.replica;
-        config.seed ^= (setup.replica.0 << 32) ^ group.0 ^ now.mono.0 ^ now.unix_millis;
-        let seed = config.seed;
-        let core = RawNode::new(config, setup.restored.clone(), now.mono)
+        let (config, core_config) = self.share_config(&setup.config);
+        let seed = config.core.seed ^ (setup.replica.0 << 32) ^ group.0 ^ now.mono.0 ^ now.unix_millis;
+        let restored = setup.restored.clone();
+        let core = RawNode::with_shared_config(core_config, setup.replica, seed, restored, now.mono)
             .map_err(|error| OpenError::Inconsistent { group, reason: error.to_string() })?;
         self.broken.remove(&group);
-        let config = self.share_config(&setup.config);
         let mut replica = Box::new(Replica::new(setup, config, core, seed));
         replica.stream_turn = self.pace.time_for(turn_bytes as u64);
         self.replicas.insert(group, replica);
@@ -254,13 +254,17 @@ impl Host {
         Ok(())
     }
 
-    /// The configuration, kept once for all groups that behave alike.
-    fn share_config(&mut self, config: &GroupConfig) -> Arc<GroupConfig> {
+    /// The configuration and that of the core, kept once for all groups that behave alike.
+    fn share_config(&mut self, config: &GroupConfig) -> (Arc<GroupConfig>, Arc<quorate_core::Config>) {
         let config = config.of_many();
+        let core = with_envelope(config.core.clone());
         if *self.group_config != config {
             self.group_config = Arc::new(config);
         }
-        Arc::clone(&self.group_config)
+        if *self.core_config != core {
+            self.core_config = Arc::new(core);
+        }
+        (Arc::clone(&self.group_config), Arc::clone(&self.core_config))
     }
 
     /// Whether `group` is open.
@@ -366,6 +370,7 @@ impl Host {
             replica.drain(self.now, &mut self.ready, &mut self.work);
             self.deadlines.set(group, replica.next_deadline());
             if self.resting.watch(self.now.mono, group, replica) {
+                // Also after the little that happens to it at rest, as the write of a commit index.
                 replica.release_memory();
             }
         }

@@ -42,7 +42,8 @@ const PIECE_BYTES: u64 = 256 << 10;
 /// What has come of a state from outside.
 #[derive(Default)]
 pub(crate) struct Incoming {
-    arriving: Option<Arriving>,
+    /// In a box: groups are many, and restores are rare.
+    arriving: Option<Box<Arriving>>,
     /// Records of the machine that are out of date: the first one, those of pieces, those that go.
     head_changed: bool,
     unrecorded: Vec<(u64, usize)>,
@@ -107,7 +108,7 @@ impl Incoming {
         match known {
             None if piece.offset == 0 => {
                 self.drop_arriving();
-                self.arriving = Some(Arriving::begin(place, piece.restore, piece.at.0)?);
+                self.arriving = Some(Box::new(Arriving::begin(place, piece.restore, piece.at.0)?));
             }
             Some(known) if known.bytes == piece.offset => {}
             Some(known) if bytes <= known.bytes && known.holds(piece)? => return Ok(Ok(())),
@@ -135,7 +136,7 @@ impl Incoming {
         crc: u32,
     ) -> Result<Result<impl Read + use<>, RequestError>, MachineError> {
         let is_whole = |arriving: &&Arriving| (arriving.id, arriving.bytes, arriving.crc) == (id, bytes, crc);
-        let Some(arriving) = self.arriving.as_ref().filter(is_whole) else {
+        let Some(arriving) = self.arriving.as_deref().filter(is_whole) else {
             let what = "the state from outside is not there as a whole: bring it again".to_owned();
             return Ok(Err(RequestError::Snapshot { what }));
         };
@@ -155,7 +156,7 @@ impl Incoming {
     pub(crate) fn advance(&mut self, unix_millis: u64, idle_max_millis: u64) {
         let is_idle =
             |arriving: &Arriving| arriving.used_millis.saturating_add(idle_max_millis) < unix_millis;
-        if self.arriving.as_ref().is_some_and(is_idle) {
+        if self.arriving.as_deref().is_some_and(is_idle) {
             self.drop_arriving();
         }
     }
@@ -256,7 +257,7 @@ impl Incoming {
         if arriving.verified().is_err() {
             arriving.staged = None;
         }
-        Ok(Self { arriving: Some(arriving), ..Self::default() })
+        Ok(Self { arriving: Some(Box::new(arriving)), ..Self::default() })
     }
 }
 
@@ -362,7 +363,7 @@ impl<'a> Filling<'a> {
         let data = versioned(value).map_err(damaged)?.rest();
         let Some(head) = &self.head else { return Err(damaged(OUT_OF_ORDER)) };
         if self.incoming.arriving.is_none() {
-            self.incoming.arriving = Some(Arriving::begin(self.place, head.id, self.at.0)?);
+            self.incoming.arriving = Some(Box::new(Arriving::begin(self.place, head.id, self.at.0)?));
         }
         let used_millis = head.used_millis;
         let arriving = self.incoming.arriving.as_mut().filter(|arriving| arriving.bytes == offset);

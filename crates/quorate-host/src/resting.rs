@@ -95,7 +95,7 @@ pub(crate) struct Resting {
 }
 
 impl Resting {
-    /// Sees whether a replica went to rest or woke. Says whether it has gone to rest.
+    /// Sees whether a replica went to rest or woke. Says whether it rests.
     pub(crate) fn watch(&mut self, now: MonoTime, group: GroupId, replica: &Replica) -> bool {
         let rests = replica.core.status().quiescent;
         if !rests {
@@ -108,11 +108,10 @@ impl Resting {
             self.forget(group);
             return false;
         };
-        if self.notes.get(&group) == Some(&note) {
-            return false;
+        if self.notes.get(&group) != Some(&note) {
+            self.forget(group);
+            self.note(now, group, replica, note);
         }
-        self.forget(group);
-        self.note(now, group, replica, note);
         true
     }
 

@@ -22,8 +22,8 @@ use crate::replica::Replica;
 pub(crate) struct SessionLimits {
     /// As of what was applied last.
     active: SessionConfig,
-    /// On a leader: what it has proposed in its term.
-    proposed: Option<(Term, SessionConfig)>,
+    /// On a leader: what it has proposed in its term, if ever. In a box: groups are many.
+    proposed: Option<Box<(Term, SessionConfig)>>,
 }
 
 impl SessionLimits {
@@ -47,7 +47,7 @@ impl Replica {
         }
         let term = status.term;
         let wanted = self.config.sessions.in_whole_millis();
-        let in_force = match &self.session_limits.proposed {
+        let in_force = match self.session_limits.proposed.as_deref() {
             Some((proposed_in, limits)) if *proposed_in == term => limits,
             Some(_) | None => &self.session_limits.active,
         };
@@ -58,7 +58,7 @@ impl Replica {
         let kind = LoggedKind::Limits(wanted.clone());
         let limits = LoggedCommand { unix_millis: self.stamp_millis, kind };
         if self.core.propose(now.mono, limits.encode()).is_ok() {
-            self.session_limits.proposed = Some((term, wanted));
+            self.session_limits.proposed = Some(Box::new((term, wanted)));
         }
     }
 }
