@@ -5,6 +5,7 @@
 //!   engine alone: the same items out of memory into an empty engine of the same kind, made durable
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -56,6 +57,38 @@ async fn write(client: Client, begun: Instant, stop: Arc<AtomicBool>) -> Vec<(Du
     latencies
 }
 
+/// When a stage of the install was seen to be over, with a resolution of 50 ms.
+#[derive(Default)]
+struct Stages {
+    /// The leader's snapshot is saved: its first piece is on the new node's disk.
+    saved: Option<Duration>,
+    /// It is whole and durable there.
+    staged: Option<Duration>,
+}
+
+impl Stages {
+    fn look(&mut self, snapshots: &Path, now: Duration) {
+        let names = std::fs::read_dir(snapshots).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        for name in names {
+            self.saved.get_or_insert(now);
+            if name.to_string_lossy().ends_with(".snap") {
+                self.staged.get_or_insert(now);
+            }
+        }
+    }
+
+    fn print(&self, joined: Duration, caught_up: Duration, alone: f64, mib: u64) {
+        let (Some(saved), Some(staged)) = (self.saved, self.staged) else { return };
+        let installing = (caught_up - staged).as_secs_f64();
+        println!(
+            "of which: start and saving {:.1} s, sending and making durable {:.1} s, installing {installing:.1} s, {:.2} x the engine alone",
+            (saved - joined).as_secs_f64(),
+            (staged - saved).as_secs_f64(),
+            mib as f64 / installing / alone,
+        );
+    }
+}
+
 fn report(label: &str, latencies: &[(Duration, Duration)], between: std::ops::Range<Duration>) -> Duration {
     let mut chosen: Vec<Duration> =
         latencies.iter().filter(|(at, _)| between.contains(at)).map(|(_, latency)| *latency).collect();
@@ -104,7 +137,9 @@ pub async fn run(flags: &Flags) -> Result<(), Failure> {
     let (mut idle, mut most, last) = (None, 0, format!("key-{:012}", (mib << 20) / value_bytes as u64 - 1));
     let address = servers.client(node);
     let at_learner = Client::connect([address.clone()], ClientOptions::default())?;
+    let (mut stages, snapshots) = (Stages::default(), servers.data_dir(node).join("snapshots"));
     loop {
+        stages.look(&snapshots, begun.elapsed());
         let now = anonymous_kib(pid).unwrap_or_default();
         idle.get_or_insert(now);
         most = most.max(now);
@@ -132,6 +167,7 @@ pub async fn run(flags: &Flags) -> Result<(), Failure> {
         "install, from the start of the process to caught up: {took:.1} s, {speed:.0} MiB/s, {:.2} x the engine alone",
         speed / alone
     );
+    stages.print(joined, caught_up, alone, mib);
     println!(
         "memory: leader +{} KiB anonymous (peak {} KiB), new node +{} KiB anonymous (peak {} KiB); last key {last}",
         leader_most.saturating_sub(leader_before.0),

@@ -24,10 +24,21 @@ struct Receiving {
     writer: Box<dyn SnapshotWriter>,
 }
 
+/// A snapshot that has arrived.
+#[derive(PartialEq, Eq)]
+struct Arrived {
+    from: ReplicaId,
+    last: LogId,
+    bytes: u64,
+}
+
 /// All snapshots that are arriving at a host.
 #[derive(Default)]
 pub(crate) struct Receives {
     groups: BTreeMap<GroupId, Receiving>,
+    /// The one that arrived last. Its sender asks again while it is being made durable: that is answered, and not
+    /// another reason to read it.
+    arrived: BTreeMap<GroupId, Arrived>,
 }
 
 /// What became of a piece, the offset wanted next, and the snapshot when it is complete.
@@ -46,6 +57,7 @@ impl Staging {
 impl Receives {
     pub(crate) fn close(&mut self, group: GroupId) {
         self.groups.remove(&group);
+        self.arrived.remove(&group);
     }
 
     /// The group has a snapshot of its own at `last`: what arrives below is of no more use.
@@ -98,6 +110,11 @@ impl Receives {
         if let Some(receiving) = same {
             receiving.term = chunk.term;
         } else {
+            // A stream that begins is empty at 0: then somebody needs it again, and it may be damaged.
+            let arrived = Arrived { from: chunk.from, last: chunk.meta.last, bytes: chunk.bytes };
+            if chunk.offset > 0 && self.arrived.get(&group) == Some(&arrived) {
+                return Some(Staging::new(SnapshotVerdict::Taken, chunk.bytes));
+            }
             if let Some(info) = stored(store, group, chunk) {
                 let taken = Staging::new(SnapshotVerdict::Taken, chunk.bytes);
                 return Some(Staging { staged: Some(info), ..taken });
@@ -130,8 +147,10 @@ impl Receives {
         if next_offset < receiving.bytes {
             return Some(taken);
         }
-        let receiving = self.groups.remove(&group)?;
-        Some(Staging { staged: Some(receiving.writer.finish().ok()?), ..taken })
+        let Receiving { from, meta, bytes, writer, .. } = self.groups.remove(&group)?;
+        let staged = writer.finish().ok()?;
+        self.arrived.insert(group, Arrived { from, last: meta.last, bytes });
+        Some(Staging { staged: Some(staged), ..taken })
     }
 }
 
@@ -183,5 +202,25 @@ mod tests {
         let mut content = [0; 8];
         assert_eq!(store.open(&stored).unwrap().read_at(0, &mut content).unwrap(), 8);
         assert_eq!(&content, b"12345678");
+    }
+
+    /// The last piece is answered when all of it is durable; its sender has asked again by then. Each time a gigabyte
+    /// was read again, to see whether it was whole.
+    #[test]
+    fn a_late_piece_of_a_snapshot_that_has_arrived_is_answered_and_no_more() {
+        let (store, mut receives) = (MemSnapshotStore::new(), Receives::default());
+        let mut answer = |chunk: &SnapshotChunk| {
+            let events = receives.receive(GROUP, NodeId(chunk.from.0), chunk, &store);
+            let SnapshotEvent::Send { message, .. } = &events[0] else { panic!("the answer comes first") };
+            let PeerBody::SnapshotAck(ack) = message.body else { panic!("an answer") };
+            (ack.verdict, ack.next_offset, events.len() > 1)
+        };
+        assert_eq!(answer(&piece(1, 2, 0, b"abcd")), (SnapshotVerdict::Taken, 4, false));
+        assert_eq!(answer(&piece(1, 2, 4, b"efgh")), (SnapshotVerdict::Taken, 8, true), "it has arrived");
+        assert_eq!(answer(&piece(1, 2, 4, b"efgh")), (SnapshotVerdict::Taken, 8, false), "once");
+        // Who begins again does so for a reason: it is read, and staged again.
+        assert_eq!(answer(&piece(1, 2, 0, b"")), (SnapshotVerdict::Taken, 8, true));
+        // A piece of another one's is not taken for a late one: where that begins it is looked at.
+        assert_eq!(answer(&piece(3, 3, 4, b"5678")), (SnapshotVerdict::Taken, 8, true));
     }
 }

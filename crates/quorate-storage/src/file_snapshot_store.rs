@@ -386,7 +386,7 @@ struct FileReader {
     chunk_bytes: u64,
     content_start: u64,
     /// The chunk that was read last, verified.
-    chunk: Option<(u64, Vec<u8>)>,
+    chunk: Option<(u64, Bytes)>,
 }
 
 impl FileReader {
@@ -448,12 +448,12 @@ impl FileReader {
         let offset = self.content_start + number * (self.chunk_bytes + CRC_BYTES);
         let count = self.chunk_bytes.min(self.info.bytes - number * self.chunk_bytes);
         let bytes = read_exact(&*self.file, &self.path, offset, count + CRC_BYTES)?;
-        let content = &bytes[..index(count)];
-        if chunk_crc(self.seed, number, content) != u32_at(&bytes, index(count)) {
+        let content = bytes.slice(..index(count));
+        if chunk_crc(self.seed, number, &content) != u32_at(&bytes, index(count)) {
             let what = "the checksum of a chunk does not hold";
             return Err(SnapshotError::Damaged(Damage { path: self.path.clone(), offset, what }));
         }
-        self.chunk = Some((number, content.to_vec()));
+        self.chunk = Some((number, content));
         Ok(())
     }
 }

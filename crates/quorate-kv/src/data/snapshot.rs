@@ -13,7 +13,7 @@
 //!
 //! Not here: checksums (the snapshot's file and transport have them), the host's own part.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -28,6 +28,8 @@ use crate::limits::{KEY_BYTES_CAP, VALUE_BYTES_CAP};
 const HEADER: &[u8; 4] = b"QKV\x01";
 const TAG_END: u8 = 0;
 const TAG_ITEM: u8 = 1;
+/// How much is read at a time, in bytes.
+const READ_BYTES: usize = 256 << 10;
 
 /// Writes a frozen view out, piece by piece.
 pub(super) struct KvSnapshot {
@@ -48,12 +50,13 @@ impl KvSnapshot {
     fn encode_more(&mut self, start: Bytes, bytes_wanted: usize) -> Result<(), MachineError> {
         let Self { view, pending, next, items } = self;
         *next = None;
+        let mut length = Vec::new();
         view.scan(&KeyRange::from(start), &mut |item| {
             if pending.len() >= bytes_wanted {
                 *next = Some(item.key);
                 return ControlFlow::Break(());
             }
-            encode_item(&item, pending);
+            encode_item(&item, &mut length, pending);
             *items += 1;
             ControlFlow::Continue(())
         })?;
@@ -81,14 +84,14 @@ impl SnapshotSource for KvSnapshot {
     }
 }
 
-fn encode_item(item: &Item, out: &mut BytesMut) {
-    let mut length = Vec::with_capacity(10);
+/// `length`: room for one.
+fn encode_item(item: &Item, length: &mut Vec<u8>, out: &mut BytesMut) {
     out.reserve(item.bytes() + 30);
     out.put_u8(TAG_ITEM);
     for bytes in [&item.key, &item.value] {
         length.clear();
-        write_length(bytes.len(), &mut length);
-        out.put_slice(&length);
+        write_length(bytes.len(), length);
+        out.put_slice(length);
         out.put_slice(bytes);
     }
     out.put_u64_le(item.version);
@@ -132,7 +135,13 @@ enum Progress {
 
 impl<'a> SnapshotItems<'a> {
     pub(super) fn new(content: &'a mut dyn Read, newest: LogIndex) -> Self {
-        Self { content: BufReader::new(content), offset: 0, newest, items: 0, progress: Progress::Start }
+        Self {
+            content: BufReader::with_capacity(READ_BYTES, content),
+            offset: 0,
+            newest,
+            items: 0,
+            progress: Progress::Start,
+        }
     }
 
     fn read_item(&mut self) -> Result<Option<Item>, Damage> {
@@ -201,14 +210,22 @@ impl<'a> SnapshotItems<'a> {
         let offset = self.offset;
         let length = self.read_length()?.filter(|length| *length <= bytes_max as u64);
         let length = length.ok_or(Damage::Unexpected { offset, expected: "a length within the caps" })?;
-        let mut bytes = Vec::new();
-        let read = (&mut self.content).take(length).read_to_end(&mut bytes);
-        read.map_err(|source| Damage::Read { offset: self.offset, source })?;
-        if (bytes.len() as u64) < length {
-            return Err(Damage::Unexpected { offset: self.offset, expected });
-        }
+        let here = usize::try_from(length).ok().and_then(|length| self.content.buffer().get(..length));
+        let bytes = if let Some(here) = here {
+            let bytes = Bytes::copy_from_slice(here);
+            self.content.consume(bytes.len());
+            bytes
+        } else {
+            let mut bytes = Vec::new();
+            let read = (&mut self.content).take(length).read_to_end(&mut bytes);
+            read.map_err(|source| Damage::Read { offset: self.offset, source })?;
+            if (bytes.len() as u64) < length {
+                return Err(Damage::Unexpected { offset: self.offset, expected });
+            }
+            bytes.into()
+        };
         self.offset += length;
-        Ok(bytes.into())
+        Ok(bytes)
     }
 
     /// A length; `None` when it is not in its shortest form, or longer than any can be.
