@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!   node 1 leads 2, 5, 8 at rest                    node 2 follows 2, 5, 8 at rest
-//!     one beat per heartbeat interval ────────────►   the same digest: all is well
+//!     five beats in T ────────────────────────────►   the same digest: all is well
 //!     (node 1 is gone, or cut off)       silence T    all three wake, and campaign in time
-//!     (node 1 leads 5 no more, lost it)  another ──►  what differs for T wakes: its sixteenth of the groups
+//!     (node 1 leads 5 no more, lost it)  another ──►  the difference stays the same for T: 5 wakes
 //!   cut off from a quorum of 5: it wakes, and steps down in time
 //! ```
 //!
@@ -13,6 +13,9 @@
 //!   groups that need not have woken, and their leader answers them.
 //! * A beat names no groups: its size does not depend on how many rest. Beats travel behind what the leader said to
 //!   its followers, so that both sides agree whenever nothing is under way.
+//! * Among many groups something is always under way: one is asked to rest, and has not answered; another one wakes. So
+//!   it counts only if the same is different for T. Which groups that are, the difference says if they are one or two;
+//!   otherwise their sixteenth of all groups wakes.
 //! * A leader rests on when the node of a minority is gone. It is told of that node when it has something to say.
 //!
 //! Not here: when a group goes to rest (`quorate-core/src/quiescence.rs`).
@@ -26,6 +29,10 @@ use quorate_core::{GroupId, Membership, MonoTime, NodeId, ReplicaId, RoleName, T
 use crate::event::Outbound;
 use crate::peer::{Beat, Lane, PARTS, PeerBody, PeerMessage};
 use crate::replica::Replica;
+
+/// How many beats a node has to be heard; no more than heartbeats, though, in the same time. They are all that groups
+/// at rest cost, and whoever wakes in error only loses time.
+const BEATS_IN_PATIENCE: u32 = 5;
 
 /// For each part, what the marks of its groups come to.
 type Digest = [u64; PARTS];
@@ -61,6 +68,16 @@ enum Side {
     Follows(NodeId),
 }
 
+/// Something in which what a node tells of a part of the groups differs from what is known here.
+#[derive(Clone, Copy, Debug)]
+struct Difference {
+    /// The marks of the groups that one side knows at rest and the other one does not, taken together.
+    marks: u64,
+    since: MonoTime,
+    /// When it was seen last; others may have been seen meanwhile.
+    seen: MonoTime,
+}
+
 /// Another node, as far as groups at rest are concerned.
 #[derive(Debug, Default)]
 struct Neighbour {
@@ -75,8 +92,8 @@ struct Neighbour {
     expected: Digest,
     /// When it was heard last.
     heard: MonoTime,
-    /// Since when it has told something else.
-    differs_since: [Option<MonoTime>; PARTS],
+    /// Where it tells something else.
+    differences: [Option<Difference>; PARTS],
     /// Its silence was noted.
     is_silent: bool,
 }
@@ -117,8 +134,9 @@ impl Resting {
 
     fn note(&mut self, now: MonoTime, group: GroupId, replica: &Replica, note: Note) {
         let timings = &replica.config.core;
-        let interval = self.beat_interval.get_or_insert(timings.heartbeat_interval);
-        *interval = timings.heartbeat_interval.min(*interval);
+        let wanted = timings.heartbeat_interval.max(timings.election_timeout / BEATS_IN_PATIENCE);
+        let interval = self.beat_interval.get_or_insert(wanted);
+        *interval = wanted.min(*interval);
         let patience = self.patience.get_or_insert(timings.election_timeout);
         *patience = timings.election_timeout.min(*patience);
         let members = Arc::clone(replica.core.status().membership);
@@ -193,17 +211,48 @@ impl Resting {
         let Some(neighbour) = self.nodes.get_mut(&from) else { return };
         neighbour.heard = now;
         neighbour.is_silent = false;
-        for part in 0..PARTS {
-            if neighbour.expected[part] == beat.digest[part] {
-                neighbour.differs_since[part] = None;
+        let mut lasting = Vec::new();
+        for (part, slot) in neighbour.differences.iter_mut().enumerate() {
+            let marks = neighbour.expected[part] ^ beat.digest[part];
+            if marks == 0 {
+                *slot = None;
                 continue;
             }
-            let since = *neighbour.differs_since[part].get_or_insert(now);
-            if now.since(since) >= patience {
-                let in_part = neighbour.followed.iter().filter(|group| part_of(**group) == part);
-                self.waking.extend(in_part);
-                neighbour.differs_since[part] = None;
+            match slot {
+                Some(known) if known.marks == marks => {
+                    known.seen = now;
+                    if now.since(known.since) >= patience {
+                        lasting.push((part, marks));
+                        *slot = None;
+                    }
+                }
+                // Of what is seen in between it is not known yet whether it stays.
+                Some(known) if now.since(known.seen) < patience => {}
+                Some(_) | None => *slot = Some(Difference { marks, since: now, seen: now }),
             }
+        }
+        for (part, marks) in lasting {
+            self.wake_difference(from, part, marks);
+        }
+    }
+
+    /// Wakes the groups that make a difference, as far as they wait for that node.
+    fn wake_difference(&mut self, node: NodeId, part: usize, marks: u64) {
+        let Some(neighbour) = self.nodes.get(&node) else { return };
+        let in_part = neighbour.followed.iter().copied().filter(|group| part_of(*group) == part);
+        let mark = |group: GroupId| Some((self.notes.get(&group)?.mark, group));
+        let by_mark: BTreeMap<u64, GroupId> = in_part.filter_map(mark).collect();
+        let pair = || {
+            let (one, other) = by_mark.iter().find_map(|(one, group)| {
+                let other = by_mark.get(&(one ^ marks))?;
+                Some((*group, *other))
+            })?;
+            Some([one, other])
+        };
+        match (by_mark.get(&marks), pair()) {
+            (Some(group), _) => self.waking.extend([*group]),
+            (None, Some(pair)) => self.waking.extend(pair),
+            (None, None) => self.waking.extend(by_mark.into_values()),
         }
     }
 
@@ -224,7 +273,7 @@ impl Resting {
         for neighbour in self.nodes.values_mut() {
             if !neighbour.is_silent && neighbour.heard + patience <= now {
                 neighbour.is_silent = true;
-                neighbour.differs_since = Default::default();
+                neighbour.differences = Default::default();
                 self.waking.extend(&neighbour.followed);
                 lost.extend(neighbour.led.iter().copied());
             }
@@ -298,4 +347,81 @@ pub(crate) fn reaches_a_quorum(replica: &Replica, is_silent: impl Fn(NodeId) -> 
     };
     let (voters, answering) = (membership.voters().count(), membership.voters().filter(answers).count());
     answering * 2 > voters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THERE: NodeId = NodeId(2);
+    const T: Duration = Duration::from_secs(1);
+    /// All in one part.
+    const GROUPS: std::ops::Range<u64> = 1..101;
+
+    fn group(number: u64) -> GroupId {
+        GroupId(number * PARTS as u64)
+    }
+
+    fn mark(number: u64) -> u64 {
+        mark_of(group(number), Term(3))
+    }
+
+    /// A hundred groups of one part rest here, led there.
+    fn resting() -> Resting {
+        let mut resting = Resting { patience: Some(T), ..Resting::default() };
+        let mut neighbour = Neighbour::default();
+        for number in GROUPS {
+            neighbour.followed.insert(group(number));
+            neighbour.expected[0] ^= mark(number);
+            let note = Note { mark: mark(number), side: Side::Follows(THERE) };
+            resting.notes.insert(group(number), note);
+        }
+        resting.nodes.insert(THERE, neighbour);
+        resting
+    }
+
+    /// Ten beats a second, each without some groups; what wakes at which of them.
+    fn beats(count: u64, lacking: impl Fn(u64) -> Vec<u64>) -> Vec<(u64, Vec<GroupId>)> {
+        let mut resting = resting();
+        let all: u64 = GROUPS.map(mark).fold(0, |all, mark| all ^ mark);
+        let mut woken = Vec::new();
+        for beat in 0..count {
+            let mut digest = [0; PARTS];
+            digest[0] = lacking(beat).into_iter().fold(all, |all, number| all ^ mark(number));
+            resting.on_beat(MonoTime(0) + Duration::from_millis(100 * beat), THERE, &Beat { digest });
+            let waking = resting.take_waking();
+            if !waking.is_empty() {
+                woken.push((beat, waking.into_iter().collect()));
+            }
+        }
+        woken
+    }
+
+    /// Ten thousand groups that come to rest one after the other: at every beat some are asked and have not answered.
+    /// That woke hundreds, which came to rest one after the other.
+    #[test]
+    fn groups_that_come_to_rest_one_after_the_other_wake_nobody() {
+        assert_eq!(beats(100, |beat| vec![1 + beat]), []);
+        assert_eq!(beats(100, |beat| vec![1 + beat, 1 + (beat + 50) % 100, 1 + (beat * 7) % 100]), []);
+    }
+
+    #[test]
+    fn what_stays_different_wakes_alone() {
+        assert_eq!(beats(11, |_| vec![5]), [(10, vec![group(5)])]);
+        // Also where something else is under way most of the time.
+        let busy = |beat: u64| if beat.is_multiple_of(3) { vec![5] } else { vec![5, 6 + beat] };
+        assert_eq!(beats(13, busy), [(12, vec![group(5)])]);
+        // A beat that agrees: it was under way.
+        assert_eq!(beats(20, |beat| if beat == 9 { vec![] } else { vec![5] }), []);
+        assert_eq!(beats(11, |_| vec![5, 9]), [(10, vec![group(5), group(9)])], "two");
+    }
+
+    /// Which they are cannot be told from one number: all of the part.
+    #[test]
+    fn many_that_stay_different_wake_with_their_part() {
+        let all: Vec<_> = GROUPS.map(group).collect();
+        assert_eq!(beats(11, |_| vec![5, 9, 40]), [(10, all.clone())]);
+        // The other side knows one at rest that does not rest here: nothing here waits for it alone.
+        assert_eq!(beats(11, |_| vec![1000]), [(10, all)]);
+    }
 }
