@@ -215,8 +215,8 @@ impl StatusWatch {
         self.wait(news).await
     }
 
-    /// Waits until `what` holds of the status, and returns that. It must be quick: the replica waits meanwhile. May
-    /// be dropped and called again.
+    /// Waits until `what` holds of the status, and returns that. It must be quick, and ask nothing of the replica
+    /// itself, which waits meanwhile. May be dropped and called again.
     ///
     /// # Errors
     /// The replica has stopped, and `what` does not hold of its last status.

@@ -541,7 +541,8 @@ impl Raft {
         self.feed.look(Clone::clone)
     }
 
-    /// What `look` finds in the status. Cheaper than a copy of it; the replica waits meanwhile, so it must be quick.
+    /// What `look` finds in the status. Cheaper than a copy of it; the replica waits meanwhile, so it must be quick, and
+    /// ask nothing of this replica itself.
     pub fn look<T>(&self, look: impl FnOnce(&GroupStatus) -> T) -> T {
         self.feed.look(look)
     }
