@@ -123,6 +123,7 @@ impl Receives {
                 return Some(Staging::new(SnapshotVerdict::Gap, 0));
             }
             self.groups.remove(&group);
+            self.arrived.remove(&group);
             let writer = store.create(group, &chunk.meta).ok()?;
             let SnapshotChunk { from, term, meta, bytes, .. } = chunk.clone();
             self.groups.insert(group, Receiving { from, term, meta, bytes, writer });
@@ -182,15 +183,25 @@ mod tests {
         SnapshotChunk { from, to, term, epoch: 0, meta, bytes: 8, offset, data: Bytes::from_static(data) }
     }
 
+    /// The answer to a piece, and whether the snapshot is there with it.
+    fn receive(
+        receives: &mut Receives,
+        chunk: &SnapshotChunk,
+        store: &MemSnapshotStore,
+    ) -> (SnapshotVerdict, u64, bool) {
+        let events = receives.receive(GROUP, NodeId(chunk.from.0), chunk, store);
+        let SnapshotEvent::Send { message, .. } = &events[0] else { panic!("the answer comes first") };
+        let PeerBody::SnapshotAck(ack) = message.body else { panic!("an answer") };
+        (ack.verdict, ack.next_offset, events.len() > 1)
+    }
+
     /// Two leaders' snapshots of one position need not be the same bytes: half of each is neither.
     #[test]
     fn pieces_of_two_leaders_are_never_put_together() {
         let (store, mut receives) = (MemSnapshotStore::new(), Receives::default());
         let mut answer = |chunk: &SnapshotChunk| {
-            let events = receives.receive(GROUP, NodeId(chunk.from.0), chunk, &store);
-            let SnapshotEvent::Send { message, .. } = &events[0] else { panic!("the answer comes first") };
-            let PeerBody::SnapshotAck(ack) = message.body else { panic!("an answer") };
-            (ack.verdict, ack.next_offset)
+            let (verdict, next_offset, _) = receive(&mut receives, chunk, &store);
+            (verdict, next_offset)
         };
         assert_eq!(answer(&piece(1, 2, 0, b"abcd")), (SnapshotVerdict::Taken, 4));
         assert_eq!(answer(&piece(3, 3, 4, b"5678")), (SnapshotVerdict::Gap, 0));
@@ -209,12 +220,7 @@ mod tests {
     #[test]
     fn a_late_piece_of_a_snapshot_that_has_arrived_is_answered_and_no_more() {
         let (store, mut receives) = (MemSnapshotStore::new(), Receives::default());
-        let mut answer = |chunk: &SnapshotChunk| {
-            let events = receives.receive(GROUP, NodeId(chunk.from.0), chunk, &store);
-            let SnapshotEvent::Send { message, .. } = &events[0] else { panic!("the answer comes first") };
-            let PeerBody::SnapshotAck(ack) = message.body else { panic!("an answer") };
-            (ack.verdict, ack.next_offset, events.len() > 1)
-        };
+        let mut answer = |chunk: &SnapshotChunk| receive(&mut receives, chunk, &store);
         assert_eq!(answer(&piece(1, 2, 0, b"abcd")), (SnapshotVerdict::Taken, 4, false));
         assert_eq!(answer(&piece(1, 2, 4, b"efgh")), (SnapshotVerdict::Taken, 8, true), "it has arrived");
         assert_eq!(answer(&piece(1, 2, 4, b"efgh")), (SnapshotVerdict::Taken, 8, false), "once");
@@ -222,5 +228,13 @@ mod tests {
         assert_eq!(answer(&piece(1, 2, 0, b"")), (SnapshotVerdict::Taken, 8, true));
         // A piece of another one's is not taken for a late one: where that begins it is looked at.
         assert_eq!(answer(&piece(3, 3, 4, b"5678")), (SnapshotVerdict::Taken, 8, true));
+        // It is gone, and comes again: what of it comes too early is not what had arrived.
+        store.retain(GROUP, 0).unwrap();
+        assert_eq!(answer(&piece(1, 2, 0, b"ab")), (SnapshotVerdict::Taken, 2, false));
+        receives.on_saved(GROUP, LogId::new(1, 9));
+        assert_eq!(
+            receive(&mut receives, &piece(1, 2, 4, b"efgh"), &store),
+            (SnapshotVerdict::Gap, 0, false)
+        );
     }
 }

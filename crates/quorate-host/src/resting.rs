@@ -242,17 +242,15 @@ impl Resting {
         let in_part = neighbour.followed.iter().copied().filter(|group| part_of(*group) == part);
         let mark = |group: GroupId| Some((self.notes.get(&group)?.mark, group));
         let by_mark: BTreeMap<u64, GroupId> = in_part.filter_map(mark).collect();
-        let pair = || {
-            let (one, other) = by_mark.iter().find_map(|(one, group)| {
-                let other = by_mark.get(&(one ^ marks))?;
-                Some((*group, *other))
-            })?;
-            Some([one, other])
-        };
-        match (by_mark.get(&marks), pair()) {
-            (Some(group), _) => self.waking.extend([*group]),
-            (None, Some(pair)) => self.waking.extend(pair),
-            (None, None) => self.waking.extend(by_mark.into_values()),
+        if let Some(group) = by_mark.get(&marks) {
+            self.waking.insert(*group);
+            return;
+        }
+        let mut pairs =
+            by_mark.iter().filter_map(|(one, group)| Some([*group, *by_mark.get(&(one ^ marks))?]));
+        match pairs.next() {
+            Some(pair) => self.waking.extend(pair),
+            None => self.waking.extend(by_mark.into_values()),
         }
     }
 

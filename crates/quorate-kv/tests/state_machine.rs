@@ -248,6 +248,25 @@ fn a_snapshot_is_of_one_moment_and_restores_to_the_same_state() {
     }
 }
 
+/// Whatever is read at a time: values that begin in one such piece and end in another, and one that is longer than any.
+#[test]
+fn values_longer_than_what_is_read_at_a_time_are_restored_and_checked() {
+    let mut store = Store::volatile();
+    for number in 0..12 {
+        let length = if number == 7 { 700_000 } else { 90_000 + number };
+        let value: String = (0..length).map(|at| char::from(b'a' + ((at * 7 + number) % 23) as u8)).collect();
+        store.apply(&put(&format!("key {number:02}"), &value, Condition::Any));
+    }
+    store.commit();
+    let content = store.snapshot(1 << 20);
+    let mut other = Store::volatile();
+    other.restore(&content, 12).unwrap();
+    assert_eq!(other.all(), store.all());
+    for cut in [100_000, 262_144, 300_000, 900_000, content.len() - 1] {
+        assert!(Store::volatile().restore(&content[..cut], 12).is_err(), "cut at {cut}");
+    }
+}
+
 #[test]
 fn the_stream_of_a_snapshot_keeps_its_bytes() {
     let mut store = Store::volatile();
